@@ -1,0 +1,9 @@
+//! merganser merges model checkpoints.
+
+pub mod checkpoint;
+pub mod dtype;
+pub mod error;
+pub mod methods;
+pub mod recipe;
+
+pub use error::{Error, Result};

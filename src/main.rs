@@ -1,0 +1,2 @@
+//! The `merganser` command.
+fn main() {}

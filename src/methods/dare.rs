@@ -1,0 +1,47 @@
+//! DARE (arXiv 2311.03099): drop elements of task vectors at random and rescale, then sum or TIES.
+
+use super::spec::*;
+
+pub(super) static LINEAR: MethodSpec = MethodSpec {
+    name: "dare_linear",
+    summary: "drop each element of τ_t with probability 1 − density, rescale by 1/density, then task arithmetic",
+    source: "arXiv 2311.03099",
+    role: Role::Method,
+    base: BaseModel::Required,
+    models: (1, 64),
+    takes_stages: true,
+    parameters: PARAMETERS,
+    tolerance: 1e-5,
+    notes: NOTES,
+};
+
+pub(super) static TIES: MethodSpec = MethodSpec {
+    name: "dare_ties",
+    summary: "drop each element of τ_t with probability 1 − density, rescale by 1/density, then elect signs as TIES",
+    source: "arXiv 2311.03099",
+    role: Role::Method,
+    base: BaseModel::Required,
+    models: (1, 64),
+    takes_stages: true,
+    parameters: PARAMETERS,
+    tolerance: 1e-5,
+    notes: NOTES,
+};
+
+const PARAMETERS: &[ParamSpec] = &[
+    super::WEIGHT,
+    super::ties::DENSITY,
+    super::LAMBDA,
+    super::task_arithmetic::NORMALIZE,
+    ParamSpec {
+        name: "rescale",
+        kind: ParamKind::Bool,
+        scope: Scope::Global,
+        default: ParamDefault::Bool(true),
+        help: "multiply what is kept by 1/density",
+    },
+    super::INT8_MASK,
+];
+
+const NOTES: &str = "The mask is Philox4x32-10, keyed by seed, tensor name, model index and element index. mergekit \
+                     rescales to the tensor's L1 norm instead of by 1/density: the same in expectation.";

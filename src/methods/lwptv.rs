@@ -1,0 +1,53 @@
+//! LwPTV (arXiv 2506.09093): layer-wise pruned task vectors, a stage in front of any method on task vectors.
+
+use super::spec::*;
+
+pub(super) static SPEC: MethodSpec = MethodSpec {
+    name: "lwptv",
+    summary: "prune each task vector by a saliency mask: τ_t ← m_t ⊙ τ_t",
+    source: "arXiv 2506.09093",
+    role: Role::Stage,
+    base: BaseModel::Required,
+    models: (1, 64),
+    takes_stages: false,
+    parameters: &[
+        ParamSpec {
+            name: "score",
+            kind: ParamKind::Choice(&["magnitude", "relative", "deviation", "agreement", "tall"]),
+            scope: Scope::Global,
+            default: ParamDefault::Word("deviation"),
+            help: "saliency of an element or group",
+        },
+        ParamSpec {
+            name: "granularity",
+            kind: ParamKind::Choice(&["layer", "tensor", "row", "column", "element"]),
+            scope: Scope::Global,
+            default: ParamDefault::Word("column"),
+            help: "what is kept or pruned as one",
+        },
+        ParamSpec {
+            name: "keep",
+            kind: ParamKind::Float { min: 0.0, max: 1.0 },
+            scope: Scope::PerModel,
+            default: ParamDefault::Float(0.6),
+            help: "share kept: of the task's layers or tensors; of the rows, columns or elements inside each tensor",
+        },
+        ParamSpec {
+            name: "order",
+            kind: ParamKind::Choice(&["keep_salient", "keep_redundant"]),
+            scope: Scope::Global,
+            default: ParamDefault::Word("keep_salient"),
+            help: "keep the highest scores, or the lowest",
+        },
+        ParamSpec {
+            name: "rescale",
+            kind: ParamKind::Choice(&["none", "l1", "l2"]),
+            scope: Scope::Global,
+            default: ParamDefault::Word("none"),
+            help: "restore the norm that a task vector had in its layer before pruning",
+        },
+    ],
+    tolerance: 1e-5,
+    notes: "The paper's abstract gives neither the score's formula, nor the ratio, nor the granularity; these \
+            definitions are ours, and the defaults were chosen by measurement.",
+};

@@ -1,0 +1,16 @@
+//! MagMax (arXiv 2407.06322): per element, the task vector of largest magnitude.
+
+use super::spec::*;
+
+pub(super) static SPEC: MethodSpec = MethodSpec {
+    name: "magmax",
+    summary: "θ₀ + λ τ_{t*}, t* the model with the largest |τ_t| at the element; on a tie the later model",
+    source: "arXiv 2407.06322",
+    role: Role::Method,
+    base: BaseModel::Required,
+    models: (1, 64),
+    takes_stages: true,
+    parameters: &[super::LAMBDA],
+    tolerance: 1e-5,
+    notes: "",
+};

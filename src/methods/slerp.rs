@@ -1,0 +1,22 @@
+//! Spherical linear interpolation of two models, as mergekit defines it.
+
+use super::spec::*;
+
+pub(super) static SPEC: MethodSpec = MethodSpec {
+    name: "slerp",
+    summary: "spherical interpolation from the base (t = 0) to the other model (t = 1), linear where they are nearly parallel",
+    source: "mergekit",
+    role: Role::Method,
+    base: BaseModel::Required,
+    models: (1, 1),
+    takes_stages: false,
+    parameters: &[ParamSpec {
+        name: "t",
+        kind: ParamKind::Float { min: -1e6, max: 1e6 },
+        scope: Scope::Global,
+        default: ParamDefault::Required,
+        help: "position between the base (0) and the other model (1)",
+    }],
+    tolerance: 1e-5,
+    notes: "Per tensor, over its flattened elements; linear where |cos| > 0.9995, as mergekit.",
+};

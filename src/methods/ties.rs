@@ -1,0 +1,45 @@
+//! TIES merging (arXiv 2306.01708): trim, elect signs, merge what agrees.
+
+use super::spec::*;
+
+pub(super) static SPEC: MethodSpec = MethodSpec {
+    name: "ties",
+    summary: "trim each τ_t to its `density` largest magnitudes, elect a sign per element, weighted mean of those that agree",
+    source: "arXiv 2306.01708",
+    role: Role::Method,
+    base: BaseModel::Required,
+    models: (1, 64),
+    takes_stages: true,
+    parameters: &[
+        super::WEIGHT,
+        DENSITY,
+        super::LAMBDA,
+        ParamSpec {
+            name: "normalize",
+            kind: ParamKind::Bool,
+            scope: Scope::Global,
+            default: ParamDefault::Bool(true),
+            help: "divide by the sum of the weights that agree with the elected sign",
+        },
+        ParamSpec {
+            name: "rescale",
+            kind: ParamKind::Bool,
+            scope: Scope::Global,
+            default: ParamDefault::Bool(false),
+            help: "rescale each trimmed τ_t to the L1 norm it had in this tensor",
+        },
+        super::INT8_MASK,
+    ],
+    tolerance: 1e-5,
+    notes: "k = max(1, int(density · n)) per tensor; every element with |τ| at or above the k-th largest is kept, ties \
+            included, where mergekit keeps an arbitrary choice among ties. Weights apply before signs are elected.",
+};
+
+/// `density`, by model.
+pub(super) const DENSITY: ParamSpec = ParamSpec {
+    name: "density",
+    kind: ParamKind::Float { min: 0.0, max: 1.0 },
+    scope: Scope::PerModel,
+    default: ParamDefault::Float(1.0),
+    help: "share of each task vector's elements that is kept",
+};
