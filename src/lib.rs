@@ -1,5 +1,6 @@
 //! merganser merges model checkpoints.
 
+pub mod backend;
 pub mod checkpoint;
 pub mod dtype;
 pub mod error;

@@ -1,0 +1,217 @@
+//! The element-wise merge of a run of elements: widen, prune, sparsify, combine, narrow; block by block in cache.
+
+use super::prune::{self, Geometry, Scratch, Sources, StageState};
+use super::real::Real;
+use super::stored::{Stored, Widen};
+use super::{BLOCK, philox, vector};
+use crate::backend::{Combine, Prune, Sparsify};
+use crate::dtype::Dtype;
+
+/// A [`crate::backend::Blend`] whose statistics have been measured on its tensor.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// Rows and columns of the tensor.
+    pub geometry: Geometry,
+    /// Stages with their masks.
+    pub stages: Vec<(Prune, StageState)>,
+    /// What the method drops.
+    pub sparsify: Sparsify,
+    /// Keys of the cut magnitudes, by model, for [`Sparsify::TopK`]; a model that keeps nothing has a key beyond all.
+    pub cuts: Vec<u64>,
+    /// Factors that restore the L1 norm after [`Sparsify::TopK`], by model.
+    pub factors: Vec<f64>,
+    /// How the models are combined.
+    pub combine: Combine,
+    /// Coefficients of θ₀ and of the other model, for [`Combine::Slerp`].
+    pub slerp: (f64, f64),
+}
+
+/// What a merge of a run found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunFacts {
+    /// Elements that [`Sparsify::Random`] kept, by model.
+    pub kept: Vec<u64>,
+    /// Stored results that are NaN or infinite.
+    pub nonfinite: u64,
+    /// Those of them where every source is finite.
+    pub introduced: u64,
+}
+
+/// Merges a run and stores it in `out` as `dtype`.
+pub fn blend<C: Widen>(
+    m: &Measured,
+    sources: &Sources<'_>,
+    dtype: Dtype,
+    out: &mut [u8],
+    scratch: &mut Scratch<C>,
+) -> RunFacts {
+    let size = dtype.bitsize() / 8;
+    let mut facts = RunFacts { kept: vec![0; sources.models.len()], ..RunFacts::default() };
+    let mut at = 0;
+    while at < sources.len {
+        let n = BLOCK.min(sources.len - at);
+        merge_block(m, sources, at, n, scratch, &mut facts.kept);
+        let bytes = &mut out[at * size..(at + n) * size];
+        if C::narrow(&scratch.c[..n], dtype, bytes) {
+            count_nonfinite(sources, at, n, Stored { dtype, bytes }, &mut facts);
+        }
+        at += n;
+    }
+    facts
+}
+
+/// Merges elements `at..at + n` of the run into `scratch.c`.
+fn merge_block<C: Widen>(
+    m: &Measured,
+    sources: &Sources<'_>,
+    at: usize,
+    n: usize,
+    scratch: &mut Scratch<C>,
+    kept: &mut [u64],
+) {
+    if m.stages.is_empty() && m.sparsify == Sparsify::None && !matches!(m.combine, Combine::Elect { .. }) {
+        merge_streamed(m, sources, at, n, scratch);
+        return;
+    }
+    let first = sources.start + at as u64;
+    load_pruned(m.geometry, &m.stages, sources, at, n, scratch);
+    match &m.sparsify {
+        Sparsify::None => {}
+        Sparsify::TopK { .. } => {
+            for (t, (cut, factor)) in m.cuts.iter().zip(&m.factors).enumerate() {
+                let tau = &mut scratch.tau[t][..n];
+                vector::trim(tau, *cut);
+                if *factor != 1.0 {
+                    vector::scale(tau, C::of(*factor));
+                }
+            }
+        }
+        Sparsify::Random { density, rescale, keys } => {
+            for (t, (density, key)) in density.iter().zip(keys).enumerate() {
+                let (tau, words) = (&mut scratch.tau[t][..n], &mut scratch.words[..n]);
+                philox::fill(words, first, *key);
+                kept[t] += vector::drop_random(tau, words, philox::threshold(*density));
+                if *rescale && *density > 0.0 && *density < 1.0 {
+                    vector::scale(tau, C::of(1.0 / *density));
+                }
+            }
+        }
+    }
+    let Scratch { base, tau, a, b, c, .. } = scratch;
+    let (base, elected, weight, out) = (&base[..n], &mut a[..n], &mut b[..n], &mut c[..n]);
+    out.fill(C::ZERO);
+    match &m.combine {
+        Combine::Sum { weights, divisor, lambda } => {
+            for (tau, w) in tau.iter().zip(weights) {
+                vector::add_scaled(out, &tau[..n], C::of(*w));
+            }
+            finish_sum(out, base, *divisor, *lambda);
+        }
+        Combine::Elect { weights, normalize, lambda } => {
+            elected.fill(C::ZERO);
+            weight.fill(C::ZERO);
+            for (tau, w) in tau.iter_mut().zip(weights) {
+                vector::scale(&mut tau[..n], C::of(*w));
+                vector::add_scaled(elected, &tau[..n], C::ONE);
+            }
+            for (tau, w) in tau.iter().zip(weights) {
+                vector::vote(out, weight, elected, &tau[..n], C::of(*w));
+            }
+            vector::settle(out, weight, elected, *normalize);
+            vector::apply_change(out, base, C::of(*lambda));
+        }
+        Combine::MaxMagnitude { lambda } => {
+            for tau in &tau[..sources.models.len()] {
+                vector::larger(out, &tau[..n]);
+            }
+            vector::apply_change(out, base, C::of(*lambda));
+        }
+        Combine::Average { .. } | Combine::Slerp { .. } | Combine::Scale { .. } => {
+            unreachable!("this rule takes neither stages nor sparsification")
+        }
+    }
+}
+
+/// Rules that need one model at a time: nothing is kept of a model but its part of the result.
+fn merge_streamed<C: Widen>(m: &Measured, sources: &Sources<'_>, at: usize, n: usize, scratch: &mut Scratch<C>) {
+    let Scratch { base, a, c, .. } = scratch;
+    let (base, model, out) = (&mut base[..n], &mut a[..n], &mut c[..n]);
+    if let Some(stored) = sources.base.filter(|_| m.combine.reads_base()) {
+        stored.widen(at, base);
+    }
+    out.fill(C::ZERO);
+    match &m.combine {
+        Combine::Average { weights, divisor } => {
+            for (stored, w) in sources.models.iter().zip(weights) {
+                stored.widen(at, model);
+                vector::add_scaled(out, model, C::of(*w));
+            }
+            if *divisor != 1.0 {
+                vector::divide(out, C::of(*divisor));
+            }
+        }
+        Combine::Sum { weights, divisor, lambda } => {
+            for (stored, w) in sources.models.iter().zip(weights) {
+                stored.widen(at, model);
+                vector::add_scaled_difference(out, model, base, C::of(*w));
+            }
+            finish_sum(out, base, *divisor, *lambda);
+        }
+        Combine::MaxMagnitude { lambda } => {
+            for stored in sources.models {
+                stored.widen(at, model);
+                vector::subtract(model, base);
+                vector::larger(out, model);
+            }
+            vector::apply_change(out, base, C::of(*lambda));
+        }
+        Combine::Slerp { .. } => {
+            out.copy_from_slice(base);
+            sources.models[0].widen(at, model);
+            vector::interpolate(out, model, C::of(m.slerp.0), C::of(m.slerp.1));
+        }
+        Combine::Scale { factor } => {
+            sources.models[0].widen(at, out);
+            if *factor != 1.0 {
+                vector::scale(out, C::of(*factor));
+            }
+        }
+        Combine::Elect { .. } => unreachable!("election needs every model at once"),
+    }
+}
+
+fn finish_sum<C: Real>(change: &mut [C], base: &[C], divisor: f64, lambda: f64) {
+    if divisor != 1.0 {
+        vector::divide(change, C::of(divisor));
+    }
+    vector::apply_change(change, base, C::of(lambda));
+}
+
+/// θ₀ into `scratch.base` and the pruned task vectors of elements `at..at + n` of the run into `scratch.tau`.
+pub fn load_pruned<C: Widen>(
+    geometry: Geometry,
+    stages: &[(Prune, StageState)],
+    sources: &Sources<'_>,
+    at: usize,
+    n: usize,
+    scratch: &mut Scratch<C>,
+) {
+    prune::load(sources, at, n, scratch);
+    prune::apply(stages, geometry, sources.models.len(), sources.start + at as u64, n, scratch);
+}
+
+/// Slow path of a block with a NaN or an infinity: which of them did no source have?
+#[cold]
+fn count_nonfinite(sources: &Sources<'_>, at: usize, n: usize, out: Stored<'_>, facts: &mut RunFacts) {
+    let mut finite = vec![true; n];
+    let mut wide = vec![0f64; n];
+    for stored in sources.models.iter().copied().chain(sources.base) {
+        stored.widen(at, &mut wide);
+        finite.iter_mut().zip(&wide).for_each(|(f, v)| *f &= v.is_finite());
+    }
+    out.widen(0, &mut wide);
+    for (v, sources_finite) in wide.iter().zip(finite) {
+        facts.nonfinite += u64::from(!v.is_finite());
+        facts.introduced += u64::from(!v.is_finite() && sources_finite);
+    }
+}

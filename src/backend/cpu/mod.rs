@@ -1,0 +1,19 @@
+//! The CPU backend: cache-sized blocks, widened once, worked on in vector loops, narrowed once.
+//!
+//! **Invariant:** an element's result depends on nothing but that element's sources and the tensor's statistics, and
+//! every statistic is summed in an order fixed by the tensor's shape; so results do not depend on chunks or threads.
+
+pub mod blend;
+pub mod philox;
+pub mod prune;
+pub mod real;
+pub mod select;
+pub mod stats;
+pub mod stored;
+mod vector;
+
+/// Elements worked on at once: a block of every model's task vector stays in the core's own cache.
+pub const BLOCK: usize = 2048;
+
+/// Elements of one partial sum of a statistic. Chunks are multiples of it, so partial sums do not depend on chunks.
+pub const SEGMENT: usize = 1 << 16;

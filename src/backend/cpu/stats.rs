@@ -1,0 +1,215 @@
+//! Statistics of a tensor's task vectors: norms for layers, mean scores for rows and columns, the angle for slerp.
+//!
+//! Sums run in f64, in an order that the tensor's shape alone fixes: partial sums of [`SEGMENT`] elements for norms, one
+//! running sum a row or a column for scores.
+
+use super::blend::load_pruned;
+use super::prune::{self, Geometry, Scratch, Sources, StageState};
+use super::stored::Widen;
+use super::vector::lane_sum;
+use super::{BLOCK, SEGMENT};
+use crate::backend::{Prune, Score};
+
+/// Sums over elements for one model; R is the sum of the other tasks' τ at an element.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Sums {
+    /// Σ |τ|
+    pub l1: f64,
+    /// Σ τ²
+    pub squares: f64,
+    /// Σ (τ − τ̄)²
+    pub deviation: f64,
+    /// Σ τ R
+    pub dot: f64,
+    /// Σ R²
+    pub rest: f64,
+    /// Σ θ₀²
+    pub base: f64,
+}
+
+impl Sums {
+    /// Adds another part of the same layer or tensor.
+    pub fn add(&mut self, other: &Sums) {
+        self.l1 += other.l1;
+        self.squares += other.squares;
+        self.deviation += other.deviation;
+        self.dot += other.dot;
+        self.rest += other.rest;
+        self.base += other.base;
+    }
+
+    /// The form that a score takes for a whole layer or tensor of `elems` elements.
+    pub fn score(&self, score: Score, elems: u64) -> f64 {
+        let ratio = |a: f64, b: f64| if b == 0.0 { if a > 0.0 { f64::INFINITY } else { 0.0 } } else { (a / b).sqrt() };
+        match score {
+            Score::Magnitude => ratio(self.squares, elems as f64),
+            Score::Relative => ratio(self.squares, self.base),
+            Score::Deviation => ratio(self.deviation, self.base),
+            Score::Agreement => {
+                let norms = (self.squares * self.rest).sqrt();
+                if norms == 0.0 { 0.5 } else { (1.0 + self.dot / norms) * 0.5 }
+            }
+            Score::Tall => {
+                let (own, rest) = (self.squares.sqrt(), self.rest.sqrt());
+                if own + rest == 0.0 { 0.0 } else { own / (own + rest) }
+            }
+        }
+    }
+}
+
+/// Norms of a run that starts at a segment, by segment and model, of the task vectors that `stages` leave.
+pub fn sums<C: Widen>(
+    geometry: Geometry,
+    stages: &[(Prune, StageState)],
+    sources: &Sources<'_>,
+    scratch: &mut Scratch<C>,
+) -> Vec<Vec<Sums>> {
+    let models = sources.models.len();
+    let mut segments = Vec::with_capacity(sources.len.div_ceil(SEGMENT));
+    for segment in (0..sources.len).step_by(SEGMENT) {
+        let end = (segment + SEGMENT).min(sources.len);
+        let mut totals = vec![Sums::default(); models];
+        for at in (segment..end).step_by(BLOCK) {
+            let n = BLOCK.min(end - at);
+            load_pruned(geometry, stages, sources, at, n, scratch);
+            prune::sum_models(Score::Deviation, models, n, scratch);
+            let (base, sum) = (&scratch.base[..n], &scratch.sum[..n]);
+            let squares = lane_sum(n, |i| base[i].f64() * base[i].f64());
+            for (total, tau) in totals.iter_mut().zip(&scratch.tau) {
+                let tau = &tau[..n];
+                let of = |f: &dyn Fn(f64, f64) -> f64| lane_sum(n, |i| f(tau[i].f64(), sum[i]));
+                let mean = 1.0 / models as f64;
+                total.add(&Sums {
+                    l1: of(&|x, _| x.abs()),
+                    squares: of(&|x, _| x * x),
+                    deviation: of(&|x, s| (x - s * mean) * (x - s * mean)),
+                    dot: of(&|x, s| x * (s - x)),
+                    rest: of(&|x, s| (s - x) * (s - x)),
+                    base: squares,
+                });
+            }
+        }
+        segments.push(totals);
+    }
+    segments
+}
+
+/// Mean score of each whole row of a run of rows, by model and row.
+pub fn row_scores<C: Widen>(
+    score: Score,
+    geometry: Geometry,
+    stages: &[(Prune, StageState)],
+    sources: &Sources<'_>,
+    scratch: &mut Scratch<C>,
+) -> Vec<Vec<f64>> {
+    let models = sources.models.len();
+    let row_elems = geometry.row_elems as usize;
+    let rows = sources.len / row_elems.max(1);
+    let mut means = vec![vec![0.0; rows]; models];
+    if row_elems == 1 {
+        // A vector: its rows are its elements, and a row at a time would be a block an element.
+        for at in (0..rows).step_by(BLOCK) {
+            let n = BLOCK.min(rows - at);
+            score_block(score, geometry, stages, sources, at, n, scratch, |t, scores| {
+                means[t][at..at + n].iter_mut().zip(scores).for_each(|(m, s)| *m = s.f64());
+            });
+        }
+        return means;
+    }
+    for row in 0..rows {
+        for column in (0..row_elems).step_by(BLOCK) {
+            let n = BLOCK.min(row_elems - column);
+            score_block(score, geometry, stages, sources, row * row_elems + column, n, scratch, |t, scores| {
+                means[t][row] += lane_sum(n, |i| scores[i].f64());
+            });
+        }
+        means.iter_mut().for_each(|m| m[row] /= row_elems as f64);
+    }
+    means
+}
+
+/// Adds the scores of a run of consecutive elements to the totals of the columns it falls into.
+///
+/// `totals[t]` holds columns `first_column..`; the run lies within one row and within those columns.
+#[allow(clippy::too_many_arguments)]
+pub fn add_column_scores<C: Widen>(
+    score: Score,
+    geometry: Geometry,
+    stages: &[(Prune, StageState)],
+    sources: &Sources<'_>,
+    first_column: u64,
+    totals: &mut [Vec<f64>],
+    scratch: &mut Scratch<C>,
+) {
+    let inner = geometry.inner;
+    for at in (0..sources.len).step_by(BLOCK) {
+        let n = BLOCK.min(sources.len - at);
+        let element = (sources.start + at as u64) % (geometry.columns * inner).max(1);
+        score_block(score, geometry, stages, sources, at, n, scratch, |t, scores| {
+            let totals = &mut totals[t];
+            if inner == 1 {
+                let first = (element - first_column) as usize;
+                totals[first..first + n].iter_mut().zip(scores).for_each(|(sum, s)| *sum += s.f64());
+            } else {
+                for (i, s) in scores.iter().enumerate() {
+                    totals[((element + i as u64) / inner - first_column) as usize] += s.f64();
+                }
+            }
+        });
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn score_block<C: Widen>(
+    score: Score,
+    geometry: Geometry,
+    stages: &[(Prune, StageState)],
+    sources: &Sources<'_>,
+    at: usize,
+    n: usize,
+    scratch: &mut Scratch<C>,
+    mut take: impl FnMut(usize, &[C]),
+) {
+    let models = sources.models.len();
+    load_pruned(geometry, stages, sources, at, n, scratch);
+    prune::sum_models(score, models, n, scratch);
+    for t in 0..models {
+        prune::score(score, t, models, n, scratch);
+        take(t, &scratch.a[..n]);
+    }
+}
+
+/// Σ a², Σ b² and Σ a·b of θ₀ and one model, by segment of a run that starts at a segment.
+pub fn angle<C: Widen>(sources: &Sources<'_>, scratch: &mut Scratch<C>) -> Vec<[f64; 3]> {
+    let mut segments = Vec::with_capacity(sources.len.div_ceil(SEGMENT));
+    for segment in (0..sources.len).step_by(SEGMENT) {
+        let end = (segment + SEGMENT).min(sources.len);
+        let mut total = [0.0; 3];
+        for at in (segment..end).step_by(BLOCK) {
+            let n = BLOCK.min(end - at);
+            let (a, b) = (&mut scratch.base[..n], &mut scratch.a[..n]);
+            if let Some(base) = sources.base {
+                base.widen(at, a);
+            }
+            sources.models[0].widen(at, b);
+            total[0] += lane_sum(n, |i| a[i].f64() * a[i].f64());
+            total[1] += lane_sum(n, |i| b[i].f64() * b[i].f64());
+            total[2] += lane_sum(n, |i| a[i].f64() * b[i].f64());
+        }
+        segments.push(total);
+    }
+    segments
+}
+
+/// Coefficients of a and b for slerp at `t`, from Σ a², Σ b², Σ a·b, as mergekit computes them.
+pub fn slerp_coefficients(t: f64, [aa, bb, ab]: [f64; 3]) -> (f64, f64) {
+    const NEARLY_PARALLEL: f64 = 0.9995;
+    const TINY: f64 = 1e-8;
+    let norm = |squares: f64| if squares.sqrt() > TINY { squares.sqrt() } else { 1.0 };
+    let cosine = (ab / (norm(aa) * norm(bb))).clamp(-1.0, 1.0);
+    if cosine.abs() > NEARLY_PARALLEL || cosine.is_nan() {
+        return (1.0 - t, t);
+    }
+    let angle = cosine.acos();
+    (((1.0 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin())
+}

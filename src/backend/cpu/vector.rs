@@ -1,0 +1,190 @@
+//! Vector loops over blocks. Each is compiled for several instruction sets and chosen at run time; since no operation is
+//! fused or reordered, every one of them gives the same bits.
+
+use super::real::Real;
+use multiversion::multiversion;
+
+macro_rules! vectorised {
+    ($($(#[$doc:meta])* fn $name:ident<C: Real>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {
+        $($(#[$doc])*
+        #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+        pub(super) fn $name<C: Real>($($arg: $ty),*) $(-> $ret)? $body)*
+    };
+}
+
+vectorised! {
+    /// x ← x − b
+    fn subtract<C: Real>(x: &mut [C], b: &[C]) {
+        for (x, b) in x.iter_mut().zip(b) {
+            *x = *x - *b;
+        }
+    }
+
+    /// x ← c·x
+    fn scale<C: Real>(x: &mut [C], c: C) {
+        for x in x {
+            *x = *x * c;
+        }
+    }
+
+    /// a ← a + c·x
+    fn add_scaled<C: Real>(a: &mut [C], x: &[C], c: C) {
+        for (a, x) in a.iter_mut().zip(x) {
+            *a = *a + c * *x;
+        }
+    }
+
+    /// a ← a + c·(x − b)
+    fn add_scaled_difference<C: Real>(a: &mut [C], x: &[C], b: &[C], c: C) {
+        for ((a, x), b) in a.iter_mut().zip(x).zip(b) {
+            *a = *a + c * (*x - *b);
+        }
+    }
+
+    /// x ← x / c
+    fn divide<C: Real>(x: &mut [C], c: C) {
+        for x in x {
+            *x = *x / c;
+        }
+    }
+
+    /// d ← b + λ·d, and b itself (also a negative zero) where nothing changed.
+    fn apply_change<C: Real>(d: &mut [C], b: &[C], lambda: C) {
+        for (d, b) in d.iter_mut().zip(b) {
+            let change = lambda * *d;
+            *d = if change == C::ZERO { *b } else { *b + change };
+        }
+    }
+
+    /// a ← p·a + q·b
+    fn interpolate<C: Real>(a: &mut [C], b: &[C], p: C, q: C) {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a = p * *a + q * *b;
+        }
+    }
+
+    /// x ← 0 where |x| lies below the cut; a NaN counts as the largest magnitude.
+    fn trim<C: Real>(x: &mut [C], cut: u64) {
+        for x in x {
+            *x = if x.key() >= cut { *x } else { C::ZERO };
+        }
+    }
+
+    /// x ← 0 where the word is not below the threshold; returns how many were kept.
+    fn drop_random<C: Real>(x: &mut [C], words: &[u32], threshold: u64) -> u64 {
+        let mut kept = 0;
+        for (x, w) in x.iter_mut().zip(words) {
+            let keep = u64::from(*w) < threshold;
+            kept += u64::from(keep);
+            *x = if keep { *x } else { C::ZERO };
+        }
+        kept
+    }
+
+    /// x ← 0 where the mask is 0.
+    fn mask<C: Real>(x: &mut [C], mask: &[u8]) {
+        for (x, m) in x.iter_mut().zip(mask) {
+            *x = if *m == 0 { C::ZERO } else { *x };
+        }
+    }
+
+    /// x ← 0 where the score lies below the cut, or above it where the lowest are kept.
+    fn mask_by_score<C: Real>(x: &mut [C], scores: &[C], cut: u64, lowest: bool) {
+        for (x, s) in x.iter_mut().zip(scores) {
+            let keep = if lowest { s.key() <= cut } else { s.key() >= cut };
+            *x = if keep { *x } else { C::ZERO };
+        }
+    }
+
+    /// Adds one model's vote to the weighted sum `num` and weight `den` of what has the sign of `elected`.
+    fn vote<C: Real>(num: &mut [C], den: &mut [C], elected: &[C], x: &[C], weight: C) {
+        for (((n, d), s), x) in num.iter_mut().zip(den).zip(elected).zip(x) {
+            let agrees = if *s >= C::ZERO { *x > C::ZERO } else { *x < C::ZERO };
+            *n += if agrees { *x } else { C::ZERO };
+            *d += if agrees { weight } else { C::ZERO };
+        }
+    }
+
+    /// num ← num / den (as it is where den is 0), and NaN where no sign could be elected.
+    fn settle<C: Real>(num: &mut [C], den: &[C], elected: &[C], normalize: bool) {
+        for ((n, d), s) in num.iter_mut().zip(den).zip(elected) {
+            let mean = if normalize && *d != C::ZERO { *n / *d } else { *n };
+            *n = if *s == *s { mean } else { *s };
+        }
+    }
+
+    /// best ← x where |x| ≥ |best|; a NaN counts as the largest magnitude.
+    fn larger<C: Real>(best: &mut [C], x: &[C]) {
+        for (b, x) in best.iter_mut().zip(x) {
+            *b = if x.key() >= b.key() { *x } else { *b };
+        }
+    }
+
+    /// sum ← sum + x and magnitudes ← magnitudes + |x|, in f64.
+    fn add_sums<C: Real>(sum: &mut [f64], magnitudes: &mut [f64], x: &[C]) {
+        for ((s, m), x) in sum.iter_mut().zip(magnitudes).zip(x) {
+            *s += x.f64();
+            *m += x.abs().f64();
+        }
+    }
+
+    /// |x|
+    fn score_magnitude<C: Real>(out: &mut [C], x: &[C]) {
+        for (o, x) in out.iter_mut().zip(x) {
+            *o = x.abs();
+        }
+    }
+
+    /// |x| / (|b| + ε)
+    fn score_relative<C: Real>(out: &mut [C], x: &[C], b: &[C], epsilon: C) {
+        for ((o, x), b) in out.iter_mut().zip(x).zip(b) {
+            *o = x.abs() / (b.abs() + epsilon);
+        }
+    }
+
+    /// |x − sum/n|
+    fn score_deviation<C: Real>(out: &mut [C], x: &[C], sum: &[f64], n: f64) {
+        for ((o, x), s) in out.iter_mut().zip(x).zip(sum) {
+            *o = C::of((x.f64() - *s / n).abs());
+        }
+    }
+
+    /// (1 + sign(x)·R/Q)/2, R and Q the sums of the other tasks and of their magnitudes; ½ where Q or x is 0.
+    fn score_agreement<C: Real>(out: &mut [C], x: &[C], sum: &[f64], magnitudes: &[f64]) {
+        for (((o, x), s), m) in out.iter_mut().zip(x).zip(sum).zip(magnitudes) {
+            let v = x.f64();
+            let (r, q) = (*s - v, *m - v.abs());
+            let signed = if v > 0.0 { r / q } else { -r / q };
+            // NaN stays NaN: only a true zero means that nobody else has an opinion.
+            let score = if q == 0.0 || v == 0.0 { 0.5 } else { (1.0 + signed) * 0.5 };
+            *o = C::of(score);
+        }
+    }
+
+    /// |x| / (|x| + |R|), R the sum of the other tasks; 0 where both are 0.
+    fn score_tall<C: Real>(out: &mut [C], x: &[C], sum: &[f64]) {
+        for ((o, x), s) in out.iter_mut().zip(x).zip(sum) {
+            let v = x.f64();
+            let whole = v.abs() + (*s - v).abs();
+            *o = C::of(if whole == 0.0 { 0.0 } else { v.abs() / whole });
+        }
+    }
+}
+
+/// Σ f(i) over a block, in eight lanes that are added in a fixed order.
+#[inline(always)]
+pub(super) fn lane_sum(n: usize, f: impl Fn(usize) -> f64) -> f64 {
+    let mut lanes = [0f64; 8];
+    let whole = n / 8 * 8;
+    let mut i = 0;
+    while i < whole {
+        for (j, lane) in lanes.iter_mut().enumerate() {
+            *lane += f(i + j);
+        }
+        i += 8;
+    }
+    for (j, lane) in lanes.iter_mut().enumerate().take(n - whole) {
+        *lane += f(whole + j);
+    }
+    ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
+}
