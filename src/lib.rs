@@ -4,6 +4,7 @@ pub mod backend;
 pub mod checkpoint;
 pub mod dtype;
 pub mod error;
+pub mod linalg;
 pub mod methods;
 pub mod recipe;
 
