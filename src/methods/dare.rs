@@ -1,6 +1,10 @@
 //! DARE (arXiv 2311.03099): drop elements of task vectors at random and rescale, then sum or TIES.
 
+use super::context::*;
 use super::spec::*;
+use crate::backend::{Program, Sparsify};
+use crate::error::Result;
+use crate::backend::philox::element_key;
 
 pub(super) static LINEAR: MethodSpec = MethodSpec {
     name: "dare_linear",
@@ -11,6 +15,8 @@ pub(super) static LINEAR: MethodSpec = MethodSpec {
     models: (1, 64),
     takes_stages: true,
     parameters: PARAMETERS,
+    exclusive: &[],
+    rule: Rule::Method(linear),
     tolerance: 1e-5,
     notes: NOTES,
 };
@@ -24,6 +30,8 @@ pub(super) static TIES: MethodSpec = MethodSpec {
     models: (1, 64),
     takes_stages: true,
     parameters: PARAMETERS,
+    exclusive: &[],
+    rule: Rule::Method(ties),
     tolerance: 1e-5,
     notes: NOTES,
 };
@@ -45,3 +53,20 @@ const PARAMETERS: &[ParamSpec] = &[
 
 const NOTES: &str = "The mask is Philox4x32-10, keyed by seed, tensor name, model index and element index. mergekit \
                      rescales to the tensor's L1 norm instead of by 1/density: the same in expectation.";
+
+fn linear(tensor: &TensorContext<'_>) -> Result<Program> {
+    super::task_arithmetic::sum(tensor, drop_at_random(tensor)?)
+}
+
+fn ties(tensor: &TensorContext<'_>) -> Result<Program> {
+    super::ties::elect(tensor, drop_at_random(tensor)?)
+}
+
+fn drop_at_random(tensor: &TensorContext<'_>) -> Result<Sparsify> {
+    let density = tensor.each_float("density")?;
+    if density.iter().all(|d| *d >= 1.0) {
+        return Ok(Sparsify::None);
+    }
+    let keys = (0..density.len()).map(|model| element_key(tensor.seed, tensor.tensor, model)).collect();
+    Ok(Sparsify::Random { density, rescale: tensor.bool("rescale")?, keys })
+}

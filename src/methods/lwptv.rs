@@ -1,6 +1,9 @@
 //! LwPTV (arXiv 2506.09093): layer-wise pruned task vectors, a stage in front of any method on task vectors.
 
+use super::context::*;
 use super::spec::*;
+use crate::backend::{Granularity, Prune, Rescale, Score};
+use crate::error::{Error, Result};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "lwptv",
@@ -47,7 +50,44 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
             help: "restore the norm that a task vector had in its layer before pruning",
         },
     ],
+    exclusive: &[],
+    rule: Rule::Stage(rule),
     tolerance: 1e-5,
     notes: "The paper's abstract gives neither the score's formula, nor the ratio, nor the granularity; these \
             definitions are ours, and the defaults were chosen by measurement.",
 };
+
+fn rule(tensor: &StageContext<'_>) -> Result<Option<Prune>> {
+    let keep = tensor.get("keep")?.float()?;
+    let score = match tensor.get("score")?.word()? {
+        "magnitude" => Score::Magnitude,
+        "relative" => Score::Relative,
+        "deviation" => Score::Deviation,
+        "agreement" => Score::Agreement,
+        "tall" => Score::Tall,
+        other => return Err(Error::internal(format!("unhandled score `{other}`"))),
+    };
+    let granularity = match tensor.get("granularity")?.word()? {
+        "layer" => Granularity::Layer,
+        "tensor" => Granularity::Tensor,
+        "row" => Granularity::Row,
+        "column" => Granularity::Column,
+        "element" => Granularity::Element,
+        other => return Err(Error::internal(format!("unhandled granularity `{other}`"))),
+    };
+    let rescale = match tensor.get("rescale")?.word()? {
+        "none" => Rescale::None,
+        "l1" => Rescale::L1,
+        "l2" => Rescale::L2,
+        other => return Err(Error::internal(format!("unhandled rescale `{other}`"))),
+    };
+    if score.is_relational() && tensor.models < 2 {
+        return Err(Error::input(format!(
+            "the stage `lwptv` compares task vectors with `score: {}`, but there is one model",
+            tensor.get("score")?.word()?
+        ))
+        .hint("with one model use `score: magnitude` or `score: relative`"));
+    }
+    let keep_redundant = tensor.get("order")?.word()? == "keep_redundant";
+    Ok((keep < 1.0).then_some(Prune { score, granularity, keep, keep_redundant, rescale }))
+}

@@ -1,6 +1,9 @@
 //! MagMax (arXiv 2407.06322): per element, the task vector of largest magnitude.
 
+use super::context::*;
 use super::spec::*;
+use crate::backend::{Blend, Combine, Program, Sparsify};
+use crate::error::Result;
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "magmax",
@@ -11,6 +14,13 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     models: (1, 64),
     takes_stages: true,
     parameters: &[super::LAMBDA],
+    exclusive: &[],
+    rule: Rule::Method(rule),
     tolerance: 1e-5,
     notes: "",
 };
+
+fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
+    let combine = Combine::MaxMagnitude { lambda: tensor.float("lambda")? };
+    Ok(Program::Blend(Blend { stages: tensor.stages.clone(), sparsify: Sparsify::None, combine }))
+}

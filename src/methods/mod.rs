@@ -1,8 +1,12 @@
 //! Merging methods and task-vector stages: one file each, and the registry that everything else iterates.
 
+pub mod context;
 pub mod spec;
 
-pub use spec::{BaseModel, MethodSpec, ParamDefault, ParamKind, ParamSpec, Role, Scope};
+pub use context::{StageContext, TensorContext};
+pub use spec::{BaseModel, MethodSpec, ParamDefault, ParamKind, ParamSpec, Role, Rule, Scope};
+
+use crate::recipe::{Listed, Recipe};
 
 mod cart;
 mod dare;
@@ -31,6 +35,22 @@ pub static REGISTRY: &[&MethodSpec] = &[
 /// The method or stage of this name.
 pub fn find(name: &str) -> Option<&'static MethodSpec> {
     REGISTRY.iter().copied().find(|spec| spec.name == name)
+}
+
+/// Who takes part in a merge, in model order.
+///
+/// The base is one of the models only for `linear`, as in mergekit: where the recipe lists it, or gives a `weight` to all.
+pub fn participants(recipe: &Recipe) -> Vec<Listed> {
+    let averages_base = recipe.method.name == linear::SPEC.name;
+    let mut listed = recipe.listed();
+    if averages_base {
+        if recipe.base.is_some() && !listed.contains(&Listed::Base) && recipe.global_is_set("weight") {
+            listed.push(Listed::Base);
+        }
+    } else {
+        listed.retain(|l| *l != Listed::Base);
+    }
+    listed
 }
 
 /// The weight of a model, shared by most methods.

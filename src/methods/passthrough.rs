@@ -1,6 +1,10 @@
 //! One model's tensors as they are, optionally scaled, as mergekit defines it.
 
+use super::context::*;
 use super::spec::*;
+use crate::backend::{Blend, Combine, Program, Sparsify};
+use crate::error::Result;
+use crate::recipe::Value;
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "passthrough",
@@ -17,6 +21,14 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
         default: ParamDefault::Absent,
         help: "factor on every element",
     }],
+    exclusive: &[],
+    rule: Rule::Method(rule),
     tolerance: 1e-5,
     notes: "",
 };
+
+fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
+    let scale = tensor.each("scale")?;
+    let factor = scale.first().and_then(Value::given).map_or(Ok(1.0), Value::float)?;
+    Ok(Program::Blend(Blend { stages: Vec::new(), sparsify: Sparsify::None, combine: Combine::Scale { factor } }))
+}

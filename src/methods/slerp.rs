@@ -1,6 +1,9 @@
 //! Spherical linear interpolation of two models, as mergekit defines it.
 
+use super::context::*;
 use super::spec::*;
+use crate::backend::{Blend, Combine, Program, Sparsify};
+use crate::error::Result;
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "slerp",
@@ -17,6 +20,13 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
         default: ParamDefault::Required,
         help: "position between the base (0) and the other model (1)",
     }],
+    exclusive: &[],
+    rule: Rule::Method(rule),
     tolerance: 1e-5,
     notes: "Per tensor, over its flattened elements; linear where |cos| > 0.9995, as mergekit.",
 };
+
+fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
+    let combine = Combine::Slerp { t: tensor.float("t")? };
+    Ok(Program::Blend(Blend { stages: Vec::new(), sparsify: Sparsify::None, combine }))
+}

@@ -1,6 +1,10 @@
 //! What a merging method or task-vector stage declares of itself: the data that the command line, recipe validation,
 //! the documentation's table and the tests all read.
 
+use super::context::{StageContext, TensorContext};
+use crate::backend::{Program, Prune};
+use crate::error::Result;
+
 /// One merging method or task-vector stage, as data.
 #[derive(Debug)]
 pub struct MethodSpec {
@@ -20,10 +24,23 @@ pub struct MethodSpec {
     pub takes_stages: bool,
     /// Its parameters.
     pub parameters: &'static [ParamSpec],
+    /// Groups of parameters of which a recipe may give at most one.
+    pub exclusive: &'static [&'static [&'static str]],
+    /// What it does to one tensor.
+    pub rule: Rule,
     /// Tolerance of agreement with a float64 reference, relative to the size of the change.
     pub tolerance: f64,
     /// Where our definition needs words: differences from mergekit, choices that a paper leaves open.
     pub notes: &'static str,
+}
+
+/// What a method or stage does to one tensor, in terms of a backend's operations.
+#[derive(Debug, Clone, Copy)]
+pub enum Rule {
+    /// A method: the tensor's whole program.
+    Method(fn(&TensorContext<'_>) -> Result<Program>),
+    /// A stage: what it prunes; `None` where it changes nothing.
+    Stage(fn(&StageContext<'_>) -> Result<Option<Prune>>),
 }
 
 /// Method, or stage in front of a method.

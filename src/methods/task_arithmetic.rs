@@ -1,6 +1,9 @@
 //! Task arithmetic (arXiv 2212.04089): the base plus the scaled, weighted sum of task vectors.
 
+use super::context::*;
 use super::spec::*;
+use crate::backend::{Blend, Combine, Program, Sparsify};
+use crate::error::Result;
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "task_arithmetic",
@@ -11,6 +14,8 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     models: (1, 64),
     takes_stages: true,
     parameters: &[super::WEIGHT, super::LAMBDA, NORMALIZE, super::INT8_MASK],
+    exclusive: &[],
+    rule: Rule::Method(rule),
     tolerance: 1e-5,
     notes: "",
 };
@@ -23,3 +28,16 @@ pub(super) const NORMALIZE: ParamSpec = ParamSpec {
     default: ParamDefault::Bool(false),
     help: "divide the summed change by the sum of the weights that took part",
 };
+
+fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
+    sum(tensor, Sparsify::None)
+}
+
+/// θ₀ + λ Σ w τ of what `sparsify` leaves, divided by Σ w when `normalize`; a sum of weights near 0 divides by nothing.
+pub(super) fn sum(tensor: &TensorContext<'_>, sparsify: Sparsify) -> Result<Program> {
+    let weights = tensor.each_float("weight")?;
+    let total: f64 = weights.iter().sum();
+    let divisor = if tensor.bool("normalize")? && total.abs() >= 1e-8 { total } else { 1.0 };
+    let combine = Combine::Sum { weights, divisor, lambda: tensor.float("lambda")? };
+    Ok(Program::Blend(Blend { stages: tensor.stages.clone(), sparsify, combine }))
+}

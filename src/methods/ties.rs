@@ -1,6 +1,9 @@
 //! TIES merging (arXiv 2306.01708): trim, elect signs, merge what agrees.
 
+use super::context::*;
 use super::spec::*;
+use crate::backend::{Blend, Combine, Program, Sparsify};
+use crate::error::Result;
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "ties",
@@ -30,6 +33,8 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
         },
         super::INT8_MASK,
     ],
+    exclusive: &[],
+    rule: Rule::Method(rule),
     tolerance: 1e-5,
     notes: "k = max(1, int(density · n)) per tensor; every element with |τ| at or above the k-th largest is kept, ties \
             included, where mergekit keeps an arbitrary choice among ties. Weights apply before signs are elected.",
@@ -43,3 +48,20 @@ pub(super) const DENSITY: ParamSpec = ParamSpec {
     default: ParamDefault::Float(1.0),
     help: "share of each task vector's elements that is kept",
 };
+
+fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
+    let density = tensor.each_float("density")?;
+    let rescale = tensor.bool("rescale")?;
+    let trims = density.iter().any(|d| *d < 1.0);
+    elect(tensor, if trims { Sparsify::TopK { density, rescale } } else { Sparsify::None })
+}
+
+/// Sign election and the weighted mean (or sum) of what agrees, of what `sparsify` leaves.
+pub(super) fn elect(tensor: &TensorContext<'_>, sparsify: Sparsify) -> Result<Program> {
+    let combine = Combine::Elect {
+        weights: tensor.each_float("weight")?,
+        normalize: tensor.bool("normalize")?,
+        lambda: tensor.float("lambda")?,
+    };
+    Ok(Program::Blend(Blend { stages: tensor.stages.clone(), sparsify, combine }))
+}

@@ -3,7 +3,8 @@
 use super::prune::{self, Geometry, Scratch, Sources, StageState};
 use super::real::Real;
 use super::stored::{Stored, Widen};
-use super::{BLOCK, philox, vector};
+use super::{BLOCK, vector};
+use crate::backend::philox;
 use crate::backend::{Combine, Prune, Sparsify};
 use crate::dtype::Dtype;
 

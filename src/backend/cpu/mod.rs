@@ -5,7 +5,6 @@
 
 pub mod blend;
 pub mod low_rank;
-pub mod philox;
 pub mod prune;
 pub mod real;
 pub mod select;
