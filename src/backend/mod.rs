@@ -106,6 +106,8 @@ impl Combine {
 /// One `lwptv` stage, resolved for a tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Prune {
+    /// Its place among the recipe's stages.
+    pub stage: usize,
     /// Saliency of an element or group.
     pub score: Score,
     /// What is kept or pruned as one.

@@ -77,6 +77,8 @@ impl TensorContext<'_> {
 pub struct StageContext<'a> {
     /// The stage, which resolves its parameters for the tensor.
     pub stage: &'a Stage,
+    /// Its place among the recipe's stages.
+    pub index: usize,
     /// The tensor's name.
     pub tensor: &'a str,
     /// Place of its layer in gradients, in [0, 1].

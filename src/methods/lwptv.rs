@@ -89,5 +89,5 @@ fn rule(tensor: &StageContext<'_>) -> Result<Option<Prune>> {
         .hint("with one model use `score: magnitude` or `score: relative`"));
     }
     let keep_redundant = tensor.get("order")?.word()? == "keep_redundant";
-    Ok((keep < 1.0).then_some(Prune { score, granularity, keep, keep_redundant, rescale }))
+    Ok((keep < 1.0).then_some(Prune { stage: tensor.index, score, granularity, keep, keep_redundant, rescale }))
 }

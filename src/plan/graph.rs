@@ -1,0 +1,249 @@
+//! The steps that make the output tensors, and what each must wait for.
+//!
+//! Most tensors take one step. Statistics are steps of their own before the last: cuts, scores of rows and columns, norms.
+//! Steps of one tensor follow each other; ranking layers or tensors waits for the norms of all of them.
+
+use crate::backend::cpu::SEGMENT;
+use crate::backend::cpu::prune::Geometry;
+use crate::backend::cpu::select::Search;
+use crate::backend::{Combine, Granularity, Program, Rescale, Sparsify};
+use crate::checkpoint::LayerMap;
+
+use super::TensorPlan;
+
+/// Index of a step in [`Graph::steps`].
+pub type StepId = usize;
+
+/// What a step does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One level of the search for the cut of a stage's scores (`Some`: position among the tensor's stages) or of the
+    /// trimmed magnitudes.
+    Select {
+        /// Whose cut.
+        stage: Option<usize>,
+    },
+    /// Mean scores of rows, for a stage.
+    Rows(usize),
+    /// Mean scores of columns, for a stage.
+    Columns(usize),
+    /// Norms of the task vectors that enter a stage and, for `rescale`, of what its masks leave.
+    Norms(usize),
+    /// Ranks all layers or tensors for a stage (no tensor of its own).
+    Rank(usize),
+    /// Factors that restore a layer's norms after a stage (no tensor of its own).
+    Restore {
+        /// The stage, as a position among the tensors' stages.
+        stage: usize,
+        /// The layer.
+        layer: usize,
+    },
+    /// Norms before and after trimming, to restore the L1 norm.
+    TrimNorms,
+    /// The angle of slerp.
+    Angle,
+    /// The merge itself.
+    Merge,
+}
+
+/// One step.
+#[derive(Debug)]
+pub struct Step {
+    /// What it does.
+    pub kind: Kind,
+    /// The tensor that it works on; for [`Kind::Rank`] and [`Kind::Restore`] unused.
+    pub tensor: usize,
+    /// Parts that may run at the same time; 1 for steps without data.
+    pub units: u64,
+    /// Bytes that its results take while it runs.
+    pub reserve: u64,
+    /// Steps that must end before it starts.
+    pub needs: Vec<StepId>,
+}
+
+/// All steps, in the order in which they should run.
+#[derive(Debug, Default)]
+pub struct Graph {
+    /// The steps; what a step needs stands before it.
+    pub steps: Vec<Step>,
+    passes: Vec<u64>,
+}
+
+impl Graph {
+    pub(super) fn new(tensors: &[TensorPlan], layers: &LayerMap, chunk_elems: u64) -> Self {
+        let mut builder = Builder { graph: Graph { steps: Vec::new(), passes: vec![0; tensors.len()] }, chunk_elems };
+        let groups_all = |t: &TensorPlan| {
+            t.stages().iter().any(|p| matches!(p.granularity, Granularity::Layer | Granularity::Tensor))
+        };
+        let groups_layer = |t: &TensorPlan| t.stages().iter().any(|p| p.rescale != Rescale::None);
+        if tensors.iter().any(groups_all) {
+            builder.together(tensors, &(0..tensors.len()).collect::<Vec<_>>());
+        } else if tensors.iter().any(groups_layer) {
+            for layer in 0..layers.groups().len() {
+                let members: Vec<_> = (0..tensors.len()).filter(|t| tensors[*t].layer == layer).collect();
+                builder.together(tensors, &members);
+            }
+        } else {
+            (0..tensors.len()).for_each(|t| builder.together(tensors, &[t]));
+        }
+        builder.graph
+    }
+
+    /// How often the sources of a tensor are read.
+    pub fn passes(&self, tensor: usize) -> u64 {
+        self.passes[tensor]
+    }
+}
+
+struct Builder {
+    graph: Graph,
+    chunk_elems: u64,
+}
+
+impl Builder {
+    /// Steps of tensors whose stages may have to wait for each other.
+    fn together(&mut self, tensors: &[TensorPlan], members: &[usize]) {
+        // What the next step of each member must wait for.
+        let mut waits: Vec<Vec<StepId>> = vec![Vec::new(); members.len()];
+        let stages = members.iter().map(|t| tensors[*t].stages().len()).max().unwrap_or_default();
+        for stage in 0..stages {
+            for (t, wait) in members.iter().zip(&mut waits) {
+                self.scores(&tensors[*t], *t, stage, wait);
+            }
+            let with = |t: &&usize| tensors[**t].stages().get(stage);
+            let ranks = members.iter().find_map(|t| with(&t)).is_some_and(|p| {
+                matches!(p.granularity, Granularity::Layer | Granularity::Tensor)
+            });
+            if ranks {
+                let needs = waits.iter().flatten().copied().collect();
+                let rank = self.push(Kind::Rank(stage), members[0], 1, 0, needs);
+                waits.iter_mut().for_each(|w| *w = vec![rank]);
+            }
+            let mut layers: Vec<_> = members
+                .iter()
+                .filter(|t| with(t).is_some_and(|p| p.rescale != Rescale::None))
+                .map(|t| tensors[*t].layer)
+                .collect();
+            layers.sort_unstable();
+            layers.dedup();
+            for layer in layers {
+                let here = |t: usize| tensors[t].layer == layer && tensors[t].stages().len() > stage;
+                let needs = members.iter().zip(&waits).filter(|(t, _)| here(**t)).flat_map(|(_, w)| w.clone());
+                let mut needs: Vec<_> = needs.collect();
+                needs.dedup();
+                let restore = self.push(Kind::Restore { stage, layer }, members[0], 1, 0, needs);
+                members.iter().zip(&mut waits).filter(|(t, _)| here(**t)).for_each(|(_, w)| *w = vec![restore]);
+            }
+        }
+        for (t, wait) in members.iter().zip(waits) {
+            self.merge(&tensors[*t], *t, wait);
+        }
+    }
+
+    /// Statistics of one tensor for one of its stages.
+    fn scores(&mut self, tensor: &TensorPlan, t: usize, stage: usize, wait: &mut Vec<StepId>) {
+        let Some(prune) = tensor.stages().get(stage) else { return };
+        let models = tensor.models.len() as u64;
+        let geometry = Geometry::of(&tensor.shape);
+        match prune.granularity {
+            Granularity::Element => self.select(tensor, t, Some(stage), wait),
+            Granularity::Row => {
+                let units = geometry.rows.div_ceil(self.unit_rows(geometry));
+                self.pass(Kind::Rows(stage), t, units, models * geometry.rows * 8, wait);
+            }
+            Granularity::Column => {
+                let units = geometry.columns.div_ceil(unit_columns(geometry));
+                self.pass(Kind::Columns(stage), t, units, models * geometry.columns * 8, wait);
+            }
+            Granularity::Layer | Granularity::Tensor => self.norms(Kind::Norms(stage), tensor, t, wait),
+        }
+        let is_measured = matches!(prune.granularity, Granularity::Layer | Granularity::Tensor);
+        if prune.rescale != Rescale::None && !is_measured {
+            self.norms(Kind::Norms(stage), tensor, t, wait);
+        }
+    }
+
+    /// What the method itself needs, and the merge.
+    fn merge(&mut self, tensor: &TensorPlan, t: usize, mut wait: Vec<StepId>) {
+        let units = match &tensor.program {
+            Program::Copy => self.chunks(tensor.elems),
+            Program::LowRank(_) => 1,
+            Program::Blend(blend) => {
+                if let Sparsify::TopK { rescale, .. } = &blend.sparsify {
+                    self.select(tensor, t, None, &mut wait);
+                    if *rescale {
+                        self.norms(Kind::TrimNorms, tensor, t, &mut wait);
+                    }
+                }
+                if let Combine::Slerp { .. } = blend.combine {
+                    let reserve = tensor.elems.div_ceil(SEGMENT as u64) * 24;
+                    self.pass(Kind::Angle, t, self.chunks(tensor.elems), reserve, &mut wait);
+                }
+                self.chunks(tensor.elems)
+            }
+        };
+        let (m, n) = tensor.matrix();
+        let reserve = match &tensor.program {
+            Program::LowRank(w) => crate::backend::cpu::low_rank::bytes(m, n, tensor.models.len() as u64, w.rank),
+            _ => 0,
+        };
+        self.pass(Kind::Merge, t, units, reserve, &mut wait);
+        if let Program::LowRank(_) = tensor.program {
+            // The Gram matrix and the projection read the sources once a model each, the sum once.
+            self.graph.passes[t] += 2 * tensor.models.len() as u64;
+        }
+    }
+
+    fn select(&mut self, tensor: &TensorPlan, t: usize, stage: Option<usize>, wait: &mut Vec<StepId>) {
+        let levels = if tensor.wide { Search::levels::<f64>() } else { Search::levels::<f32>() };
+        for _ in 0..levels {
+            let reserve = select_bytes(tensor.models.len() as u64);
+            self.pass(Kind::Select { stage }, t, self.chunks(tensor.elems), reserve, wait);
+        }
+    }
+
+    fn norms(&mut self, kind: Kind, tensor: &TensorPlan, t: usize, wait: &mut Vec<StepId>) {
+        let reserve = norms_bytes(tensor.elems, tensor.models.len() as u64);
+        self.pass(kind, t, self.chunks(tensor.elems), reserve, wait);
+    }
+
+    /// A step that reads the tensor's sources once, and that whatever comes next must wait for.
+    fn pass(&mut self, kind: Kind, t: usize, units: u64, reserve: u64, wait: &mut Vec<StepId>) {
+        let step = self.push(kind, t, units, reserve, std::mem::take(wait));
+        self.graph.passes[t] += 1;
+        *wait = vec![step];
+    }
+
+    fn push(&mut self, kind: Kind, tensor: usize, units: u64, reserve: u64, needs: Vec<StepId>) -> StepId {
+        self.graph.steps.push(Step { kind, tensor, units: units.max(1), reserve, needs });
+        self.graph.steps.len() - 1
+    }
+
+    fn chunks(&self, elems: u64) -> u64 {
+        elems.div_ceil(self.chunk_elems)
+    }
+
+    fn unit_rows(&self, geometry: Geometry) -> u64 {
+        unit_rows(geometry, self.chunk_elems)
+    }
+}
+
+/// Counters of one level of a search, for every model.
+pub(super) fn select_bytes(models: u64) -> u64 {
+    models * (8 << crate::backend::cpu::select::LEVEL_BITS)
+}
+
+/// Partial sums of norms, before and after pruning.
+pub(super) fn norms_bytes(elems: u64, models: u64) -> u64 {
+    2 * elems.div_ceil(SEGMENT as u64) * models * size_of::<crate::backend::cpu::stats::Sums>() as u64
+}
+
+/// Rows that one unit of [`Kind::Rows`] scores.
+pub fn unit_rows(geometry: Geometry, chunk_elems: u64) -> u64 {
+    (chunk_elems / geometry.row_elems.max(1)).max(1)
+}
+
+/// Columns that one unit of [`Kind::Columns`] scores, over all rows: wide enough that each row's part is a few pages.
+pub fn unit_columns(geometry: Geometry) -> u64 {
+    (4096 / geometry.inner.max(1)).max(1)
+}

@@ -1,0 +1,154 @@
+//! The memory that a merge allocates: bounded by the plan, whatever the size of the models.
+
+use super::graph::{norms_bytes, select_bytes};
+use super::{Options, TensorPlan};
+use crate::backend::cpu::prune::{Geometry, Scratch};
+use crate::backend::cpu::select::LEVEL_BITS;
+use crate::backend::cpu::{SEGMENT, low_rank};
+use crate::backend::{Granularity, Program, Sparsify};
+use crate::error::{Error, Result};
+use crate::units::format_bytes;
+
+/// Elements of an output buffer, at most and at least. Powers of two, and multiples of [`SEGMENT`].
+const CHUNK_ELEMS: std::ops::RangeInclusive<u32> = 16..=20;
+/// Threads' stacks and small change of one thread.
+const THREAD_BYTES: u64 = 256 << 10;
+/// The program itself, its tables of arguments, log buffers.
+const PROGRAM_BYTES: u64 = 6 << 20;
+/// Names, shapes and places of one tensor of one checkpoint or the output.
+const ENTRY_BYTES: u64 = 600;
+
+/// What a merge allocates, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Threads that compute; fewer than asked for where the budget does not hold more.
+    pub threads: usize,
+    /// Threads that write.
+    pub writers: usize,
+    /// Elements of an output buffer.
+    pub chunk_elems: u64,
+    /// Bytes of an output buffer.
+    pub buffer_bytes: u64,
+    /// Output buffers.
+    pub buffers: usize,
+    /// Tables of tensors, and the program.
+    pub tables: u64,
+    /// Working memory of one computing thread.
+    pub per_thread: u64,
+    /// The most that one step needs beside all that.
+    pub largest_step: u64,
+    /// What all of it takes together, at most.
+    pub total: u64,
+    /// What is left to steps, which run at the same time as far as it goes.
+    pub for_steps: u64,
+}
+
+impl Memory {
+    /// Fits the merge into the budget: shrinks buffers first, then the number of threads.
+    ///
+    /// # Errors
+    /// `Input` if it cannot be, naming the tensor that needs most and the least budget that would do.
+    pub(super) fn fit(tensors: &[TensorPlan], options: Options) -> Result<Self> {
+        let budget = options.memory_budget;
+        for threads in (1..=options.threads.max(1)).rev() {
+            for bits in CHUNK_ELEMS.rev() {
+                // Fewer threads only once even the smallest buffers do not fit; the smallest of all is tried last.
+                let plan = Self::of(tensors, threads, 1 << bits);
+                if plan.total <= budget {
+                    return Ok(Self { for_steps: budget - (plan.total - plan.largest_step), ..plan });
+                }
+            }
+        }
+        let least = Self::of(tensors, 1, 1 << CHUNK_ELEMS.start());
+        let largest = tensors.iter().max_by_key(|t| step_bytes(t));
+        let needs = largest.filter(|t| step_bytes(t) > 0).map_or(String::new(), |t| {
+            format!("; the largest part is `{}`, which takes {}", t.name, format_bytes(step_bytes(t)))
+        });
+        Err(Error::input(format!(
+            "the merge does not fit into a memory budget of {}: it takes at least {}{needs}",
+            format_bytes(budget),
+            format_bytes(least.total),
+        ))
+        .hint(format!("give --memory-budget {}MiB or more", least.total.div_ceil(1 << 20))))
+    }
+
+    fn of(tensors: &[TensorPlan], threads: usize, chunk_elems: u64) -> Self {
+        let largest = tensors.iter().map(|t| t.elems).max().unwrap_or_default();
+        let chunk_elems = chunk_elems.min(largest.next_multiple_of(SEGMENT as u64).next_power_of_two()).max(SEGMENT as u64);
+        let elem_bytes = tensors.iter().map(|t| t.elem_bytes).max().unwrap_or(1);
+        let writers = (threads / 4).clamp(1, 4);
+        let buffers = threads + 2 * writers;
+        let buffer_bytes = chunk_elems * elem_bytes;
+        let models = tensors.iter().map(|t| t.models.len()).max().unwrap_or_default();
+        let sources = models as u64 + 1;
+        let selects = tensors.iter().any(|t| needs_select(t));
+        let counts = if selects { (models as u64) << (LEVEL_BITS + 2) } else { 0 };
+        let per_thread =
+            Scratch::<f32>::bytes(models) + Scratch::<f64>::bytes(models) + counts + THREAD_BYTES;
+        let masks = tensors.iter().map(|t| mask_bytes(t)).max().unwrap_or_default();
+        let held_masks: u64 = if tensors.iter().any(|t| t.stages().iter().any(|p| p.rescale != crate::backend::Rescale::None)) {
+            tensors.iter().map(mask_bytes).sum()
+        } else {
+            masks * (threads as u64 + 1)
+        };
+        let tables = PROGRAM_BYTES + tensors.len() as u64 * (sources + 2) * ENTRY_BYTES + held_masks;
+        let largest_step = tensors.iter().map(step_bytes).max().unwrap_or_default();
+        let total = tables + threads as u64 * per_thread + buffers as u64 * buffer_bytes + largest_step;
+        Self {
+            threads,
+            writers,
+            chunk_elems,
+            buffer_bytes,
+            buffers,
+            tables,
+            per_thread,
+            largest_step,
+            total,
+            for_steps: largest_step,
+        }
+    }
+}
+
+fn needs_select(tensor: &TensorPlan) -> bool {
+    let trims = matches!(&tensor.program, Program::Blend(b) if matches!(b.sparsify, Sparsify::TopK { .. }));
+    trims || tensor.stages().iter().any(|p| p.granularity == Granularity::Element)
+}
+
+/// Bytes of the masks of rows and columns of all models.
+fn mask_bytes(tensor: &TensorPlan) -> u64 {
+    let geometry = Geometry::of(&tensor.shape);
+    let of = |granularity| match granularity {
+        Granularity::Row => geometry.rows,
+        Granularity::Column => geometry.columns,
+        _ => 0,
+    };
+    tensor.models.len() as u64 * tensor.stages().iter().map(|p| of(p.granularity)).sum::<u64>()
+}
+
+/// The most that a step of this tensor needs beside threads and buffers.
+pub fn step_bytes(tensor: &TensorPlan) -> u64 {
+    let models = tensor.models.len() as u64;
+    let geometry = Geometry::of(&tensor.shape);
+    let mut most = 0;
+    if needs_select(tensor) {
+        most = most.max(select_bytes(models));
+    }
+    for prune in tensor.stages() {
+        most = most.max(match prune.granularity {
+            Granularity::Row => models * geometry.rows * 8,
+            Granularity::Column => models * geometry.columns * 8,
+            _ => norms_bytes(tensor.elems, models),
+        });
+    }
+    if let Program::LowRank(work) = &tensor.program {
+        let (m, n) = tensor.matrix();
+        most = most.max(low_rank::bytes(m, n, models, work.rank));
+    }
+    if let Program::Blend(blend) = &tensor.program
+        && (matches!(blend.sparsify, Sparsify::TopK { rescale: true, .. })
+            || matches!(blend.combine, crate::backend::Combine::Slerp { .. }))
+    {
+        most = most.max(norms_bytes(tensor.elems, models));
+    }
+    most
+}

@@ -1,0 +1,352 @@
+//! From a recipe and headers alone: every output tensor's program, its sources, its bytes, its memory and its place in
+//! the output. Reads no tensor data.
+
+mod check;
+pub mod graph;
+pub mod memory;
+mod show;
+
+use regex::RegexSet;
+
+use crate::backend::{Combine, Granularity, Program, Prune};
+use crate::checkpoint::{Checkpoint, LayerMap, Shard, Tensor};
+use crate::dtype::{Dtype, DtypeExt};
+use crate::error::{Error, Result};
+use crate::methods::{self, Rule, StageContext, TensorContext};
+use crate::output::{Layout, TensorSpec};
+use crate::recipe::{Listed, ModelRef, Recipe};
+use graph::Graph;
+use memory::Memory;
+
+/// What a merge may use and how it lays out its output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// CPU threads that compute.
+    pub threads: usize,
+    /// Bound on what merganser allocates, in bytes.
+    pub memory_budget: u64,
+    /// Seed of random masks.
+    pub seed: u64,
+    /// Output files hold at most this many bytes of tensors.
+    pub shard_bytes: u64,
+}
+
+/// One checkpoint that takes part.
+#[derive(Debug)]
+pub struct Source {
+    /// Whether it is the base.
+    pub is_base: bool,
+    /// As the recipe writes it.
+    pub written: String,
+    /// Its headers.
+    pub checkpoint: Checkpoint,
+}
+
+/// A tensor of a source: indices of the source in [`Plan::sources`] and of the tensor in its checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceTensor {
+    /// Index of the source.
+    pub source: usize,
+    /// Index of the tensor.
+    pub tensor: usize,
+}
+
+/// One output tensor.
+#[derive(Debug)]
+pub struct TensorPlan {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// Its elements; of a tensor that is copied, its bytes over [`TensorPlan::elem_bytes`].
+    pub elems: u64,
+    /// Stored element type.
+    pub dtype: Dtype,
+    /// Bytes of a stored element (1 for a copied tensor of elements smaller than a byte).
+    pub elem_bytes: u64,
+    /// What is done.
+    pub program: Program,
+    /// Whether it is computed in f64, as a source or the output is stored so.
+    pub wide: bool,
+    /// θ₀, or what is copied.
+    pub base: Option<SourceTensor>,
+    /// The models' tensors, in model order; none for a copied tensor.
+    pub models: Vec<SourceTensor>,
+    /// Its layer, as a position in [`LayerMap::groups`].
+    pub layer: usize,
+}
+
+impl TensorPlan {
+    /// Stages that prune its task vectors.
+    pub fn stages(&self) -> &[Prune] {
+        match &self.program {
+            Program::Copy => &[],
+            Program::Blend(blend) => &blend.stages,
+            Program::LowRank(low_rank) => &low_rank.stages,
+        }
+    }
+
+    /// Every source tensor that is read, θ₀ first.
+    pub fn reads(&self) -> impl Iterator<Item = SourceTensor> + '_ {
+        self.base.into_iter().chain(self.models.iter().copied())
+    }
+
+    /// Rows and columns of a matrix; (elements, 1) else.
+    pub fn matrix(&self) -> (u64, u64) {
+        if let [m, n] = self.shape[..] { (m, n) } else { (self.elems, 1) }
+    }
+}
+
+/// A whole merge, ready to run.
+#[derive(Debug)]
+pub struct Plan {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// What it may use.
+    pub options: Options,
+    /// Distinct checkpoints, the base (if any) first.
+    pub sources: Vec<Source>,
+    /// Layers of the output's tensors.
+    pub layers: LayerMap,
+    /// Output tensors, in the order of the base's files.
+    pub tensors: Vec<TensorPlan>,
+    /// The output's files.
+    pub layout: Layout,
+    /// The steps that make the output tensors.
+    pub graph: Graph,
+    /// The memory that they take.
+    pub memory: Memory,
+}
+
+impl Plan {
+    /// Opens the recipe's checkpoints and plans the merge.
+    ///
+    /// # Errors
+    /// `Input` for checkpoints that are damaged or do not fit together, and for a memory budget that cannot do.
+    pub fn new(recipe: Recipe, options: Options) -> Result<Self> {
+        let participants = methods::participants(&recipe);
+        let (sources, model_sources) = open_sources(&recipe, &participants)?;
+        let reference = &sources[0].checkpoint;
+        let layers = LayerMap::new(reference.tensors().iter().map(|t| t.name.as_str()));
+        let copied = whole_names(&recipe.copy)?;
+        check::tensors_fit(&sources, &model_sources, &copied)?;
+
+        let planner = Planner { recipe: &recipe, options, participants, sources: &sources, model_sources, copied };
+        let mut tensors = Vec::with_capacity(reference.tensors().len());
+        for (index, tensor) in reference.tensors().iter().enumerate() {
+            let layer = layers.group(&tensor.name).unwrap_or_default();
+            tensors.push(planner.tensor(index, tensor, layer, layers.groups()[layer].t)?);
+        }
+        check_stages(&recipe, &tensors)?;
+
+        let specs: Vec<_> = tensors
+            .iter()
+            .zip(reference.tensors())
+            .map(|(t, stored)| TensorSpec {
+                name: t.name.clone(),
+                dtype: t.dtype,
+                shape: t.shape.clone(),
+                bytes: if t.program == Program::Copy { stored.bytes } else { t.elems * t.elem_bytes },
+            })
+            .collect();
+        let layout = Layout::new(&specs, options.shard_bytes)?;
+        let memory = Memory::fit(&tensors, options)?;
+        let graph = Graph::new(&tensors, &layers, memory.chunk_elems);
+        Ok(Self { recipe, options, sources, layers, tensors, layout, graph, memory })
+    }
+
+    /// The checkpoint that lends names, dtypes, copied tensors and configuration files: the base, or the first model.
+    pub fn reference(&self) -> &Checkpoint {
+        &self.sources[0].checkpoint
+    }
+
+    /// A source's tensor and the file that holds it.
+    pub fn stored(&self, at: SourceTensor) -> (&Tensor, &Shard) {
+        let checkpoint = &self.sources[at.source].checkpoint;
+        let tensor = &checkpoint.tensors()[at.tensor];
+        (tensor, checkpoint.shard_of(tensor))
+    }
+
+    /// Bytes of an output tensor's sources: what one pass over it reads.
+    pub fn pass_bytes(&self, tensor: usize) -> u64 {
+        self.tensors[tensor].reads().map(|at| self.stored(at).0.bytes).sum()
+    }
+
+    /// Bytes that all passes read.
+    pub fn read_bytes(&self) -> u64 {
+        (0..self.tensors.len()).map(|t| self.pass_bytes(t) * self.graph.passes(t)).sum()
+    }
+
+    /// What must be the same for an interrupted merge to be gone on with.
+    pub fn fingerprint(&self) -> crate::output::Fingerprint {
+        show::fingerprint(self)
+    }
+
+    /// The plan as a JSON document (`"schema": 1`).
+    pub fn to_json(&self) -> serde_json::Value {
+        show::json(self)
+    }
+
+    /// The plan as a person reads it.
+    pub fn to_text(&self) -> String {
+        show::text(self)
+    }
+}
+
+/// Opens each distinct checkpoint once; the second list gives the source of every participant.
+fn open_sources(recipe: &Recipe, participants: &[Listed]) -> Result<(Vec<Source>, Vec<usize>)> {
+    let mut sources: Vec<Source> = Vec::new();
+    let mut paths = Vec::new();
+    let mut open = |model: &ModelRef, is_base| -> Result<usize> {
+        let path = model.path.canonicalize().unwrap_or_else(|_| model.path.clone());
+        if let Some(known) = paths.iter().position(|p| *p == path) {
+            return Ok(known);
+        }
+        let checkpoint = Checkpoint::open(&model.path)?;
+        sources.push(Source { is_base, written: model.written.clone(), checkpoint });
+        paths.push(path);
+        Ok(sources.len() - 1)
+    };
+    if let Some(base) = &recipe.base {
+        open(base, true)?;
+    }
+    let models = participants
+        .iter()
+        .map(|p| match (p, &recipe.base) {
+            (Listed::Model(i), _) => open(&recipe.models[*i].model, false),
+            (Listed::Base, Some(base)) => open(base, true),
+            (Listed::Base, None) => Err(Error::internal("the base takes part, but there is none")),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if sources.is_empty() {
+        return Err(Error::internal("a recipe without models"));
+    }
+    Ok((sources, models))
+}
+
+/// Patterns that must match whole names.
+fn whole_names(patterns: &[String]) -> Result<RegexSet> {
+    let anchored: Vec<_> = patterns.iter().map(|p| format!("^(?:{p})$")).collect();
+    crate::recipe::compile_patterns(&anchored)
+}
+
+struct Planner<'a> {
+    recipe: &'a Recipe,
+    options: Options,
+    participants: Vec<Listed>,
+    sources: &'a [Source],
+    model_sources: Vec<usize>,
+    copied: RegexSet,
+}
+
+impl Planner<'_> {
+    fn tensor(&self, index: usize, tensor: &Tensor, layer: usize, t: f64) -> Result<TensorPlan> {
+        let here = SourceTensor { source: 0, tensor: index };
+        if self.copied.is_match(&tensor.name) || !tensor.dtype.is_mergeable_float() {
+            return Ok(self.copy(here, tensor, layer));
+        }
+        let mut stages = Vec::new();
+        for (index, stage) in self.recipe.stages.iter().enumerate() {
+            let Rule::Stage(rule) = stage.spec.rule else {
+                return Err(Error::internal(format!("`{}` is not a stage", stage.spec.name)));
+            };
+            let context =
+                StageContext { stage, index, tensor: &tensor.name, t, models: self.participants.len() };
+            stages.extend(rule(&context)?);
+        }
+        let Rule::Method(rule) = self.recipe.method.rule else {
+            return Err(Error::internal(format!("`{}` is not a method", self.recipe.method.name)));
+        };
+        let has_stages = !stages.is_empty();
+        let program = rule(&TensorContext {
+            recipe: self.recipe,
+            tensor: &tensor.name,
+            shape: &tensor.shape,
+            t,
+            seed: self.options.seed,
+            participants: &self.participants,
+            stages,
+        })?;
+        let models = self.model_tensors(&tensor.name)?;
+        let dtype = self.recipe.out_dtype.unwrap_or(tensor.dtype);
+        let stored = |at: &SourceTensor| &self.sources[at.source].checkpoint.tensors()[at.tensor];
+        if let Program::Blend(blend) = &program
+            && blend.combine == (Combine::Scale { factor: 1.0 })
+            && stored(&models[0]).dtype == dtype
+        {
+            return Ok(self.copy(models[0], stored(&models[0]), layer));
+        }
+        let reads_base = match &program {
+            Program::Blend(blend) => blend.combine.reads_base(),
+            Program::LowRank(_) | Program::Copy => has_stages,
+        };
+        let wide = models.iter().map(stored).any(|t| t.dtype == Dtype::F64)
+            || dtype == Dtype::F64
+            || (reads_base && tensor.dtype == Dtype::F64);
+        Ok(TensorPlan {
+            name: tensor.name.clone(),
+            shape: tensor.shape.clone(),
+            elems: tensor.elems,
+            dtype,
+            elem_bytes: dtype.size_bytes().unwrap_or(1),
+            program,
+            wide,
+            base: reads_base.then_some(here),
+            models,
+            layer,
+        })
+    }
+
+    fn copy(&self, from: SourceTensor, tensor: &Tensor, layer: usize) -> TensorPlan {
+        let elem_bytes = tensor.dtype.size_bytes().unwrap_or(1);
+        TensorPlan {
+            name: tensor.name.clone(),
+            shape: tensor.shape.clone(),
+            elems: tensor.bytes / elem_bytes,
+            dtype: tensor.dtype,
+            elem_bytes,
+            program: Program::Copy,
+            wide: false,
+            base: Some(from),
+            models: Vec::new(),
+            layer,
+        }
+    }
+
+    fn model_tensors(&self, name: &str) -> Result<Vec<SourceTensor>> {
+        self.model_sources
+            .iter()
+            .map(|source| {
+                let checkpoint = &self.sources[*source].checkpoint;
+                let tensor = checkpoint
+                    .position(name)
+                    .ok_or_else(|| Error::internal(format!("`{name}` vanished from `{}`", checkpoint.label())))?;
+                Ok(SourceTensor { source: *source, tensor })
+            })
+            .collect()
+    }
+}
+
+/// Ranking whole layers or tensors needs one rule for all of them.
+fn check_stages(recipe: &Recipe, tensors: &[TensorPlan]) -> Result<()> {
+    let merged = || tensors.iter().filter(|t| t.program != Program::Copy);
+    for (index, stage) in recipe.stages.iter().enumerate() {
+        let of = |t: &TensorPlan| t.stages().iter().find(|p| p.stage == index).copied();
+        let ranks_groups =
+            |p: Prune| matches!(p.granularity, Granularity::Layer | Granularity::Tensor);
+        if !merged().filter_map(of).any(ranks_groups) {
+            continue;
+        }
+        let mut rules = merged().map(|t| (t, of(t)));
+        let Some((_, first)) = rules.next() else { continue };
+        if let Some((other, _)) = rules.find(|(_, rule)| *rule != first) {
+            return Err(Error::input(format!(
+                "the stage `{}` ranks layers or tensors against each other, so its parameters must be the same for all, \
+                 but they differ at `{}`",
+                stage.spec.name, other.name
+            ))
+            .hint("give each parameter one value, or use `granularity: row`, `column` or `element`"));
+        }
+    }
+    Ok(())
+}
