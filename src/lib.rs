@@ -5,5 +5,6 @@ pub mod dtype;
 pub mod error;
 pub mod methods;
 pub mod recipe;
+pub mod units;
 
 pub use error::{Error, Result};
