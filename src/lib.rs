@@ -7,5 +7,6 @@ pub mod error;
 pub mod linalg;
 pub mod methods;
 pub mod recipe;
+pub mod units;
 
 pub use error::{Error, Result};

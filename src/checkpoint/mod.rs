@@ -1,1 +1,23 @@
-//! Checkpoints in: safetensors files, mapped into memory, their headers validated wholly before any tensor is touched.
+//! Checkpoints in: safetensors files, their headers validated wholly before any tensor is touched.
+//!
+//! [`Checkpoint::open`] takes a `.safetensors` file or a folder as Hugging Face lays it out, reads the headers alone and
+//! keeps every shard's file open. [`Shard::bytes`] then gives the bytes of tensors, from a map of the whole file where the
+//! kernel grants one and by positioned reads where it does not. Nothing here knows arithmetic.
+
+mod bus;
+mod discover;
+mod fields;
+mod header;
+mod index;
+mod layers;
+mod map;
+mod open;
+mod shard;
+mod text;
+
+pub use bus::install_bus_handler;
+pub use header::{Header, MAX_HEADER_BYTES, MAX_RANK, Tensor, read_header};
+pub use layers::{Layer, LayerMap};
+pub use open::Checkpoint;
+pub use shard::Shard;
+pub use text::{quoted, quoted_path};

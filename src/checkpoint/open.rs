@@ -1,0 +1,156 @@
+//! A whole checkpoint: its shards opened, their tensors in one list.
+
+use super::discover;
+use super::header::Tensor;
+use super::index::Index;
+use super::shard::Shard;
+use super::text::{quoted, quoted_path};
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// An open checkpoint. Only headers have been read; every shard's file is open for [`Shard::bytes`].
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    folder: Option<PathBuf>,
+    label: String,
+    shards: Vec<Shard>,
+    tensors: Vec<Tensor>,
+    /// Positions in `tensors`, sorted by name.
+    by_name: Vec<usize>,
+}
+
+impl Checkpoint {
+    /// Opens a `.safetensors` file; a folder with `model.safetensors`, or with shards and `model.safetensors.index.json`;
+    /// or a folder with exactly one `.safetensors` file. Costs milliseconds whatever the checkpoint's size.
+    ///
+    /// # Errors
+    /// `Input` if there is no checkpoint or any header or the index is invalid, naming file, tensor, what was found and
+    /// what was expected; `Environment` if a file cannot be read.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_as(path, true)
+    }
+
+    /// As [`open`](Self::open), but [`Shard::bytes`] always reads and never maps, as it does where the kernel refuses maps.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_unmapped(path: &Path) -> Result<Self> {
+        Self::open_as(path, false)
+    }
+
+    fn open_as(path: &Path, mapped: bool) -> Result<Self> {
+        let found = discover::find(path)?;
+        let (mut shards, mut tensors) = (Vec::new(), Vec::new());
+        for file in found.shards {
+            let (shard, mut held) = Shard::open(file, shards.len(), mapped)?;
+            shards.push(shard);
+            tensors.append(&mut held);
+        }
+        let mut by_name: Vec<usize> = (0..tensors.len()).collect();
+        by_name.sort_by(|a, b| tensors[*a].name.cmp(&tensors[*b].name));
+        if let Some([a, b]) = by_name.array_windows().find(|[a, b]| tensors[*a].name == tensors[*b].name) {
+            let file = |at: usize| quoted_path(shards[tensors[at].shard].path());
+            return Err(Error::input(format!(
+                "tensor {} stands twice: in {} and in {}",
+                quoted(&tensors[*a].name),
+                file(*a),
+                file(*b)
+            ))
+            .hint("the shards do not belong together; download the checkpoint again into an empty folder"));
+        }
+        let label = label(path);
+        let checkpoint = Self { path: path.to_owned(), folder: found.folder, label, shards, tensors, by_name };
+        if let Some(index) = &found.index {
+            checkpoint.check_index(index)?;
+        }
+        Ok(checkpoint)
+    }
+
+    /// Every tensor that the index maps must be in the shard to which it maps it.
+    fn check_index(&self, index: &Index) -> Result<()> {
+        for (name, shard) in &index.weight_map {
+            let expected = quoted_path(self.shards[*shard].path());
+            let found = match self.get(name) {
+                Some(tensor) if tensor.shard == *shard => continue,
+                Some(tensor) => format!("it is in {}", quoted_path(self.shards[tensor.shard].path())),
+                None => "no shard holds it".into(),
+            };
+            return Err(Error::input(format!(
+                "{}: tensor {} should be in {expected}, but {found}",
+                quoted_path(&index.path),
+                quoted(name)
+            ))
+            .hint("index and shards do not belong together; download the checkpoint again"));
+        }
+        let extra = self.tensors.len() - index.weight_map.len();
+        if extra > 0 {
+            // `weight_map` is sorted by name, as its reader leaves it.
+            let unmapped =
+                |t: &&Tensor| index.weight_map.binary_search_by(|(name, _)| name.as_str().cmp(&t.name)).is_err();
+            let first = self.tensors.iter().find(unmapped).map(|tensor| quoted(&tensor.name)).unwrap_or_default();
+            tracing::warn!(
+                index = %index.path.display(),
+                "{extra} tensors in the shards are not in the index and are taken all the same; the first is {first}"
+            );
+        }
+        Ok(())
+    }
+
+    /// The path as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder, if one was given: where `config.json` and the tokenizer are.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    /// The path's last component, for messages.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The files, sorted by name.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// All tensors, shard by shard, in the order of their data.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// The tensor of that name.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        let found = self.by_name.binary_search_by(|at| self.tensors[*at].name.as_str().cmp(name)).ok()?;
+        Some(&self.tensors[self.by_name[found]])
+    }
+
+    /// The shard that holds one of this checkpoint's tensors.
+    pub fn shard_of(&self, tensor: &Tensor) -> &Shard {
+        &self.shards[tensor.shard]
+    }
+
+    /// Bytes of all tensors together.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.bytes).sum()
+    }
+
+    /// [`Shard::check_unchanged`] for every shard.
+    ///
+    /// # Errors
+    /// `Input`, naming the first file that changed.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.shards.iter().try_for_each(Shard::check_unchanged)
+    }
+}
+
+/// The last component; for `.` and `..`, that of the folder they mean.
+fn label(path: &Path) -> String {
+    let name = |path: &Path| path.file_name().map(|name| super::text::plain(&name.to_string_lossy(), 200));
+    name(path)
+        .or_else(|| name(&path.canonicalize().ok()?))
+        .unwrap_or_else(|| super::text::plain(&path.to_string_lossy(), 200))
+}
