@@ -1,0 +1,232 @@
+"""Every merging method on one tensor, in float64 and by its definition. Independent of the Rust code.
+
+A rule takes a `Case` and returns the merged values, or (values, doubtful): `doubtful` marks the elements where a choice
+hangs on rounding, which a comparison sets aside.
+"""
+
+import dataclasses
+import re
+
+import numpy as np
+
+import philox
+
+
+@dataclasses.dataclass
+class Case:
+    """What a rule sees of one tensor. Sources are widened to float32 first, as merganser does, then to float64."""
+
+    recipe: object
+    name: str
+    base: np.ndarray | None
+    models: list  # the fine-tunes' values, pruning not applied
+    deltas: list | None  # task vectors after the stages; None without a base
+    staged: bool
+
+    def shared(self, key):
+        return self.recipe.shared(key, self.name)
+
+    def per_model(self, key):
+        return self.recipe.per_model(key, self.name)
+
+    def tuned(self):
+        """The fine-tunes as the stages leave them."""
+        return [self.base + delta for delta in self.deltas] if self.staged else self.models
+
+
+def scaled_sum(weights, arrays):
+    """Σ w x, in model order."""
+    return sum((w * x for w, x in zip(weights, arrays)), np.zeros_like(arrays[0]))
+
+
+def linear(case):
+    weights, models = case.per_model("weight"), case.tuned()
+    recipe = case.recipe
+    if recipe.base_entry is not None:
+        place, own = recipe.base_entry
+        weights = weights[:place] + [recipe.value("weight", case.name, [own, recipe.parameters])] + weights[place:]
+        models = models[:place] + [case.base] + models[place:]
+    elif recipe.base is not None and "weight" in recipe.parameters:
+        weights = weights + [case.shared("weight")]
+        models = models + [case.base]
+    total = sum(weights)
+    if not case.shared("normalize"):
+        return scaled_sum(weights, models)
+    if total == 0:
+        raise ValueError(f"{case.name}: the weights sum to 0")
+    if case.staged:  # what every task dropped then is the base's value exactly
+        return case.base + scaled_sum(weights, [m - case.base for m in models]) / total
+    return scaled_sum(weights, models) / total
+
+
+def add_summed(case, deltas):
+    """Task arithmetic on given task vectors."""
+    weights = case.per_model("weight")
+    change = scaled_sum(weights, deltas)
+    if case.shared("normalize"):
+        total = sum(weights)
+        change = change / (1 if abs(total) < 1e-8 else total)
+    return case.base + case.shared("lambda") * change
+
+
+def sums_exactly(weights, deltas):
+    """Where float32 computes Σ w τ without any rounding, as it often does for changes of bfloat16 models."""
+    narrow, wide, exact = np.float32(0), 0.0, True
+    for weight, delta in zip(weights, deltas):
+        narrow = narrow + np.float32(weight) * delta.astype(np.float32)
+        wide = wide + weight * delta
+        exact = exact & (np.float32(weight) * delta.astype(np.float32) == weight * delta) & (narrow == wide)
+    return exact
+
+
+def add_elected(case, deltas):
+    """The sign election and disjoint mean of TIES on given task vectors."""
+    weights = case.per_model("weight")
+    weighted = [w * d for w, d in zip(weights, deltas)]
+    total = sum(weighted)
+    size = sum(np.abs(d) for d in weighted)
+    elected = np.where(total >= 0, 1.0, -1.0)
+    agree = [np.sign(d) == elected for d in weighted]
+    change = sum(np.where(a, d, 0.0) for a, d in zip(agree, weighted))
+    if case.shared("normalize"):
+        divisor = sum(np.where(a, w, 0.0) for a, w in zip(agree, weights))
+        change = change / np.where(divisor == 0, 1.0, divisor)
+    # Near zero, rounding decides the sign, unless float32 makes no rounding error on the way.
+    doubtful = (np.abs(total) <= 1e-6 * size) & (size > 0) & ~sums_exactly(weights, deltas)
+    return case.base + case.shared("lambda") * change, doubtful
+
+
+def trim(delta, density):
+    """Keeps the `density` largest magnitudes, and all that equal the smallest kept."""
+    if density >= 1 or delta.size == 0:
+        return delta
+    if density <= 0:
+        return np.zeros_like(delta)
+    count = max(1, int(density * delta.size))
+    size = np.abs(delta)
+    cut = np.sort(size, axis=None)[delta.size - count]
+    return np.where(size >= cut, delta, 0.0)
+
+
+def ties(case):
+    trimmed = []
+    for delta, density in zip(case.deltas, case.per_model("density")):
+        kept = trim(delta, density)
+        if case.shared("rescale"):
+            before, after = np.abs(delta).sum(), np.abs(kept).sum()
+            if before >= 1e-7 and after >= 1e-7:
+                kept = kept * (before / after)
+        trimmed.append(kept)
+    return add_elected(case, trimmed)
+
+
+def dropped(case):
+    """Task vectors after DARE's random dropping."""
+    out = []
+    for model, (delta, density) in enumerate(zip(case.deltas, case.per_model("density"))):
+        keep = philox.kept(case.recipe.seed, case.name, model, delta.size, density).reshape(delta.shape)
+        factor = 1 / density if case.shared("rescale") and density > 0 else 1.0
+        out.append(np.where(keep, delta * factor, 0.0))
+    return out
+
+
+def magmax(case):
+    best = case.deltas[0]
+    for delta in case.deltas[1:]:
+        best = np.where(np.abs(delta) >= np.abs(best), delta, best)
+    return case.base + case.shared("lambda") * best
+
+
+def slerp(case):
+    t, a, b = case.shared("t"), case.base, case.models[0]
+    length = lambda x: (lambda n: n if n > 1e-8 else 1.0)(float(np.sqrt((x * x).sum())))  # noqa: E731
+    cosine = float(np.clip(((a / length(a)) * (b / length(b))).sum(), -1, 1))
+    if abs(cosine) > 0.9995:
+        return (1 - t) * a + t * b
+    angle = np.arccos(cosine)
+    return (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
+
+
+def passthrough(case):
+    scale = case.per_model("scale")[0]
+    return case.models[0] if scale is None else case.models[0] * scale
+
+
+PROJECTIONS = {
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj",
+    "query", "key", "value", "fc1", "fc2", "c_fc", "c_proj", "out_proj",
+}
+
+
+def eligible(name, shape):
+    """Whether CART takes a matrix by default: a weight of a transformer block's attention or feed-forward part."""
+    if len(shape) != 2 or min(shape) < 2:
+        return False
+    *modules, last = name.lower().split(".")
+    if last not in ("weight", "in_proj_weight"):
+        return False
+    if any(word in m for m in modules for word in ("embed", "norm", "bias", "head")):
+        return False
+    if any(m in ("classifier", "pooler", "ln_1", "ln_2") for m in modules):
+        return False
+    pairs = zip(modules, modules[1:])
+    return (
+        last == "in_proj_weight"
+        or any(word in m for m in modules for word in ("attn", "attention", "mlp"))
+        or any(m in PROJECTIONS for m in modules)
+        or any(pair in (("intermediate", "dense"), ("output", "dense")) for pair in pairs)
+    )
+
+
+def rank_kept(case, singular_values):
+    """How many singular triples are kept."""
+    ways = {key: case.shared(key) for key in ("rank_ratio", "energy", "rank")}
+    given = [key for key, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"cart: give at most one of rank_ratio, energy and rank, not {given}")
+    most = len(singular_values)
+    if given == ["energy"]:
+        gathered = np.cumsum(singular_values**2)
+        # The last term is the total itself, so this always finds one; a total of 0 gives rank 1.
+        return int(np.argmax(gathered >= ways["energy"] * gathered[-1])) + 1
+    if given == ["rank"]:
+        return min(int(ways["rank"]), most)
+    ratio = ways["rank_ratio"] if given else 0.08
+    return max(1, int(ratio * most))
+
+
+def cart(case):
+    weights, models = case.per_model("weight"), case.tuned()
+    total = sum(weights)
+    if total == 0:
+        raise ValueError(f"{case.name}: the weights sum to 0")
+    mean = scaled_sum(weights, models) / total
+    if case.staged:
+        mean = case.base + scaled_sum(weights, case.deltas) / total
+    patterns = case.recipe.parameters.get("eligible")
+    if patterns is None:
+        chosen = eligible(case.name, mean.shape)
+    else:
+        patterns = [patterns] if isinstance(patterns, str) else patterns
+        chosen = mean.ndim == 2 and mean.size > 0 and any(re.fullmatch(p, case.name) for p in patterns)
+    if not chosen:
+        return mean
+    change = np.zeros_like(mean)
+    for weight, model in zip(weights, models):
+        u, s, vt = np.linalg.svd(model - mean, full_matrices=False)
+        k = rank_kept(case, s)
+        change += (weight * len(weights) / total) * ((u[:, :k] * s[:k]) @ vt[:k])
+    return mean + case.shared("lambda") * change
+
+
+RULES = {
+    "linear": linear,
+    "task_arithmetic": lambda case: add_summed(case, case.deltas),
+    "ties": ties,
+    "dare_linear": lambda case: add_summed(case, dropped(case)),
+    "dare_ties": lambda case: add_elected(case, dropped(case)),
+    "magmax": magmax,
+    "slerp": slerp,
+    "passthrough": passthrough,
+    "cart": cart,
+}
