@@ -5,5 +5,6 @@ pub mod dtype;
 pub mod error;
 pub mod methods;
 pub mod recipe;
+pub mod suggest;
 
 pub use error::{Error, Result};

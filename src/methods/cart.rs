@@ -48,6 +48,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
             help: "regular expressions: the 2-D tensors that are low-rank approximated, instead of the built-in rule",
         },
     ],
+    exclusive: &[&["rank_ratio", "energy", "rank"]],
     tolerance: 1e-4,
     notes: "At most one of `rank_ratio`, `energy` and `rank`. w' are the weights scaled to mean 1.",
 };

@@ -11,6 +11,7 @@ pub(super) static LINEAR: MethodSpec = MethodSpec {
     models: (1, 64),
     takes_stages: true,
     parameters: PARAMETERS,
+    exclusive: &[],
     tolerance: 1e-5,
     notes: NOTES,
 };
@@ -24,6 +25,7 @@ pub(super) static TIES: MethodSpec = MethodSpec {
     models: (1, 64),
     takes_stages: true,
     parameters: PARAMETERS,
+    exclusive: &[],
     tolerance: 1e-5,
     notes: NOTES,
 };

@@ -20,6 +20,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
             help: "divide by the sum of the weights",
         },
     ],
+    exclusive: &[],
     tolerance: 1e-5,
     notes: "As in mergekit, a `base_model` that is not among `models` takes part in the average exactly when the recipe's \
             own `parameters` give it a `weight`; else it lends only its configuration and copied tensors.",

@@ -47,6 +47,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
             help: "restore the norm that a task vector had in its layer before pruning",
         },
     ],
+    exclusive: &[],
     tolerance: 1e-5,
     notes: "The paper's abstract gives neither the score's formula, nor the ratio, nor the granularity; these \
             definitions are ours, and the defaults were chosen by measurement.",

@@ -17,6 +17,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
         default: ParamDefault::Absent,
         help: "factor on every element",
     }],
+    exclusive: &[],
     tolerance: 1e-5,
     notes: "",
 };

@@ -17,6 +17,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
         default: ParamDefault::Required,
         help: "position between the base (0) and the other model (1)",
     }],
+    exclusive: &[],
     tolerance: 1e-5,
     notes: "Per tensor, over its flattened elements; linear where |cos| > 0.9995, as mergekit.",
 };

@@ -20,6 +20,8 @@ pub struct MethodSpec {
     pub takes_stages: bool,
     /// Its parameters.
     pub parameters: &'static [ParamSpec],
+    /// Sets of its parameters of which a recipe gives at most one.
+    pub exclusive: &'static [&'static [&'static str]],
     /// Tolerance of agreement with a float64 reference, relative to the size of the change.
     pub tolerance: f64,
     /// Where our definition needs words: differences from mergekit, choices that a paper leaves open.

@@ -11,6 +11,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     models: (1, 64),
     takes_stages: true,
     parameters: &[super::WEIGHT, super::LAMBDA, NORMALIZE, super::INT8_MASK],
+    exclusive: &[],
     tolerance: 1e-5,
     notes: "",
 };

@@ -30,6 +30,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
         },
         super::INT8_MASK,
     ],
+    exclusive: &[],
     tolerance: 1e-5,
     notes: "k = max(1, int(density · n)) per tensor; every element with |τ| at or above the k-th largest is kept, ties \
             included, where mergekit keeps an arbitrary choice among ties. Weights apply before signs are elected.",
