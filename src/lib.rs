@@ -6,7 +6,11 @@ pub mod dtype;
 pub mod error;
 pub mod linalg;
 pub mod methods;
+pub mod output;
+pub mod plan;
 pub mod recipe;
+pub mod report;
+mod suggest;
 pub mod units;
 
 pub use error::{Error, Result};

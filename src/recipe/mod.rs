@@ -1,15 +1,38 @@
 //! Recipes: YAML in, a validated [`Recipe`] out. Every mistake of a user in a recipe ends here.
+//!
+//! The way of a recipe: `yaml` makes a tree whose nodes know their lines; `read` takes the top level apart; `parameters`
+//! checks each setting against the method's [`MethodSpec`]; [`Recipe::global`] and [`Recipe::per_model`] then give a
+//! tensor's value, and cannot fail but for a required parameter whose filters leave a tensor out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::dtype::Dtype;
-use crate::methods::MethodSpec;
+use crate::error::{Error, Result};
+use crate::methods::{MethodSpec, ParamSpec};
+
+mod dtypes;
+mod foreign;
+mod json;
+mod models;
+mod parameters;
+mod patterns;
+mod read;
+mod reader;
+mod scalar;
+mod value;
+mod yaml;
+
+pub use parameters::Parameters;
+pub use patterns::compile_patterns;
+pub use value::Value;
 
 /// A validated recipe. Paths are resolved; every parameter is known to its method and in range.
 #[derive(Debug, Clone)]
 pub struct Recipe {
     /// The recipe's file.
     pub path: PathBuf,
+    /// Its text as read.
+    pub text: String,
     /// The merging method.
     pub method: &'static MethodSpec,
     /// `base_model`.
@@ -57,8 +80,119 @@ pub struct Stage {
     pub parameters: Parameters,
 }
 
-/// Parameter settings by name, in the order of the recipe.
-#[derive(Debug, Clone, Default)]
-pub struct Parameters {
-    // to be filled in by the recipe module
+/// One entry of `models`, in the order of the recipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listed {
+    /// The base stands here.
+    Base,
+    /// The model of this index in [`Recipe::models`].
+    Model(usize),
+}
+
+impl Recipe {
+    /// Reads and validates a recipe's file, whose models must exist.
+    ///
+    /// # Errors
+    /// Input, for every mistake in the recipe and every model that is not there; environment, if reading fails.
+    pub fn load(path: &Path) -> Result<Self> {
+        use std::io::Read;
+        let doing = || format!("read the recipe `{}`", path.display());
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(yaml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
+            .map_err(|e| Error::io(doing(), &e))?;
+        read::recipe(&bytes, path, true)
+    }
+
+    /// Validates a recipe's text as [`Recipe::load`] does its file's. Relative paths start at `path`'s folder; `path`
+    /// itself need not exist.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        read::recipe(text.as_bytes(), path, true)
+    }
+
+    /// The value of a parameter of the whole merge, for one tensor at `t` of the way from the first layer to the last
+    /// (0 for tensors outside the layers).
+    ///
+    /// # Errors
+    /// Input, if the method requires the parameter and none of its filters matches the tensor. Internal, if the method
+    /// has no such parameter.
+    pub fn global(&self, name: &str, tensor: &str, t: f64) -> Result<Value> {
+        self.resolve(&[&self.parameters], name, tensor, t)
+    }
+
+    /// The value of a parameter for `models[i]`: its own, else the recipe's, else the default. Errors as
+    /// [`Recipe::global`].
+    pub fn per_model(&self, i: usize, name: &str, tensor: &str, t: f64) -> Result<Value> {
+        let model = self.models.get(i).ok_or_else(|| Error::internal(format!("the recipe has no model {i}")))?;
+        self.resolve(&[&model.parameters, &self.parameters], name, tensor, t)
+    }
+
+    /// The value of a parameter for the base where it takes part as one of the models. Errors as [`Recipe::global`].
+    pub fn of_base(&self, name: &str, tensor: &str, t: f64) -> Result<Value> {
+        match &self.base_in_models {
+            Some((_, own)) => self.resolve(&[own, &self.parameters], name, tensor, t),
+            None => self.global(name, tensor, t),
+        }
+    }
+
+    /// Whether the recipe's own `parameters` name this parameter, be it for some tensors only.
+    pub fn global_is_set(&self, name: &str) -> bool {
+        self.parameters.is_set(name)
+    }
+
+    /// The entries of `models` in the order of the recipe.
+    pub fn listed(&self) -> Vec<Listed> {
+        let mut listed: Vec<_> = (0..self.models.len()).map(Listed::Model).collect();
+        if let Some((place, _)) = self.base_in_models {
+            listed.insert(place.min(listed.len()), Listed::Base);
+        }
+        listed
+    }
+
+    /// The recipe as resolved, for the manifest and for `plan`. Keys are the recipe's; `defaults` holds the values of
+    /// the parameters that the recipe does not give for the whole merge.
+    pub fn to_json(&self) -> serde_json::Value {
+        json::recipe(self)
+    }
+
+    fn resolve(&self, settings: &[&Parameters], name: &str, tensor: &str, t: f64) -> Result<Value> {
+        let spec = spec_of(self.method, name)?;
+        resolve(settings, spec, tensor, t).ok_or_else(|| {
+            let line = self.parameters.setting(name).map_or(1, |s| s.line);
+            let message = format!("parameter `{name}` has no value for {}: no filter matches", yaml::quote(tensor));
+            yaml::error_at(&self.path.display().to_string(), line, message)
+                .hint("end its list with `- value: …`, which matches every tensor")
+        })
+    }
+}
+
+impl Stage {
+    /// The value of one of the stage's parameters, as [`Recipe::global`] for the method's.
+    pub fn global(&self, name: &str, tensor: &str, t: f64) -> Result<Value> {
+        let spec = spec_of(self.spec, name)?;
+        resolve(&[&self.parameters], spec, tensor, t).ok_or_else(|| {
+            let stage = self.spec.name;
+            let tensor = yaml::quote(tensor);
+            Error::input(format!(
+                "parameter `{name}` of the stage `{stage}` has no value for {tensor}: no filter matches"
+            ))
+            .hint("end its list with `- value: …`, which matches every tensor")
+        })
+    }
+}
+
+/// The first of `settings` that has a value, or the default; `None` if the parameter is required and none has.
+fn resolve(settings: &[&Parameters], spec: &ParamSpec, tensor: &str, t: f64) -> Option<Value> {
+    settings.iter().find_map(|s| s.resolve(spec, tensor, t)).or_else(|| Value::default_of(spec))
+}
+
+fn spec_of(method: &MethodSpec, name: &str) -> Result<&'static ParamSpec> {
+    parameters::parameter_of(method, name)
+        .ok_or_else(|| Error::internal(format!("`{}` has no parameter `{name}`", method.name)))
+}
+
+/// Everything that reading a recipe does but for looking whether the models exist: what the fuzzer runs.
+#[doc(hidden)]
+pub fn parse_bytes(bytes: &[u8]) -> Result<Recipe> {
+    read::recipe(bytes, Path::new("recipe.yaml"), false)
 }

@@ -1,0 +1,56 @@
+//! The recipe as resolved, as JSON: the same recipe gives the same text.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::value::Value;
+use super::{Listed, Recipe, Stage};
+use crate::dtype::DtypeExt;
+
+pub(super) fn recipe(recipe: &Recipe) -> Json {
+    let listed = recipe.listed().into_iter().filter_map(|listed| match listed {
+        Listed::Model(i) => recipe.models.get(i).map(|m| (&m.model, &m.parameters)),
+        Listed::Base => recipe.base.as_ref().zip(recipe.base_in_models.as_ref().map(|(_, own)| own)),
+    });
+    let models: Vec<_> = listed.map(|(m, own)| json!({"model": m.written, "parameters": own.to_json()})).collect();
+    let defaults: Map<_, _> = recipe
+        .method
+        .parameters
+        .iter()
+        .filter(|p| !recipe.parameters.setting(p.name).is_some_and(|s| s.is_total()))
+        .filter_map(|p| Some((p.name.to_string(), Value::default_of(p)?.given()?.to_json())))
+        .collect();
+    json!({
+        "merge_method": recipe.method.name,
+        "base_model": recipe.base.as_ref().map(|b| b.written.as_str()),
+        "models": models,
+        "parameters": recipe.parameters.to_json(),
+        "defaults": defaults,
+        "task_vector_stages": recipe.stages.iter().map(stage).collect::<Vec<_>>(),
+        "copy": recipe.copy,
+        "out_dtype": recipe.out_dtype.and_then(DtypeExt::recipe_name),
+    })
+}
+
+/// A stage with its defaults filled in, in the order of its specification.
+fn stage(stage: &Stage) -> Json {
+    let mut parameters = Map::new();
+    for spec in stage.spec.parameters {
+        let default = Value::default_of(spec).filter(|v| *v != Value::Absent).map(|v| v.to_json());
+        let json = match (stage.parameters.setting(spec.name), default) {
+            (Some(setting), Some(default)) if !setting.is_total() => {
+                // What no filter matches takes the default: the rule that says so.
+                let mut rules = match setting.to_json() {
+                    Json::Array(rules) => rules,
+                    rule => vec![rule],
+                };
+                rules.push(json!({"value": default}));
+                rules.into()
+            }
+            (Some(setting), _) => setting.to_json(),
+            (None, Some(default)) => default,
+            (None, None) => continue,
+        };
+        parameters.insert(spec.name.to_string(), json);
+    }
+    json!({"stage": stage.spec.name, "parameters": parameters})
+}

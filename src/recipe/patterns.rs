@@ -1,0 +1,108 @@
+//! Regular expressions over tensor names, compiled when the recipe is read so that a wrong one is the recipe's error.
+
+use regex::{RegexBuilder, RegexSet, RegexSetBuilder};
+
+use super::reader::Reader;
+use super::yaml::{Data, Node, quote};
+use crate::error::{Error, Result};
+
+/// Most patterns of one list.
+const MOST: usize = 256;
+/// Largest compiled pattern, which also bounds the time that compiling takes.
+const COMPILED_BYTES: usize = 1 << 20;
+
+/// Compiles patterns of a [`Recipe`](super::Recipe) into one set that matches *whole* tensor names.
+///
+/// # Errors
+/// Internal, for patterns that did not come from a recipe and do not compile.
+pub fn compile_patterns(patterns: &[String]) -> Result<RegexSet> {
+    RegexSetBuilder::new(patterns.iter().map(|p| whole(p)))
+        // Each pattern was compiled alone within its limit; the set is at most their sum.
+        .size_limit(COMPILED_BYTES.saturating_mul(patterns.len().saturating_add(1)))
+        .build()
+        .map_err(|e| Error::internal(format!("patterns do not compile: {}", reason(&e))))
+}
+
+/// A pattern that matches the whole of what `pattern` matches a part of.
+fn whole(pattern: &str) -> String {
+    format!("^(?:{pattern})$")
+}
+
+/// A list of patterns, or one alone.
+pub(super) fn read(reader: &Reader, node: &Node, key: &str) -> Result<Vec<String>> {
+    let one = |node: &Node| {
+        let Data::Scalar { text, .. } = &node.data else {
+            let message = format!("`{key}` takes regular expressions over tensor names, found {}", node.describe());
+            return Err(reader.error(node.line, message));
+        };
+        if node.is_null() || text.is_empty() {
+            return Err(reader.error(node.line, format_args!("a pattern of `{key}` is empty")));
+        }
+        check(text).map_err(|why| {
+            let message = format!("pattern {} of `{key}` is no regular expression: {why}", quote(text));
+            let hint = "a pattern matches a tensor's whole name; `.` is any character and `.*` any text";
+            reader.error(node.line, message).hint(hint)
+        })?;
+        Ok(text.clone())
+    };
+    match &node.data {
+        Data::List(items) if items.len() > MOST => {
+            Err(reader.error(node.line, format_args!("`{key}` has {} patterns, more than {MOST}", items.len())))
+        }
+        Data::List(items) => items.iter().map(|item| one(item)).collect(),
+        _ => Ok(vec![one(node)?]),
+    }
+}
+
+fn check(pattern: &str) -> Result<(), String> {
+    // Alone too: `a)|(b` would be one only inside the parentheses of `whole`.
+    for pattern in [pattern.to_string(), whole(pattern)] {
+        RegexBuilder::new(&pattern).size_limit(COMPILED_BYTES).build().map_err(|e| reason(&e))?;
+    }
+    Ok(())
+}
+
+/// The regex crate's explanation without its drawing of the pattern.
+fn reason(error: &regex::Error) -> String {
+    match error {
+        regex::Error::CompiledTooBig(_) => "it grows too large when compiled".into(),
+        other => {
+            let text = other.to_string();
+            let last = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or_default();
+            last.trim().trim_start_matches("error: ").to_string()
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_whole_names_only() {
+        let set = compile_patterns(&["lm_head".into(), r"a|.*\.bias".into()]).unwrap();
+        for (name, expected) in [
+            ("lm_head", true),
+            ("lm_head.weight", false),
+            ("model.lm_head", false),
+            ("a", true),
+            ("ab", false),
+            ("x.bias", true),
+            ("x.bias\n", false),
+        ] {
+            assert_eq!(set.is_match(name), expected, "{name}");
+        }
+        assert!(!compile_patterns(&[]).unwrap().is_match("a"));
+    }
+
+    #[test]
+    fn a_pattern_that_is_whole_only_inside_our_parentheses_is_refused() {
+        assert_eq!(check("a)|(b"), Err("unopened group".into()));
+    }
+
+    #[test]
+    fn a_pattern_that_grows_without_bound_is_refused() {
+        assert_eq!(check("((a{100}){100}){100}"), Err("it grows too large when compiled".into()));
+    }
+}
