@@ -70,6 +70,15 @@ impl Error {
         self
     }
 
+    /// The same error, said to have come up at a tensor unless its message names it already.
+    #[must_use]
+    pub fn at_tensor(mut self, tensor: &str) -> Self {
+        if !self.message.contains(tensor) {
+            self.message = format!("at tensor `{tensor}`: {}", self.message);
+        }
+        self
+    }
+
     /// Who must act.
     pub fn kind(&self) -> Kind {
         self.kind

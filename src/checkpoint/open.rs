@@ -124,8 +124,13 @@ impl Checkpoint {
 
     /// The tensor of that name.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.position(name).map(|at| &self.tensors[at])
+    }
+
+    /// Where the tensor of that name stands among [`tensors`](Self::tensors).
+    pub fn position(&self, name: &str) -> Option<usize> {
         let found = self.by_name.binary_search_by(|at| self.tensors[*at].name.as_str().cmp(name)).ok()?;
-        Some(&self.tensors[self.by_name[found]])
+        Some(self.by_name[found])
     }
 
     /// The shard that holds one of this checkpoint's tensors.

@@ -67,11 +67,12 @@ pub struct Graph {
     /// The steps; what a step needs stands before it.
     pub steps: Vec<Step>,
     passes: Vec<u64>,
+    first: Vec<StepId>,
 }
 
 impl Graph {
     pub(super) fn new(tensors: &[TensorPlan], layers: &LayerMap, chunk_elems: u64) -> Self {
-        let mut builder = Builder { graph: Graph { steps: Vec::new(), passes: vec![0; tensors.len()] }, chunk_elems };
+        let mut builder = Builder { graph: Graph { steps: Vec::new(), passes: vec![0; tensors.len()], first: vec![0; tensors.len()] }, chunk_elems };
         let groups_all = |t: &TensorPlan| {
             t.stages().iter().any(|p| matches!(p.granularity, Granularity::Layer | Granularity::Tensor))
         };
@@ -87,6 +88,11 @@ impl Graph {
             (0..tensors.len()).for_each(|t| builder.together(tensors, &[t]));
         }
         builder.graph
+    }
+
+    /// The first step that reads a tensor's sources.
+    pub fn first(&self, tensor: usize) -> StepId {
+        self.first[tensor]
     }
 
     /// How often the sources of a tensor are read.
@@ -210,6 +216,9 @@ impl Builder {
     /// A step that reads the tensor's sources once, and that whatever comes next must wait for.
     fn pass(&mut self, kind: Kind, t: usize, units: u64, reserve: u64, wait: &mut Vec<StepId>) {
         let step = self.push(kind, t, units, reserve, std::mem::take(wait));
+        if self.graph.passes[t] == 0 {
+            self.graph.first[t] = step;
+        }
         self.graph.passes[t] += 1;
         *wait = vec![step];
     }

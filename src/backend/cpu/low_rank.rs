@@ -11,7 +11,7 @@ use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
-use super::BLOCK;
+use super::{BLOCK, SEGMENT};
 use super::blend::load_pruned;
 use super::prune::{Geometry, Scratch, Sources, StageState};
 use super::stored::Widen;
@@ -186,42 +186,28 @@ impl<C: Widen> Centred<'_, C> {
             if panel.columns == shape.n { (1, panel.rows * shape.n) } else { (panel.rows, panel.columns) };
         for i in 0..runs {
             let start = (panel.row + i) * shape.n + panel.column;
-            source.run(start as u64, run, &mut |sources| {
-                for at in (0..run).step_by(BLOCK) {
-                    let len = BLOCK.min(run - at);
-                    let Scratch { base, tau, sum, .. } = &mut **wide_scratch;
-                    let (base, sum) = (&mut base[..len], &mut sum[..len]);
-                    if stages.is_empty() {
-                        // Without stages θ₀ drops out, and parameters are centred as they are.
-                        base.fill(0.0);
-                        for (stored, x) in sources.models.iter().zip(tau.iter_mut()) {
-                            stored.widen(at, &mut x[..len]);
+            // Runs of bounded length: a source that cannot be mapped is read into memory run by run.
+            for piece in (0..run).step_by(SEGMENT) {
+                let len = SEGMENT.min(run - piece);
+                source.run((start + piece) as u64, len, &mut |sources| {
+                    for at in (0..len).step_by(BLOCK) {
+                        let n = BLOCK.min(len - at);
+                        centre_block(*geometry, stages, weights, total, sources, at, n, scratch, wide_scratch);
+                        let Scratch { base, tau, sum, .. } = &**wide_scratch;
+                        let to = i * run + piece + at;
+                        for (part, t) in parts.iter_mut().zip(wanted.clone()) {
+                            for ((p, x), s) in part[to..to + n].iter_mut().zip(&tau[t]).zip(sum) {
+                                *p = x - s;
+                            }
                         }
-                    } else {
-                        load_pruned(*geometry, stages, sources, at, len, scratch);
-                        base.iter_mut().zip(&scratch.base).for_each(|(to, from)| *to = from.f64());
-                        for (to, from) in tau.iter_mut().zip(&scratch.tau) {
-                            to.iter_mut().zip(&from[..len]).for_each(|(to, from)| *to = from.f64());
-                        }
-                    }
-                    sum.fill(0.0);
-                    for (x, w) in tau.iter().zip(weights.iter()) {
-                        sum.iter_mut().zip(x).for_each(|(s, x)| *s += w * x);
-                    }
-                    sum.iter_mut().for_each(|s| *s /= total);
-                    let to = i * run + at;
-                    for (part, t) in parts.iter_mut().zip(wanted.clone()) {
-                        for ((p, x), s) in part[to..to + len].iter_mut().zip(&tau[t]).zip(sum.iter()) {
-                            *p = x - s;
+                        if let Some(mean) = mean.as_deref_mut() {
+                            for ((m, b), s) in mean[to..to + n].iter_mut().zip(base).zip(sum) {
+                                *m = if *s == 0.0 { *b } else { b + s };
+                            }
                         }
                     }
-                    if let Some(mean) = mean.as_deref_mut() {
-                        for ((m, b), s) in mean[to..to + len].iter_mut().zip(base.iter()).zip(sum.iter()) {
-                            *m = if *s == 0.0 { *b } else { b + s };
-                        }
-                    }
-                }
-            })?;
+                })?;
+            }
         }
         Ok(())
     }
@@ -323,6 +309,42 @@ impl<C: Widen> Centred<'_, C> {
         let ratio = |(l, w): (f64, f64)| if w == 0.0 { 0.0 } else { (l / w).sqrt() };
         Ok(left_over.into_iter().zip(whole).map(ratio).collect())
     }
+}
+
+/// Into `wide_scratch`: parameters (or, with stages, pruned task vectors) of all models, their weighted mean in `sum`, and
+/// what to add to the mean to get W̄ in `base`: θ₀ with stages, else 0.
+#[allow(clippy::too_many_arguments)]
+fn centre_block<C: Widen>(
+    geometry: Geometry,
+    stages: &[(Prune, StageState)],
+    weights: &[f64],
+    total: f64,
+    sources: &Sources<'_>,
+    at: usize,
+    n: usize,
+    scratch: &mut Scratch<C>,
+    wide_scratch: &mut Scratch<f64>,
+) {
+    let Scratch { base, tau, sum, .. } = wide_scratch;
+    let (base, sum) = (&mut base[..n], &mut sum[..n]);
+    if stages.is_empty() {
+        // Without stages θ₀ drops out, and parameters are centred as they are.
+        base.fill(0.0);
+        for (stored, x) in sources.models.iter().zip(tau.iter_mut()) {
+            stored.widen(at, &mut x[..n]);
+        }
+    } else {
+        load_pruned(geometry, stages, sources, at, n, scratch);
+        base.iter_mut().zip(&scratch.base).for_each(|(to, from)| *to = from.f64());
+        for (to, from) in tau.iter_mut().zip(&scratch.tau) {
+            to.iter_mut().zip(&from[..n]).for_each(|(to, from)| *to = from.f64());
+        }
+    }
+    sum.fill(0.0);
+    for (x, w) in tau.iter().zip(weights) {
+        sum.iter_mut().zip(x).for_each(|(s, x)| *s += w * x);
+    }
+    sum.iter_mut().for_each(|s| *s /= total);
 }
 
 fn row_major(values: &[f64], panel: Panel) -> MatRef<'_, f64> {

@@ -22,8 +22,8 @@ pub enum Ranked {
     Score(Score),
 }
 
-/// The search for one model's cut.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The search for one model's cut. The counters of its current level are kept apart, so that workers can share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Search {
     key_bits: u32,
     /// Bits settled so far, right-aligned.
@@ -35,7 +35,6 @@ pub struct Search {
     /// Elements strictly beyond the prefix.
     beyond: u64,
     lowest: bool,
-    counts: Vec<u64>,
 }
 
 /// Where a search ended.
@@ -50,10 +49,7 @@ pub struct Cut {
 impl Search {
     /// For the `rank`-th largest (from 1), or smallest where `lowest`, key of type `C`.
     pub fn new<C: Real>(rank: u64, lowest: bool) -> Self {
-        let mut search =
-            Self { key_bits: C::KEY_BITS, prefix: 0, settled: 0, rank, beyond: 0, lowest, counts: Vec::new() };
-        search.counts = vec![0; 1 << search.level_bits()];
-        search
+        Self { key_bits: C::KEY_BITS, prefix: 0, settled: 0, rank, beyond: 0, lowest }
     }
 
     /// Levels that a key of `C` takes.
@@ -65,30 +61,23 @@ impl Search {
         LEVEL_BITS.min(self.key_bits - self.settled)
     }
 
-    /// Counters of one level; a worker counts a chunk into its own and adds them here.
-    pub fn add(&mut self, counts: &[u32]) {
-        for (total, c) in self.counts.iter_mut().zip(counts) {
-            *total += u64::from(*c);
-        }
-    }
-
-    /// Ends a level; the cut once the last one has ended.
+    /// Ends a level whose elements have been counted into `counts` (2^16); the cut once the last one has ended.
     ///
     /// Returns `None` also where fewer than `rank` elements were counted, which only an empty tensor does.
-    pub fn advance(&mut self) -> Option<Cut> {
+    pub fn advance(&mut self, counts: &[u64]) -> Option<Cut> {
         let bits = self.level_bits();
-        let bins = self.counts.len();
+        let bins = 1usize << bits;
         let mut left = self.rank;
         let at = |i: usize| if self.lowest { i } else { bins - 1 - i };
         let found = (0..bins).map(at).find(|bin| {
-            let here = self.counts[*bin];
+            let here = counts[*bin];
             let hit = here >= left;
             if !hit {
                 left -= here;
             }
             hit
         })?;
-        let here = self.counts[found];
+        let here = counts[found];
         self.beyond += self.rank - left;
         self.rank = left;
         self.prefix = (self.prefix << bits) | found as u64;
@@ -96,8 +85,6 @@ impl Search {
         if self.settled == self.key_bits {
             return Some(Cut { key: self.prefix, kept: self.beyond + here });
         }
-        self.counts.clear();
-        self.counts.resize(1 << self.level_bits(), 0);
         None
     }
 
@@ -162,8 +149,8 @@ mod tests {
         loop {
             let mut counts = vec![0; 1 << LEVEL_BITS];
             search.count(values.iter().map(|v| v.key()), &mut counts);
-            search.add(&counts);
-            if let Some(cut) = search.advance() {
+            let counts: Vec<_> = counts.into_iter().map(u64::from).collect();
+            if let Some(cut) = search.advance(&counts) {
                 return cut;
             }
         }
@@ -201,6 +188,6 @@ mod tests {
     fn nan_ranks_above_infinity_and_an_empty_tensor_has_no_cut() {
         assert!(f32::from_key(select(&[1.0, f32::NAN, f32::INFINITY], 1, false).key).is_nan());
         assert_eq!(f32::from_key(select(&[1.0, f32::NAN, f32::INFINITY], 2, false).key), f32::INFINITY);
-        assert_eq!(Search::new::<f32>(1, false).advance(), None);
+        assert_eq!(Search::new::<f32>(1, false).advance(&[0; 1 << LEVEL_BITS]), None);
     }
 }

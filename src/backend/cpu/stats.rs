@@ -3,7 +3,7 @@
 //! Sums run in f64, in an order that the tensor's shape alone fixes: partial sums of [`SEGMENT`] elements for norms, one
 //! running sum a row or a column for scores.
 
-use super::blend::load_pruned;
+use super::blend::{Measured, load_pruned};
 use super::prune::{self, Geometry, Scratch, Sources, StageState};
 use super::stored::Widen;
 use super::vector::lane_sum;
@@ -177,6 +177,27 @@ fn score_block<C: Widen>(
         prune::score(score, t, models, n, scratch);
         take(t, &scratch.a[..n]);
     }
+}
+
+/// Σ |τ| before and after trimming at the measured cuts, by segment of a run that starts at one, and by model.
+pub fn trim_norms<C: Widen>(m: &Measured, sources: &Sources<'_>, scratch: &mut Scratch<C>) -> Vec<Vec<[f64; 2]>> {
+    let mut segments = Vec::with_capacity(sources.len.div_ceil(SEGMENT));
+    for segment in (0..sources.len).step_by(SEGMENT) {
+        let end = (segment + SEGMENT).min(sources.len);
+        let mut totals = vec![[0.0; 2]; sources.models.len()];
+        for at in (segment..end).step_by(BLOCK) {
+            let n = BLOCK.min(end - at);
+            load_pruned(m.geometry, &m.stages, sources, at, n, scratch);
+            for ((total, tau), cut) in totals.iter_mut().zip(&mut scratch.tau).zip(&m.cuts) {
+                let tau = &mut tau[..n];
+                total[0] += lane_sum(n, |i| tau[i].abs().f64());
+                super::vector::trim(tau, *cut);
+                total[1] += lane_sum(n, |i| tau[i].abs().f64());
+            }
+        }
+        segments.push(totals);
+    }
+    segments
 }
 
 /// Σ a², Σ b² and Σ a·b of θ₀ and one model, by segment of a run that starts at a segment.

@@ -1,0 +1,109 @@
+//! Runs a [`Plan`]: reads ahead, computes and writes at the same time, inside the plan's memory.
+//!
+//! Computing threads take units of steps from a [scheduler](schedule) in the plan's order; results go into buffers of a
+//! fixed pool and through a channel to the writing threads, which write each piece in its place, note it in the work
+//! folder's journal once the tensor is whole, and give the buffer back. A thread that asks the kernel to read ahead runs a
+//! bounded distance in front.
+
+mod buffers;
+mod merge;
+mod progress;
+mod readahead;
+mod schedule;
+mod sink;
+mod stop;
+mod tensor;
+mod worker;
+mod writer;
+
+pub use merge::{Done, Request, merge};
+pub use progress::Progress;
+pub use stop::Stop;
+
+use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::Result;
+use crate::output::WorkDir;
+use crate::plan::Plan;
+use buffers::Buffers;
+use schedule::Schedule;
+use tensor::TensorRun;
+use worker::Worker;
+
+/// Makes every tensor that the work folder does not hold yet.
+///
+/// # Errors
+/// The first error of any thread; what was finished before it stays in the work folder.
+pub fn run(plan: &Plan, work: &WorkDir, progress: &Progress, stop: &Stop) -> Result<()> {
+    let finished = work.finished();
+    let is_done: Vec<bool> = plan.tensors.iter().map(|t| finished.contains_key(&t.name)).collect();
+    for (i, done) in is_done.iter().enumerate() {
+        if *done {
+            progress.skip(plan.layout.placement(i).bytes);
+        }
+    }
+    let schedule = Schedule::new(plan, &is_done, stop);
+    let tensors: Vec<TensorRun> = plan.tensors.iter().map(TensorRun::new).collect();
+    let buffers = Buffers::new(plan.memory.buffers, plan.memory.buffer_bytes as usize);
+    let engine = Engine { plan, work, progress, schedule, tensors, buffers };
+    let (to_writers, pieces) = mpsc::sync_channel(plan.memory.buffers);
+    let pieces = Mutex::new(pieces);
+    std::thread::scope(|scope| {
+        for i in 0..plan.memory.writers {
+            let (engine, pieces) = (&engine, &pieces);
+            spawn(scope, format!("writer-{i}"), move || writer::write_all(engine, pieces))?;
+        }
+        let engine = &engine;
+        spawn(scope, "readahead".into(), move || readahead::run(engine))?;
+        for i in 0..plan.memory.threads {
+            let to_writers = to_writers.clone();
+            spawn(scope, format!("worker-{i}"), move || {
+                // A panic is a bug, but one that must stop the others: they would wait for this thread for ever.
+                let guard = schedule::StopOnPanic(&engine.schedule);
+                let result = Worker::new(engine, to_writers).work();
+                std::mem::forget(guard);
+                if let Err(error) = result {
+                    engine.fail(error);
+                }
+            })?;
+        }
+        drop(to_writers);
+        Ok(())
+    })?;
+    engine.schedule.result()
+}
+
+/// What all threads of a run share.
+struct Engine<'a> {
+    plan: &'a Plan,
+    work: &'a WorkDir,
+    progress: &'a Progress,
+    schedule: Schedule<'a>,
+    tensors: Vec<TensorRun>,
+    buffers: Buffers,
+}
+
+impl Engine<'_> {
+    /// Notes the first error, and lets every thread end.
+    fn fail(&self, error: crate::Error) {
+        self.schedule.fail(error);
+        self.buffers.close();
+    }
+}
+
+fn spawn<'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    name: String,
+    body: impl FnOnce() + Send + 'scope,
+) -> Result<()> {
+    // Small stacks: everything of size is in buffers that the plan counts.
+    let builder = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
+    builder
+        .spawn_scoped(scope, body)
+        .map(drop)
+        .map_err(|e| crate::Error::environment(format!("cannot start a thread: {e}")).hint("give fewer --threads"))
+}
+
+/// Stack of one thread; faer's kernels keep small temporaries there.
+const STACK_BYTES: usize = 2 << 20;

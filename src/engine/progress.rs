@@ -1,0 +1,61 @@
+//! How far a run is: counters that threads add to and the command line's bar reads.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters of a run; all only grow.
+#[derive(Debug, Default)]
+pub struct Progress {
+    read: AtomicU64,
+    first_read: AtomicU64,
+    written: AtomicU64,
+    skipped: AtomicU64,
+    tensors: AtomicU64,
+}
+
+impl Progress {
+    pub(super) fn add_read(&self, bytes: u64, is_first_pass: bool) {
+        self.read.fetch_add(bytes, Ordering::Relaxed);
+        if is_first_pass {
+            self.first_read.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn add_written(&self, bytes: u64) {
+        self.written.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_tensor(&self) {
+        self.tensors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A tensor that an earlier run finished.
+    pub(super) fn skip(&self, bytes: u64) {
+        self.skipped.fetch_add(bytes, Ordering::Relaxed);
+        self.add_tensor();
+    }
+
+    /// Of the bytes read, those that a first pass over a tensor read: what readahead keeps ahead of.
+    pub(super) fn first_read_bytes(&self) -> u64 {
+        self.first_read.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of sources that steps have read.
+    pub fn read_bytes(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of output that this run has written.
+    pub fn written_bytes(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of output that were there before this run.
+    pub fn skipped_bytes(&self) -> u64 {
+        self.skipped.load(Ordering::Relaxed)
+    }
+
+    /// Finished tensors, earlier runs' among them.
+    pub fn tensors(&self) -> u64 {
+        self.tensors.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,185 @@
+//! Which unit of which step a thread does next.
+//!
+//! Steps start in the plan's order as soon as what they need has ended and their memory is free. A step that waits for
+//! memory is not overtaken by one that needs memory too, so that the largest is never starved.
+
+use std::collections::BTreeSet;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::stop::Stop;
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::plan::graph::{Kind, StepId};
+
+/// Shared by the computing threads.
+#[derive(Debug)]
+pub(super) struct Schedule<'a> {
+    plan: &'a Plan,
+    stop: &'a Stop,
+    dependents: Vec<Vec<StepId>>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Steps with units to give out, what they need having ended.
+    ready: BTreeSet<StepId>,
+    steps: Vec<Progress>,
+    /// Memory of steps that have started and not ended.
+    reserved: u64,
+    /// Steps that have not ended.
+    left: usize,
+    error: Option<Error>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    needs_left: usize,
+    given: u64,
+    done: u64,
+}
+
+impl<'a> Schedule<'a> {
+    /// Leaves out what only tensors that are done already would need.
+    pub fn new(plan: &'a Plan, is_done: &[bool], stop: &'a Stop) -> Self {
+        let steps = &plan.graph.steps;
+        let mut wanted = vec![false; steps.len()];
+        for (i, step) in steps.iter().enumerate().rev() {
+            wanted[i] |= step.kind == Kind::Merge && !is_done[step.tensor];
+            if wanted[i] {
+                step.needs.iter().for_each(|n| wanted[*n] = true);
+            }
+        }
+        let mut dependents = vec![Vec::new(); steps.len()];
+        let mut progress = vec![Progress::default(); steps.len()];
+        let mut ready = BTreeSet::new();
+        for (i, step) in steps.iter().enumerate().filter(|(i, _)| wanted[*i]) {
+            progress[i].needs_left = step.needs.len();
+            step.needs.iter().for_each(|n| dependents[*n].push(i));
+            if step.needs.is_empty() {
+                ready.insert(i);
+            }
+        }
+        let left = wanted.iter().filter(|w| **w).count();
+        let state = State { ready, steps: progress, reserved: 0, left, error: None };
+        Self { plan, stop, dependents, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// The next unit; `None` when there is nothing left, or the run is being stopped.
+    pub fn take(&self) -> Option<(StepId, u64)> {
+        let mut state = self.lock();
+        loop {
+            if let Some(signal) = self.stop.signal()
+                && state.error.is_none()
+            {
+                state.error = Some(Error::interrupted(signal, format!("stopped by {}", signal_name(signal))));
+                self.changed.notify_all();
+            }
+            if state.error.is_some() || state.left == 0 {
+                return None;
+            }
+            if let Some(unit) = self.next(&mut state) {
+                return Some(unit);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn next(&self, state: &mut State) -> Option<(StepId, u64)> {
+        let mut waiting_for_memory = false;
+        let mut found = None;
+        for id in &state.ready {
+            let step = &self.plan.graph.steps[*id];
+            let starts = state.steps[*id].given == 0;
+            if !starts || step.reserve == 0 {
+                found = Some(*id);
+                break;
+            }
+            // A lone step may always run: the plan made sure that it fits.
+            let fits = state.reserved == 0 || state.reserved + step.reserve <= self.plan.memory.for_steps;
+            if fits && !waiting_for_memory {
+                found = Some(*id);
+                break;
+            }
+            waiting_for_memory = true;
+        }
+        let id = found?;
+        let step = &self.plan.graph.steps[id];
+        let progress = &mut state.steps[id];
+        let unit = progress.given;
+        progress.given += 1;
+        if unit == 0 {
+            state.reserved += step.reserve;
+        }
+        if unit + 1 == step.units {
+            state.ready.remove(&id);
+        }
+        Some((id, unit))
+    }
+
+    /// A unit is done. Whether it was the step's last: the caller then settles the step and calls [`Self::end`].
+    pub fn done(&self, id: StepId) -> bool {
+        let mut state = self.lock();
+        state.steps[id].done += 1;
+        state.steps[id].done == self.plan.graph.steps[id].units
+    }
+
+    /// A step has ended: its memory is free, and what waits for it may start.
+    pub fn end(&self, id: StepId) {
+        let mut state = self.lock();
+        state.reserved -= self.plan.graph.steps[id].reserve;
+        state.left -= 1;
+        for dependent in &self.dependents[id] {
+            state.steps[*dependent].needs_left -= 1;
+            if state.steps[*dependent].needs_left == 0 {
+                state.ready.insert(*dependent);
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Ends the run with its first error.
+    pub fn fail(&self, error: Error) {
+        self.lock().error.get_or_insert(error);
+        self.changed.notify_all();
+    }
+
+    /// Whether threads should end.
+    pub fn is_over(&self) -> bool {
+        let state = self.lock();
+        state.error.is_some() || state.left == 0
+    }
+
+    /// How the run went; takes the error.
+    pub fn result(&self) -> Result<()> {
+        let mut state = self.lock();
+        match state.error.take() {
+            Some(error) => Err(error),
+            None if state.left > 0 => Err(Error::internal(format!("{} steps were left undone", state.left))),
+            None => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the run if it is dropped, which only a panic makes happen.
+pub(super) struct StopOnPanic<'a, 'b>(pub &'a Schedule<'b>);
+
+impl Drop for StopOnPanic<'_, '_> {
+    fn drop(&mut self) {
+        self.0.fail(Error::internal("a thread panicked"));
+    }
+}
+
+fn signal_name(signal: i32) -> String {
+    match signal {
+        libc::SIGINT => "SIGINT".into(),
+        libc::SIGTERM => "SIGTERM".into(),
+        other => format!("signal {other}"),
+    }
+}

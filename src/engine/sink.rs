@@ -1,0 +1,85 @@
+//! The way of merged elements from a computing thread to the writers: cut into pieces, hashed, sent.
+
+use std::sync::mpsc::SyncSender;
+
+use super::Engine;
+use super::writer::Written;
+use crate::backend::cpu::blend::RunFacts;
+use crate::backend::cpu::stored::{Stored, Widen, count_nonfinite};
+use crate::error::{Error, Result};
+use crate::output::PieceDigests;
+
+/// Pieces of one output tensor.
+pub(super) struct Sink<'a, 'p> {
+    engine: &'a Engine<'p>,
+    tensor: usize,
+    to_writers: SyncSender<Written>,
+    piece: usize,
+    buffer: Option<Vec<u8>>,
+    facts: RunFacts,
+}
+
+impl<'a, 'p> Sink<'a, 'p> {
+    pub fn new(engine: &'a Engine<'p>, tensor: usize, to_writers: SyncSender<Written>) -> Self {
+        Self { engine, tensor, to_writers, piece: 0, buffer: None, facts: RunFacts::default() }
+    }
+
+    /// Sends a whole piece.
+    pub fn send(&self, piece: usize, bytes: Vec<u8>) -> Result<()> {
+        let (plan, tensor) = (self.engine.plan, &self.engine.plan.tensors[self.tensor]);
+        let piece_bytes = plan.memory.chunk_elems * tensor.elem_bytes;
+        let digest = PieceDigests::hash_piece(tensor.elems * tensor.elem_bytes, piece_bytes, piece, &bytes)?;
+        let written = Written { tensor: self.tensor, piece, digest, bytes };
+        // Writers live as long as there are senders.
+        self.to_writers.send(written).map_err(|_| Error::internal("the writers have gone"))
+    }
+
+    /// Rounds the next elements of the tensor, in order, to what is stored.
+    pub fn push(&mut self, mut values: &[f64]) -> Result<()> {
+        let tensor = &self.engine.plan.tensors[self.tensor];
+        let (size, dtype) = (tensor.elem_bytes as usize, tensor.dtype);
+        let capacity = self.engine.plan.memory.chunk_elems as usize * size;
+        while !values.is_empty() {
+            let mut buffer = match self.buffer.take() {
+                Some(buffer) => buffer,
+                None => self.engine.buffers.take().ok_or_else(stopping)?,
+            };
+            let n = values.len().min((capacity - buffer.len()) / size);
+            let (now, later) = values.split_at(n);
+            let from = buffer.len();
+            buffer.resize(from + n * size, 0);
+            if f64::narrow(now, dtype, &mut buffer[from..]) {
+                self.facts.nonfinite += count_nonfinite(Stored { dtype, bytes: &buffer[from..] });
+            }
+            values = later;
+            if buffer.len() == capacity {
+                self.send(self.piece, buffer)?;
+                self.piece += 1;
+            } else {
+                self.buffer = Some(buffer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is left.
+    pub fn finish(mut self) -> Result<RunFacts> {
+        if let Some(buffer) = self.buffer.take() {
+            self.send(self.piece, buffer)?;
+        }
+        Ok(std::mem::take(&mut self.facts))
+    }
+}
+
+impl Drop for Sink<'_, '_> {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            self.engine.buffers.give_back(buffer);
+        }
+    }
+}
+
+/// What a thread that was interrupted in the middle of a unit returns; the run's own error came first.
+fn stopping() -> Error {
+    Error::internal("the merge is being stopped")
+}

@@ -1,0 +1,28 @@
+//! The wish to stop: set by a signal, read by every thread between two units of work.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Set to a signal's number to stop a run after the units in hand. Clones share the wish.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<AtomicUsize>);
+
+impl Stop {
+    /// The number that a signal handler sets.
+    pub fn flag(&self) -> &Arc<AtomicUsize> {
+        &self.0
+    }
+
+    /// Asks to stop, as signal `signal` would.
+    pub fn set(&self, signal: i32) {
+        self.0.store(signal.unsigned_abs() as usize, Ordering::Relaxed);
+    }
+
+    /// The signal, once there was one.
+    pub fn signal(&self) -> Option<i32> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            signal => Some(signal as i32),
+        }
+    }
+}

@@ -1,0 +1,487 @@
+//! What is known of one output tensor while it is made: statistics as they come in, digests, facts.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Map, Value, json};
+
+use super::writer::Written;
+use crate::backend::cpu::blend::{Measured, RunFacts};
+use crate::backend::cpu::low_rank::LowRankFacts;
+use crate::backend::cpu::prune::{Geometry, Mask, StageState};
+use crate::backend::cpu::real::Real;
+use crate::backend::cpu::select::{LEVEL_BITS, Search};
+use crate::backend::cpu::stats::{self, Sums};
+use crate::backend::{Combine, Granularity, Program, Prune, Sparsify, kept_of};
+use crate::dtype::{Dtype, DtypeExt};
+use crate::error::{Error, Result};
+use crate::output::source_digest::to_hex;
+use crate::output::{BlockDigests, JournalEntry, Nonfinite, PieceDigests, SourceTensorDigest};
+use crate::plan::{Plan, TensorPlan};
+
+/// One tensor's state, shared by the threads that work on it.
+#[derive(Debug)]
+pub(super) struct TensorRun(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    measured: Arc<Measured>,
+    searches: Arc<Vec<Option<Search>>>,
+    tally: Tally,
+    /// Norms of the task vectors before and after the stage that is being measured, by model.
+    norms: [Vec<Sums>; 2],
+    /// Elements that each stage, or the trimming, kept, by model.
+    kept: Vec<Vec<u64>>,
+    trimmed: Vec<u64>,
+    output: Option<Output>,
+}
+
+/// Results of the units of a statistics step.
+#[derive(Debug)]
+enum Tally {
+    None,
+    /// By model and bin.
+    Counts(Vec<Vec<u64>>),
+    /// Before and after the stage, by segment and model.
+    Norms([Vec<Vec<Sums>>; 2]),
+    /// By model and row or column.
+    Scores(Vec<Vec<f64>>),
+    /// By segment and model.
+    Pairs(Vec<Vec<[f64; 2]>>),
+    /// By segment.
+    Angles(Vec<[f64; 3]>),
+}
+
+/// The output as it is written.
+#[derive(Debug)]
+struct Output {
+    digests: PieceDigests,
+    /// Pieces to be written, and the end of the merging step.
+    left: usize,
+    sources: Vec<BlockDigests>,
+    facts: RunFacts,
+    low_rank: Option<LowRankFacts>,
+}
+
+impl TensorRun {
+    pub fn new(tensor: &TensorPlan) -> Self {
+        let models = tensor.models.len();
+        let (sparsify, combine) = match &tensor.program {
+            Program::Blend(blend) => (blend.sparsify.clone(), blend.combine.clone()),
+            // Never looked at.
+            Program::Copy | Program::LowRank(_) => (Sparsify::None, Combine::Scale { factor: 1.0 }),
+        };
+        let measured = Measured {
+            geometry: Geometry::of(&tensor.shape),
+            stages: Vec::new(),
+            sparsify,
+            cuts: Vec::new(),
+            factors: vec![1.0; models],
+            combine,
+            slerp: (1.0, 0.0),
+        };
+        Self(Mutex::new(State {
+            measured: Arc::new(measured),
+            searches: Arc::default(),
+            tally: Tally::None,
+            norms: [Vec::new(), Vec::new()],
+            kept: Vec::new(),
+            trimmed: Vec::new(),
+            output: None,
+        }))
+    }
+
+    /// What has been measured so far.
+    pub fn measured(&self) -> Arc<Measured> {
+        Arc::clone(&self.lock().measured)
+    }
+
+    /// The searches of a step, begun if they are not.
+    pub fn searches(&self, tensor: &TensorPlan, stage: Option<usize>) -> Arc<Vec<Option<Search>>> {
+        let mut state = self.lock();
+        if state.searches.is_empty() {
+            let search = |share: f64, lowest: bool| {
+                let rank = kept_of(share, tensor.elems);
+                let new = if tensor.wide { Search::new::<f64> } else { Search::new::<f32> };
+                (rank > 0 && rank < tensor.elems).then(|| new(rank, lowest))
+            };
+            state.searches = Arc::new(match stage {
+                Some(stage) => {
+                    let prune = tensor.stages()[stage];
+                    vec![search(prune.keep, prune.keep_redundant); tensor.models.len()]
+                }
+                None => densities(tensor).iter().map(|d| search(*d, false)).collect(),
+            });
+        }
+        Arc::clone(&state.searches)
+    }
+
+    pub fn add_counts(&self, counts: &[Vec<u32>]) {
+        let mut state = self.lock();
+        if !matches!(state.tally, Tally::Counts(_)) {
+            state.tally = Tally::Counts(vec![vec![0; 1 << LEVEL_BITS]; counts.len()]);
+        }
+        if let Tally::Counts(totals) = &mut state.tally {
+            for (totals, counts) in totals.iter_mut().zip(counts) {
+                totals.iter_mut().zip(counts).for_each(|(t, c)| *t += u64::from(*c));
+            }
+        }
+    }
+
+    pub fn set_norms(&self, segments: usize, first: usize, before: Vec<Vec<Sums>>, after: Vec<Vec<Sums>>) {
+        let mut state = self.lock();
+        if !matches!(state.tally, Tally::Norms(_)) {
+            state.tally = Tally::Norms([vec![Vec::new(); segments], vec![Vec::new(); segments]]);
+        }
+        if let Tally::Norms([all_before, all_after]) = &mut state.tally {
+            before.into_iter().enumerate().for_each(|(i, s)| all_before[first + i] = s);
+            after.into_iter().enumerate().for_each(|(i, s)| all_after[first + i] = s);
+        }
+    }
+
+    pub fn set_scores(&self, units: usize, first: usize, scores: &[Vec<f64>]) {
+        let mut state = self.lock();
+        if !matches!(state.tally, Tally::Scores(_)) {
+            state.tally = Tally::Scores(vec![vec![0.0; units]; scores.len()]);
+        }
+        if let Tally::Scores(all) = &mut state.tally {
+            all.iter_mut().zip(scores).for_each(|(all, s)| all[first..first + s.len()].copy_from_slice(s));
+        }
+    }
+
+    pub fn set_pairs(&self, segments: usize, first: usize, pairs: Vec<Vec<[f64; 2]>>) {
+        let mut state = self.lock();
+        if !matches!(state.tally, Tally::Pairs(_)) {
+            state.tally = Tally::Pairs(vec![Vec::new(); segments]);
+        }
+        if let Tally::Pairs(all) = &mut state.tally {
+            pairs.into_iter().enumerate().for_each(|(i, p)| all[first + i] = p);
+        }
+    }
+
+    pub fn set_angles(&self, segments: usize, first: usize, angles: &[[f64; 3]]) {
+        let mut state = self.lock();
+        if !matches!(state.tally, Tally::Angles(_)) {
+            state.tally = Tally::Angles(vec![[0.0; 3]; segments]);
+        }
+        if let Tally::Angles(all) = &mut state.tally {
+            all[first..first + angles.len()].copy_from_slice(angles);
+        }
+    }
+
+    /// Ends one level of a search; after the last one the masks or cuts are known.
+    pub fn settle_select(&self, tensor: &TensorPlan, stage: Option<usize>) {
+        let mut state = self.lock();
+        let Tally::Counts(counts) = std::mem::replace(&mut state.tally, Tally::None) else {
+            // An empty tensor: there is nothing to cut.
+            self.settle_cuts(&mut state, tensor, stage, &vec![None; tensor.models.len()]);
+            return;
+        };
+        let mut cuts = vec![None; counts.len()];
+        let mut is_last = true;
+        let searches = Arc::make_mut(&mut state.searches);
+        for ((search, counts), cut) in searches.iter_mut().zip(&counts).zip(&mut cuts) {
+            if let Some(search) = search {
+                *cut = search.advance(counts);
+                is_last &= cut.is_some();
+            }
+        }
+        if is_last {
+            self.settle_cuts(&mut state, tensor, stage, &cuts);
+        }
+    }
+
+    fn settle_cuts(
+        &self,
+        state: &mut State,
+        tensor: &TensorPlan,
+        stage: Option<usize>,
+        cuts: &[Option<crate::backend::cpu::select::Cut>],
+    ) {
+        state.searches = Arc::default();
+        let n = tensor.elems;
+        match stage {
+            Some(stage) if state.measured.stages.len() == stage => {
+                let prune = tensor.stages()[stage];
+                let all = kept_of(prune.keep, n) == n;
+                let mask = |cut: &Option<crate::backend::cpu::select::Cut>| match cut {
+                    Some(cut) => (Mask::Elements { cut: cut.key, lowest: prune.keep_redundant }, cut.kept),
+                    None if all => (Mask::All, n),
+                    None => (Mask::None, 0),
+                };
+                let (masks, kept) = cuts.iter().map(mask).unzip();
+                push_stage(state, prune, masks, kept);
+            }
+            // The levels of a search that had nothing to find pass by once it is settled.
+            Some(_) => {}
+            None => {
+                let keys = cuts.iter().zip(densities(tensor)).map(|(cut, density)| match cut {
+                    Some(cut) => (cut.key, cut.kept),
+                    None if kept_of(*density, n) == n => (0, n),
+                    None => (u64::MAX, 0),
+                });
+                let (keys, kept) = keys.unzip();
+                Arc::make_mut(&mut state.measured).cuts = keys;
+                state.trimmed = kept;
+            }
+        }
+    }
+
+    /// Ranks rows or columns, and keeps the best.
+    pub fn settle_scores(&self, tensor: &TensorPlan, stage: usize) {
+        let mut state = self.lock();
+        let prune = tensor.stages()[stage];
+        let scores = match std::mem::replace(&mut state.tally, Tally::None) {
+            Tally::Scores(scores) => scores,
+            _ => vec![Vec::new(); tensor.models.len()],
+        };
+        let geometry = state.measured.geometry;
+        let (masks, kept) = scores
+            .iter()
+            .map(|scores| {
+                let keep = best(scores, kept_of(prune.keep, scores.len() as u64), prune.keep_redundant);
+                let units: u64 = keep.iter().map(|k| u64::from(*k)).sum();
+                match prune.granularity {
+                    Granularity::Row => (Mask::Rows(keep), units * geometry.row_elems),
+                    _ => (Mask::Columns(keep), units * geometry.column_elems()),
+                }
+            })
+            // A tensor without elements has no rows to mask.
+            .map(|(mask, kept)| if tensor.elems == 0 { (Mask::All, 0) } else { (mask, kept) })
+            .unzip();
+        push_stage(&mut state, prune, masks, kept);
+    }
+
+    /// Adds up the norms of all segments, in order.
+    pub fn settle_norms(&self, tensor: &TensorPlan) {
+        let mut state = self.lock();
+        let models = tensor.models.len();
+        let total = |segments: Vec<Vec<Sums>>| {
+            let mut totals = vec![Sums::default(); models];
+            segments.iter().for_each(|s| totals.iter_mut().zip(s).for_each(|(t, s)| t.add(s)));
+            totals
+        };
+        state.norms = match std::mem::replace(&mut state.tally, Tally::None) {
+            Tally::Norms(norms) => norms.map(total),
+            _ => [total(Vec::new()), total(Vec::new())],
+        };
+    }
+
+    pub fn settle_trim_norms(&self, tensor: &TensorPlan) {
+        /// Norms below this are left alone, as mergekit does.
+        const TINY: f64 = 1e-7;
+        let mut state = self.lock();
+        let Tally::Pairs(segments) = std::mem::replace(&mut state.tally, Tally::None) else { return };
+        let factors = (0..tensor.models.len()).map(|t| {
+            let [before, after] = segments.iter().fold([0.0; 2], |sum, s| [sum[0] + s[t][0], sum[1] + s[t][1]]);
+            if before < TINY || after < TINY { 1.0 } else { before / after }
+        });
+        Arc::make_mut(&mut state.measured).factors = factors.collect();
+    }
+
+    pub fn settle_angle(&self, t: f64) {
+        let mut state = self.lock();
+        let Tally::Angles(segments) = std::mem::replace(&mut state.tally, Tally::None) else { return };
+        let sum = segments.iter().fold([0.0; 3], |a, b| [a[0] + b[0], a[1] + b[1], a[2] + b[2]]);
+        Arc::make_mut(&mut state.measured).slerp = stats::slerp_coefficients(t, sum);
+    }
+
+    /// Norms before the stage that is being measured, by model.
+    pub fn norms(&self) -> Vec<Sums> {
+        self.lock().norms[0].clone()
+    }
+
+    /// Keeps or drops the whole tensor for a stage, by model.
+    pub fn keep_whole(&self, prune: Prune, elems: u64, keep: &[bool]) {
+        let mut state = self.lock();
+        let masks = keep.iter().map(|k| if *k { Mask::All } else { Mask::None }).collect();
+        let kept = keep.iter().map(|k| if *k { elems } else { 0 }).collect();
+        push_stage(&mut state, prune, masks, kept);
+        // What a whole tensor's mask leaves needs no pass to be known.
+        let [before, after] = &mut state.norms;
+        *after = before.iter().zip(keep).map(|(b, k)| if *k { *b } else { Sums::default() }).collect();
+    }
+
+    /// Norms before and after the stage that has just been measured, by model.
+    pub fn norms_around(&self) -> [Vec<Sums>; 2] {
+        self.lock().norms.clone()
+    }
+
+    /// Sets the factors of the stage that has just been measured.
+    pub fn set_factors(&self, stage: usize, factors: &[f64]) {
+        let mut state = self.lock();
+        Arc::make_mut(&mut state.measured).stages[stage].1.factors = factors.to_vec();
+    }
+
+    /// Digests of source blocks and facts of a run of elements that has been merged.
+    pub fn merged(&self, plan: &Plan, tensor: &TensorPlan, blocks: Vec<(usize, usize, u128)>, facts: &RunFacts) -> Result<()> {
+        let mut state = self.lock();
+        let output = state.output(plan, tensor)?;
+        for (source, block, digest) in blocks {
+            output.sources[source].set(block, digest)?;
+        }
+        output.facts.kept.resize(facts.kept.len(), 0);
+        output.facts.kept.iter_mut().zip(&facts.kept).for_each(|(a, b)| *a += b);
+        output.facts.nonfinite += facts.nonfinite;
+        output.facts.introduced += facts.introduced;
+        Ok(())
+    }
+
+    pub fn set_low_rank(&self, plan: &Plan, tensor: &TensorPlan, facts: LowRankFacts) -> Result<()> {
+        self.lock().output(plan, tensor)?.low_rank = Some(facts);
+        Ok(())
+    }
+
+    /// Notes that a piece is in its place; the journal's entry if that was all.
+    pub fn piece_written(&self, plan: &Plan, piece: &Written) -> Result<Option<JournalEntry>> {
+        let tensor = &plan.tensors[piece.tensor];
+        let mut state = self.lock();
+        let output = state.output(plan, tensor)?;
+        output.digests.set(piece.piece, piece.digest)?;
+        output.left -= 1;
+        state.entry(plan, tensor)
+    }
+
+    /// The merging step has ended; the journal's entry if everything is written too.
+    pub fn end(&self, plan: &Plan, tensor: &TensorPlan) -> Result<Option<JournalEntry>> {
+        let mut state = self.lock();
+        state.output(plan, tensor)?.left -= 1;
+        // The masks have served.
+        state.measured = Arc::new(Measured { stages: Vec::new(), ..(*state.measured).clone() });
+        state.entry(plan, tensor)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn output(&mut self, plan: &Plan, tensor: &TensorPlan) -> Result<&mut Output> {
+        if self.output.is_none() {
+            let digests = PieceDigests::new(tensor.elems * tensor.elem_bytes, plan.memory.chunk_elems * tensor.elem_bytes)?;
+            let sources = tensor.reads().map(|at| {
+                let stored = plan.stored(at).0;
+                BlockDigests::new(stored.bytes, hashed_as(stored.dtype))
+            });
+            self.output = Some(Output {
+                left: digests.count() + 1,
+                digests,
+                sources: sources.collect::<Result<_>>()?,
+                facts: RunFacts::default(),
+                low_rank: None,
+            });
+        }
+        self.output.as_mut().ok_or_else(|| Error::internal("unreachable"))
+    }
+
+    fn entry(&mut self, plan: &Plan, tensor: &TensorPlan) -> Result<Option<JournalEntry>> {
+        if self.output.as_ref().is_none_or(|o| o.left > 0) {
+            return Ok(None);
+        }
+        let Some(output) = self.output.take() else { return Ok(None) };
+        let sources = tensor.reads().zip(&output.sources).map(|(at, digests)| {
+            let tensor = plan.stored(at).0.name.clone();
+            Ok(SourceTensorDigest { source: at.source, tensor, digest: to_hex(digests.finish()?) })
+        });
+        Ok(Some(JournalEntry {
+            tensor: tensor.name.clone(),
+            digest: output.digests.finish()?.to_hex().to_string(),
+            nonfinite: Nonfinite { output: output.facts.nonfinite, introduced: output.facts.introduced },
+            facts: self.facts(tensor, &output),
+            sources: sources.collect::<Result<_>>()?,
+            boot: String::new(),
+        }))
+    }
+
+    /// What the manifest states of the tensor beside its digests.
+    fn facts(&self, tensor: &TensorPlan, output: &Output) -> Value {
+        let share = |kept: &[u64]| -> Value {
+            kept.iter().map(|k| if tensor.elems == 0 { 1.0 } else { *k as f64 / tensor.elems as f64 }).collect()
+        };
+        let mut facts = Map::new();
+        if tensor.program == Program::Copy {
+            facts.insert("copied".into(), true.into());
+        }
+        if !self.kept.is_empty() {
+            let stages = self.kept.iter().map(|kept| json!({ "kept": kept, "share_kept": share(kept) }));
+            facts.insert("stages".into(), stages.collect());
+        }
+        if let Program::Blend(blend) = &tensor.program {
+            let kept = match blend.sparsify {
+                Sparsify::None => None,
+                Sparsify::TopK { .. } => Some(&self.trimmed),
+                Sparsify::Random { .. } => Some(&output.facts.kept),
+            };
+            if let Some(kept) = kept {
+                facts.insert("kept".into(), json!(kept));
+                facts.insert("share_kept".into(), share(kept));
+            }
+        }
+        if let Some(low_rank) = &output.low_rank {
+            facts.insert("rank".into(), json!(low_rank.rank));
+            facts.insert("energy".into(), json!(low_rank.energy));
+            facts.insert("residual".into(), json!(low_rank.residual));
+        }
+        Value::Object(facts)
+    }
+}
+
+/// Elements smaller than a byte are hashed as the bytes that they are copied as.
+pub(super) fn hashed_as(dtype: Dtype) -> Dtype {
+    if dtype.size_bytes().is_some() { dtype } else { Dtype::U8 }
+}
+
+fn push_stage(state: &mut State, prune: Prune, masks: Vec<Mask>, kept: Vec<u64>) {
+    let factors = vec![1.0; masks.len()];
+    Arc::make_mut(&mut state.measured).stages.push((prune, StageState { masks, factors }));
+    state.kept.push(kept);
+}
+
+fn densities(tensor: &TensorPlan) -> &[f64] {
+    match &tensor.program {
+        Program::Blend(blend) => match &blend.sparsify {
+            Sparsify::TopK { density, .. } => density,
+            _ => &[],
+        },
+        _ => &[],
+    }
+}
+
+/// 1 for the `k` highest (or lowest) scores, 0 for the rest; of equal scores the lower index comes first, and NaN ranks
+/// with infinity.
+pub(super) fn best(scores: &[f64], k: u64, lowest: bool) -> Vec<u8> {
+    let value = |i: usize| if scores[i].is_nan() { f64::INFINITY } else { scores[i] };
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|a, b| {
+        let by_score = value(*a).total_cmp(&value(*b));
+        if lowest { by_score } else { by_score.reverse() }.then(a.cmp(b))
+    });
+    let mut keep = vec![0; scores.len()];
+    order.into_iter().take(k as usize).for_each(|i| keep[i] = 1);
+    keep
+}
+
+#[cfg(test)]
+mod tests {
+    use super::best;
+
+    #[test]
+    fn equal_scores_go_by_index_and_nan_ranks_first() {
+        assert_eq!(best(&[1.0, 3.0, 3.0, 2.0], 2, false), [0, 1, 1, 0]);
+        assert_eq!(best(&[1.0, 1.0, 1.0], 2, false), [1, 1, 0]);
+        assert_eq!(best(&[1.0, 1.0, 0.5], 2, true), [1, 0, 1]);
+        assert_eq!(best(&[1.0, f64::NAN, -f64::NAN, 2.0], 2, false), [0, 1, 1, 0]);
+        assert_eq!(best(&[], 0, false), [0u8; 0]);
+    }
+
+    #[test]
+    fn masks_are_nested_in_the_number_kept() {
+        let scores = [0.3, 0.1, 0.3, 0.9, 0.0, 0.1];
+        for lowest in [false, true] {
+            for k in 0..6 {
+                let (less, more) = (best(&scores, k, lowest), best(&scores, k + 1, lowest));
+                assert!(less.iter().zip(&more).all(|(a, b)| a <= b));
+            }
+        }
+    }
+}

@@ -1,0 +1,516 @@
+//! A computing thread: takes units, runs the backend on them, and settles a step when its last unit is done.
+
+use std::sync::mpsc::SyncSender;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::Engine;
+use super::sink::Sink;
+use super::tensor::hashed_as;
+use super::writer::Written;
+use crate::backend::cpu::blend::{RunFacts, blend};
+use crate::backend::cpu::low_rank::{self, ReadRuns};
+use crate::backend::cpu::prune::{Scratch, Sources};
+use crate::backend::cpu::select::{self, LEVEL_BITS, Ranked};
+use crate::backend::cpu::stats::{self, Sums};
+use crate::backend::cpu::stored::{Stored, Widen};
+use crate::backend::cpu::SEGMENT;
+use crate::backend::{Combine, Granularity, LowRank, Program, Rescale};
+use crate::error::{Error, Result};
+use crate::output::source_digest::{BLOCK_ELEMS, block, block_bytes};
+use crate::plan::graph::{Kind, Step, StepId, unit_columns, unit_rows};
+use crate::plan::{Plan, TensorPlan};
+
+// A segment is a digest block, so that what a unit reads can be hashed while it is in cache.
+const _: () = assert!(SEGMENT as u64 == BLOCK_ELEMS);
+
+/// One thread's buffers and its way to the writers.
+pub(super) struct Worker<'a, 'p> {
+    engine: &'a Engine<'p>,
+    to_writers: SyncSender<Written>,
+    narrow: Scratch<f32>,
+    wide: Scratch<f64>,
+    counts: Vec<Vec<u32>>,
+    raw: Vec<Vec<u8>>,
+}
+
+/// The thread's buffers for a computing type.
+trait ScratchFor<C> {
+    fn parts(&mut self) -> (&mut Scratch<C>, &mut Vec<Vec<u8>>, &mut Vec<Vec<u32>>);
+}
+
+impl ScratchFor<f32> for Worker<'_, '_> {
+    fn parts(&mut self) -> (&mut Scratch<f32>, &mut Vec<Vec<u8>>, &mut Vec<Vec<u32>>) {
+        (&mut self.narrow, &mut self.raw, &mut self.counts)
+    }
+}
+
+impl ScratchFor<f64> for Worker<'_, '_> {
+    fn parts(&mut self) -> (&mut Scratch<f64>, &mut Vec<Vec<u8>>, &mut Vec<Vec<u32>>) {
+        (&mut self.wide, &mut self.raw, &mut self.counts)
+    }
+}
+
+impl<'a, 'p> Worker<'a, 'p> {
+    pub fn new(engine: &'a Engine<'p>, to_writers: SyncSender<Written>) -> Self {
+        let models = engine.plan.tensors.iter().map(|t| t.models.len()).max().unwrap_or_default();
+        Self {
+            engine,
+            to_writers,
+            narrow: Scratch::new(models),
+            wide: Scratch::new(models),
+            counts: Vec::new(),
+            raw: vec![Vec::new(); models + 1],
+        }
+    }
+
+    /// Works until nothing is left, or the run is being stopped.
+    pub fn work(mut self) -> Result<()> {
+        while let Some((id, unit)) = self.engine.schedule.take() {
+            let step = &self.engine.plan.graph.steps[id];
+            let tensor = &self.engine.plan.tensors[step.tensor];
+            if tensor.wide { self.unit::<f64>(id, step, tensor, unit) } else { self.unit::<f32>(id, step, tensor, unit) }
+                .map_err(|e| Error::at_tensor(e, &tensor.name))?;
+            if self.engine.schedule.done(id) {
+                self.settle(step, tensor)?;
+                self.engine.schedule.end(id);
+            }
+        }
+        Ok(())
+    }
+
+    fn unit<C: Widen>(&mut self, id: StepId, step: &Step, tensor: &TensorPlan, unit: u64) -> Result<()>
+    where
+        Self: ScratchFor<C>,
+    {
+        let (plan, run) = (self.engine.plan, &self.engine.tensors[step.tensor]);
+        let chunk = plan.memory.chunk_elems;
+        let (start, end) = (unit * chunk, ((unit + 1) * chunk).min(tensor.elems));
+        let is_first = plan.graph.first(step.tensor) == id;
+        let segment = start as usize / SEGMENT;
+        let segments = tensor.elems.div_ceil(SEGMENT as u64) as usize;
+        match step.kind {
+            Kind::Rank(_) | Kind::Restore { .. } => Ok(()),
+            Kind::Merge => match &tensor.program {
+                Program::Copy => self.copy(step.tensor, unit, start, end, is_first),
+                Program::Blend(_) => self.blend::<C>(step.tensor, unit, start, end, is_first),
+                Program::LowRank(work) => self.low_rank::<C>(step.tensor, work, is_first),
+            },
+            Kind::Select { stage } => {
+                let searches = run.searches(tensor, stage);
+                if searches.iter().all(Option::is_none) {
+                    return Ok(());
+                }
+                let measured = run.measured();
+                let (ranked, before) = match stage {
+                    Some(stage) => (Ranked::Score(tensor.stages()[stage].score), stage),
+                    None => (Ranked::Magnitude, measured.stages.len()),
+                };
+                let (scratch, raw, counts) = self.parts();
+                counts.resize_with(tensor.models.len().max(counts.len()), || vec![0; 1 << LEVEL_BITS]);
+                counts.iter_mut().for_each(|c| c.fill(0));
+                let counts = &mut counts[..tensor.models.len()];
+                let (geometry, stages) = (measured.geometry, &measured.stages[..before]);
+                for_segments(plan, tensor, start, end, raw, |sources| {
+                    select::count(ranked, &searches, geometry, stages, sources, counts, scratch);
+                })?;
+                run.add_counts(counts);
+                self.note_read(tensor, end - start, is_first);
+                Ok(())
+            }
+            Kind::Norms(stage) => {
+                let measured = run.measured();
+                let prune = tensor.stages()[stage];
+                let (mut before, mut after) = (Vec::new(), Vec::new());
+                let (scratch, raw, _) = self.parts();
+                let after_too = measured.stages.len() > stage && prune.rescale != Rescale::None;
+                for_segments(plan, tensor, start, end, raw, |sources| {
+                    before.extend(stats::sums(measured.geometry, &measured.stages[..stage], sources, scratch));
+                    if after_too {
+                        after.extend(stats::sums(measured.geometry, &measured.stages[..=stage], sources, scratch));
+                    }
+                })?;
+                run.set_norms(segments, segment, before, after);
+                self.note_read(tensor, end - start, is_first);
+                Ok(())
+            }
+            Kind::TrimNorms => {
+                let measured = run.measured();
+                let mut pairs = Vec::new();
+                let (scratch, raw, _) = self.parts();
+                for_segments(plan, tensor, start, end, raw, |sources| {
+                    pairs.extend(stats::trim_norms(&measured, sources, scratch));
+                })?;
+                run.set_pairs(segments, segment, pairs);
+                self.note_read(tensor, end - start, is_first);
+                Ok(())
+            }
+            Kind::Angle => {
+                let mut angles = Vec::new();
+                let (scratch, raw, _) = self.parts();
+                for_segments(plan, tensor, start, end, raw, |sources| angles.extend(stats::angle(sources, scratch)))?;
+                run.set_angles(segments, segment, &angles);
+                self.note_read(tensor, end - start, is_first);
+                Ok(())
+            }
+            Kind::Rows(stage) => self.rows::<C>(step, tensor, stage, unit, is_first),
+            Kind::Columns(stage) => self.columns::<C>(step, tensor, stage, unit, is_first),
+        }
+    }
+
+    fn rows<C: Widen>(&mut self, step: &Step, tensor: &TensorPlan, stage: usize, unit: u64, is_first: bool) -> Result<()>
+    where
+        Self: ScratchFor<C>,
+    {
+        let (plan, run) = (self.engine.plan, &self.engine.tensors[step.tensor]);
+        let (measured, score) = (run.measured(), tensor.stages()[stage].score);
+        let geometry = measured.geometry;
+        let per_unit = unit_rows(geometry, plan.memory.chunk_elems);
+        let rows = unit * per_unit..((unit + 1) * per_unit).min(geometry.rows);
+        // Whole rows at a time, as many as a segment holds.
+        let at_once = (SEGMENT as u64 / geometry.row_elems.max(1)).max(1);
+        let (scratch, raw, _) = self.parts();
+        let mut scores = vec![Vec::new(); tensor.models.len()];
+        for first in rows.clone().step_by(at_once as usize) {
+            let last = (first + at_once).min(rows.end);
+            with_sources(plan, tensor, first * geometry.row_elems, last * geometry.row_elems, raw, |sources| {
+                let part = stats::row_scores(score, geometry, &measured.stages[..stage], sources, scratch);
+                scores.iter_mut().zip(part).for_each(|(all, part)| all.extend(part));
+            })?;
+        }
+        run.set_scores(geometry.rows as usize, rows.start as usize, &scores);
+        self.note_read(tensor, (rows.end - rows.start) * geometry.row_elems, is_first);
+        Ok(())
+    }
+
+    fn columns<C: Widen>(&mut self, step: &Step, tensor: &TensorPlan, stage: usize, unit: u64, is_first: bool) -> Result<()>
+    where
+        Self: ScratchFor<C>,
+    {
+        let (plan, run) = (self.engine.plan, &self.engine.tensors[step.tensor]);
+        let (measured, score) = (run.measured(), tensor.stages()[stage].score);
+        let geometry = measured.geometry;
+        let per_unit = unit_columns(geometry);
+        let columns = unit * per_unit..((unit + 1) * per_unit).min(geometry.columns);
+        let width = (columns.end - columns.start) as usize;
+        let (row, inner) = (geometry.columns * geometry.inner, geometry.inner);
+        let (scratch, raw, _) = self.parts();
+        let mut totals = vec![vec![0.0; width]; tensor.models.len()];
+        for first in (0..tensor.elems).step_by(row.max(1) as usize) {
+            let (from, to) = (first + columns.start * inner, first + columns.end * inner);
+            with_sources(plan, tensor, from, to, raw, |sources| {
+                let stages = &measured.stages[..stage];
+                stats::add_column_scores(score, geometry, stages, sources, columns.start, &mut totals, scratch);
+            })?;
+        }
+        let elems = geometry.column_elems();
+        totals.iter_mut().flatten().for_each(|total| *total /= elems as f64);
+        run.set_scores(geometry.columns as usize, columns.start as usize, &totals);
+        self.note_read(tensor, elems * width as u64, is_first);
+        Ok(())
+    }
+
+    fn copy(&mut self, index: usize, unit: u64, start: u64, end: u64, is_first: bool) -> Result<()> {
+        let (plan, tensor) = (self.engine.plan, &self.engine.plan.tensors[index]);
+        if start == end {
+            return Ok(());
+        }
+        let Some(mut out) = self.engine.buffers.take() else { return Ok(()) };
+        let mut blocks = Vec::new();
+        for (segment, at) in segments_of(start, end) {
+            let Some(from) = tensor.base else { return Err(Error::internal("a copy of nothing")) };
+            let (stored, shard) = plan.stored(from);
+            let range = stored.begin + at.start * tensor.elem_bytes..stored.begin + at.end * tensor.elem_bytes;
+            let bytes = shard.bytes(range, &mut self.raw[0])?;
+            blocks.push((0, segment, block(bytes)));
+            out.extend_from_slice(bytes);
+        }
+        self.engine.tensors[index].merged(plan, tensor, blocks, &RunFacts::default())?;
+        self.note_read(tensor, end - start, is_first);
+        self.sink(index).send(unit as usize, out)
+    }
+
+    fn blend<C: Widen>(&mut self, index: usize, unit: u64, start: u64, end: u64, is_first: bool) -> Result<()>
+    where
+        Self: ScratchFor<C>,
+    {
+        let (plan, tensor, run) = (self.engine.plan, &self.engine.plan.tensors[index], &self.engine.tensors[index]);
+        if start == end {
+            return Ok(());
+        }
+        let measured = run.measured();
+        let Some(mut out) = self.engine.buffers.take() else { return Ok(()) };
+        out.resize(((end - start) * tensor.elem_bytes) as usize, 0);
+        let (scratch, raw, _) = self.parts();
+        let mut blocks = Vec::new();
+        let mut total = RunFacts { kept: vec![0; tensor.models.len()], ..RunFacts::default() };
+        for (segment, at) in segments_of(start, end) {
+            with_sources(plan, tensor, at.start, at.end, raw, |sources| {
+                // Hashed first, which brings the segment into cache for the merge.
+                let read = sources.base.iter().chain(sources.models);
+                blocks.extend(read.enumerate().map(|(source, stored)| (source, segment, block(stored.bytes))));
+                let to = ((at.start - start) * tensor.elem_bytes) as usize;
+                let bytes = &mut out[to..to + ((at.end - at.start) * tensor.elem_bytes) as usize];
+                let facts = blend(&measured, sources, tensor.dtype, bytes, scratch);
+                total.kept.iter_mut().zip(&facts.kept).for_each(|(a, b)| *a += b);
+                total.nonfinite += facts.nonfinite;
+                total.introduced += facts.introduced;
+            })?;
+        }
+        run.merged(plan, tensor, blocks, &total)?;
+        self.note_read(tensor, end - start, is_first);
+        self.sink(index).send(unit as usize, out)
+    }
+
+    fn low_rank<C: Widen>(&mut self, index: usize, work: &LowRank, is_first: bool) -> Result<()>
+    where
+        Self: ScratchFor<C>,
+    {
+        let (engine, plan, tensor) = (self.engine, self.engine.plan, &self.engine.plan.tensors[index]);
+        let measured = engine.tensors[index].measured();
+        let mut sink = Sink::new(engine, index, self.to_writers.clone());
+        // Taken out, so that the source can use the buffers while the worker's scratch is in use.
+        let mut raw = std::mem::take(&mut self.raw);
+        let mut centring = Scratch::<f64>::new(tensor.models.len());
+        let mut runs = Runs::new(engine, tensor, &mut raw, is_first);
+        let (scratch, ..) = self.parts();
+        let facts = low_rank::merge(
+            work,
+            tensor.matrix(),
+            &measured.stages,
+            &mut runs,
+            scratch,
+            &mut centring,
+            &mut |values| sink.push(values),
+        );
+        let blocks = runs.blocks();
+        self.raw = raw;
+        let facts = facts?;
+        let mut found = sink.finish()?;
+        if found.nonfinite > 0 {
+            // Sources were finite, or the Gram matrix would have said so.
+            found.introduced = found.nonfinite;
+        }
+        engine.tensors[index].set_low_rank(plan, tensor, facts)?;
+        engine.tensors[index].merged(plan, tensor, blocks, &found)
+    }
+
+    fn sink(&self, tensor: usize) -> Sink<'a, 'p> {
+        Sink::new(self.engine, tensor, self.to_writers.clone())
+    }
+
+    fn note_read(&self, tensor: &TensorPlan, elems: u64, is_first: bool) {
+        let bytes: u64 = tensor.reads().map(|at| stored_bytes(self.engine.plan, tensor, at, elems)).sum();
+        self.engine.progress.add_read(bytes, is_first);
+    }
+
+    /// What follows from a whole step.
+    fn settle(&self, step: &Step, tensor: &TensorPlan) -> Result<()> {
+        let (engine, run) = (self.engine, &self.engine.tensors[step.tensor]);
+        match step.kind {
+            Kind::Select { stage } => run.settle_select(tensor, stage),
+            Kind::Rows(stage) | Kind::Columns(stage) => run.settle_scores(tensor, stage),
+            Kind::Norms(_) => run.settle_norms(tensor),
+            Kind::TrimNorms => run.settle_trim_norms(tensor),
+            Kind::Angle => {
+                if let Program::Blend(blend) = &tensor.program
+                    && let Combine::Slerp { t } = blend.combine
+                {
+                    run.settle_angle(t);
+                }
+            }
+            Kind::Rank(stage) => rank(engine, stage),
+            Kind::Restore { stage, layer } => restore(engine, stage, layer),
+            Kind::Merge => {
+                if let Some(entry) = run.end(engine.plan, tensor)? {
+                    engine.work.record(entry)?;
+                    engine.progress.add_tensor();
+                }
+                for at in tensor.reads() {
+                    let (stored, shard) = engine.plan.stored(at);
+                    shard.release(stored.range());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Ranks all layers or tensors by their score, for every model, and keeps the best.
+fn rank(engine: &Engine<'_>, stage: usize) {
+    let plan = engine.plan;
+    let ranked: Vec<usize> = (0..plan.tensors.len()).filter(|t| plan.tensors[*t].stages().len() > stage).collect();
+    let Some(prune) = ranked.first().map(|t| plan.tensors[*t].stages()[stage]) else { return };
+    // The groups that are kept or dropped as one, in the order of the base's files.
+    let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
+    for t in ranked {
+        let key = if prune.granularity == Granularity::Layer { plan.tensors[t].layer } else { t };
+        match groups.iter_mut().find(|(k, _)| *k == key) {
+            Some((_, members)) => members.push(t),
+            None => groups.push((key, vec![t])),
+        }
+    }
+    let models = plan.tensors[groups[0].1[0]].models.len();
+    let scores: Vec<Vec<f64>> = groups
+        .iter()
+        .map(|(_, members)| {
+            let mut sums = vec![Sums::default(); models];
+            for t in members {
+                sums.iter_mut().zip(engine.tensors[*t].norms()).for_each(|(a, b)| a.add(&b));
+            }
+            let elems = members.iter().map(|t| plan.tensors[*t].elems).sum();
+            sums.iter().map(|s| s.score(prune.score, elems)).collect()
+        })
+        .collect();
+    let kept = crate::backend::kept_of(prune.keep, groups.len() as u64);
+    let masks: Vec<Vec<u8>> = (0..models)
+        .map(|model| {
+            let of_model: Vec<f64> = scores.iter().map(|s| s[model]).collect();
+            super::tensor::best(&of_model, kept, prune.keep_redundant)
+        })
+        .collect();
+    for (group, (_, members)) in groups.iter().enumerate() {
+        let keep: Vec<bool> = masks.iter().map(|m| m[group] == 1).collect();
+        for t in members {
+            engine.tensors[*t].keep_whole(prune, plan.tensors[*t].elems, &keep);
+        }
+    }
+}
+
+/// Factors that give a layer's task vectors the norms that they had before a stage.
+fn restore(engine: &Engine<'_>, stage: usize, layer: usize) {
+    let plan = engine.plan;
+    let is_member = |t: &usize| plan.tensors[*t].layer == layer && plan.tensors[*t].stages().len() > stage;
+    let members: Vec<usize> = (0..plan.tensors.len()).filter(is_member).collect();
+    let Some(first) = members.first() else { return };
+    let rescale = plan.tensors[*first].stages()[stage].rescale;
+    let norm = |s: &Sums| if rescale == Rescale::L1 { s.l1 } else { s.squares };
+    let mut sums = vec![[0.0; 2]; plan.tensors[*first].models.len()];
+    for t in &members {
+        let [before, after] = engine.tensors[*t].norms_around();
+        for ((sum, before), after) in sums.iter_mut().zip(&before).zip(&after) {
+            sum[0] += norm(before);
+            sum[1] += norm(after);
+        }
+    }
+    let factors: Vec<f64> = sums
+        .iter()
+        .map(|[before, after]| match (rescale, *after == 0.0) {
+            (_, true) => 1.0,
+            (Rescale::L2, false) => (before / after).sqrt(),
+            (_, false) => before / after,
+        })
+        .collect();
+    members.iter().for_each(|t| engine.tensors[*t].set_factors(stage, &factors));
+}
+
+/// The segments of a run that starts at one: their numbers and elements.
+fn segments_of(start: u64, end: u64) -> impl Iterator<Item = (usize, std::ops::Range<u64>)> {
+    (start..end).step_by(SEGMENT).map(move |at| (at as usize / SEGMENT, at..(at + SEGMENT as u64).min(end)))
+}
+
+fn for_segments(
+    plan: &Plan,
+    tensor: &TensorPlan,
+    start: u64,
+    end: u64,
+    raw: &mut [Vec<u8>],
+    mut take: impl FnMut(&Sources<'_>),
+) -> Result<()> {
+    segments_of(start, end).try_for_each(|(_, at)| with_sources(plan, tensor, at.start, at.end, raw, &mut take))
+}
+
+/// Calls `take` with the stored bytes of elements `start..end` of every source.
+fn with_sources(
+    plan: &Plan,
+    tensor: &TensorPlan,
+    start: u64,
+    end: u64,
+    raw: &mut [Vec<u8>],
+    take: impl FnOnce(&Sources<'_>),
+) -> Result<()> {
+    let mut runs = Vec::with_capacity(raw.len());
+    for (at, raw) in tensor.reads().zip(raw) {
+        let (stored, shard) = plan.stored(at);
+        let size = stored.dtype.bitsize() as u64 / 8;
+        let bytes = shard.bytes(stored.begin + start * size..stored.begin + end * size, raw)?;
+        runs.push(Stored { dtype: stored.dtype, bytes });
+    }
+    let (base, models) = runs.split_at(usize::from(tensor.base.is_some()));
+    take(&Sources { base: base.first().copied(), models, start, len: (end - start) as usize });
+    Ok(())
+}
+
+fn stored_bytes(plan: &Plan, tensor: &TensorPlan, at: crate::plan::SourceTensor, elems: u64) -> u64 {
+    let stored = plan.stored(at).0;
+    if tensor.elems == 0 { 0 } else { (stored.bytes as f64 / tensor.elems as f64 * elems as f64) as u64 }
+}
+
+/// The sources of a matrix, which the low-rank merge reads several times; hashed as they first pass by in order.
+struct Runs<'a, 'p> {
+    engine: &'a Engine<'p>,
+    tensor: &'a TensorPlan,
+    raw: &'a mut Vec<Vec<u8>>,
+    is_first: bool,
+    /// The element up to which everything has been hashed.
+    hashed: u64,
+    hashers: Vec<Xxh3>,
+    blocks: Vec<(usize, usize, u128)>,
+}
+
+impl<'a, 'p> Runs<'a, 'p> {
+    fn new(engine: &'a Engine<'p>, tensor: &'a TensorPlan, raw: &'a mut Vec<Vec<u8>>, is_first: bool) -> Self {
+        let hashers = tensor.reads().map(|_| Xxh3::new()).collect();
+        Self { engine, tensor, raw, is_first, hashed: 0, hashers, blocks: Vec::new() }
+    }
+
+    fn blocks(self) -> Vec<(usize, usize, u128)> {
+        self.blocks
+    }
+}
+
+impl ReadRuns for Runs<'_, '_> {
+    fn run(&mut self, start: u64, len: usize, take: &mut dyn FnMut(&Sources<'_>)) -> Result<()> {
+        if self.engine.schedule.is_over() {
+            // The error that ends the run is noted already, unless it is a signal that nobody has looked at yet.
+            return Err(Error::internal("the merge is being stopped"));
+        }
+        let Self { engine, tensor, raw, is_first, hashed, hashers, blocks } = self;
+        let end = start + len as u64;
+        with_sources(engine.plan, tensor, start, end, raw, |sources| {
+            if start <= *hashed && *hashed < end {
+                hash_on(sources, *hashed, tensor.elems, hashers, blocks);
+                let fresh = end - *hashed;
+                let bytes = tensor.reads().map(|at| stored_bytes(engine.plan, tensor, at, fresh)).sum();
+                engine.progress.add_read(bytes, *is_first);
+                *hashed = end;
+            }
+            take(sources);
+        })
+    }
+}
+
+/// Hashes the elements of a run from `from` on, block by block.
+fn hash_on(
+    sources: &Sources<'_>,
+    from: u64,
+    elems: u64,
+    hashers: &mut [Xxh3],
+    blocks: &mut Vec<(usize, usize, u128)>,
+) {
+    let end = sources.start + sources.len as u64;
+    for (source, (stored, hasher)) in sources.base.iter().chain(sources.models).zip(hashers).enumerate() {
+        let size = block_bytes(hashed_as(stored.dtype)) / BLOCK_ELEMS;
+        let mut at = from;
+        while at < end {
+            let next = ((at / BLOCK_ELEMS + 1) * BLOCK_ELEMS).min(end);
+            let bytes = |e: u64| ((e - sources.start) * size) as usize;
+            hasher.update(&stored.bytes[bytes(at)..bytes(next)]);
+            if next % BLOCK_ELEMS == 0 || next == elems {
+                blocks.push((source, ((next - 1) / BLOCK_ELEMS) as usize, hasher.digest128()));
+                hasher.reset();
+            }
+            at = next;
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! A plan as a person reads it, as JSON, and as the fingerprint that an interrupted merge must match.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::{Map, Value, json};
+
+use super::graph::Kind;
+use super::{Plan, TensorPlan};
+use crate::backend::{Blend, Combine, Program, Rank, Sparsify, cpu::low_rank};
+use crate::output::Fingerprint;
+use crate::output::source_digest::to_hex;
+use crate::units::format_bytes;
+
+/// Version of the JSON document.
+const SCHEMA: u32 = 1;
+
+pub(super) fn fingerprint(plan: &Plan) -> Fingerprint {
+    let sources = plan.sources.iter().map(|source| {
+        let files = source.checkpoint.shards().iter().map(|shard| {
+            let (seconds, nanoseconds) = shard.modified();
+            json!({
+                "path": shard.path().display().to_string(),
+                "size": shard.size(),
+                "modified": format!("{seconds}.{nanoseconds:09}"),
+                "header": to_hex(shard.header_digest()),
+            })
+        });
+        json!({ "path": source.written, "files": files.collect::<Vec<_>>() })
+    });
+    let mut parts = Map::new();
+    parts.insert("recipe".into(), plan.recipe.to_json());
+    parts.insert("sources".into(), sources.collect());
+    parts.insert("seed".into(), plan.options.seed.into());
+    parts.insert("layout".into(), plan.layout.digest().into());
+    parts.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+    Fingerprint::new(parts)
+}
+
+/// What is done to a tensor, in a word or two.
+fn describe(tensor: &TensorPlan) -> String {
+    match &tensor.program {
+        Program::Copy => "copy".into(),
+        Program::Blend(Blend { sparsify, combine, .. }) => {
+            let sparsify = match sparsify {
+                Sparsify::None => "",
+                Sparsify::TopK { .. } => "trim + ",
+                Sparsify::Random { .. } => "drop at random + ",
+            };
+            let combine = match combine {
+                Combine::Average { .. } => "average",
+                Combine::Sum { .. } => "add task vectors",
+                Combine::Elect { .. } => "elect signs",
+                Combine::MaxMagnitude { .. } => "largest magnitude",
+                Combine::Slerp { .. } => "slerp",
+                Combine::Scale { .. } => "scale",
+            };
+            format!("{sparsify}{combine}")
+        }
+        Program::LowRank(work) => {
+            let (m, n) = tensor.matrix();
+            match work.rank {
+                Rank::Energy(share) => format!("low rank, energy {share}"),
+                rank => format!("low rank, k = {}", rank.most(m, n)),
+            }
+        }
+    }
+}
+
+/// Floating-point operations of a tensor's linear algebra; 0 for element-wise work, which moving bytes bounds.
+fn operations(tensor: &TensorPlan) -> f64 {
+    match &tensor.program {
+        Program::LowRank(work) => {
+            let (m, n) = tensor.matrix();
+            low_rank::operations(m, n, tensor.models.len() as u64, work.rank)
+        }
+        _ => 0.0,
+    }
+}
+
+pub(super) fn json(plan: &Plan) -> Value {
+    let tensors = plan.tensors.iter().enumerate().map(|(i, t)| {
+        let place = plan.layout.placement(i);
+        json!({
+            "name": t.name,
+            "shape": t.shape,
+            "dtype": t.dtype.to_string(),
+            "work": describe(t),
+            "compute": if t.program == Program::Copy { Value::Null } else if t.wide { "f64".into() } else { "f32".into() },
+            "layer": plan.layers.groups()[t.layer].label,
+            "passes": plan.graph.passes(i),
+            "read_bytes": plan.pass_bytes(i) * plan.graph.passes(i),
+            "write_bytes": place.bytes,
+            "operations": operations(t),
+            "memory_bytes": super::memory::step_bytes(t),
+            "file": plan.layout.files()[place.file].name,
+            "offset": place.offset,
+        })
+    });
+    let sources = plan.sources.iter().map(|s| {
+        json!({
+            "path": s.written,
+            "role": if s.is_base { "base" } else { "model" },
+            "tensors": s.checkpoint.tensors().len(),
+            "bytes": s.checkpoint.tensor_bytes(),
+            "files": s.checkpoint.shards().len(),
+        })
+    });
+    let files = plan.layout.files().iter().map(|f| json!({ "name": f.name, "bytes": f.bytes, "tensors": f.tensors.len() }));
+    let m = plan.memory;
+    json!({
+        "schema": SCHEMA,
+        "recipe": plan.recipe.to_json(),
+        "sources": sources.collect::<Vec<_>>(),
+        "tensors": tensors.collect::<Vec<_>>(),
+        "files": files.collect::<Vec<_>>(),
+        "steps": plan.graph.steps.len(),
+        "totals": {
+            "tensors": plan.tensors.len(),
+            "elements": plan.tensors.iter().map(|t| t.elems).sum::<u64>(),
+            "read_bytes": plan.read_bytes(),
+            "write_bytes": plan.layout.data_bytes(),
+            "operations": plan.tensors.iter().map(operations).sum::<f64>(),
+        },
+        "memory": {
+            "budget_bytes": plan.options.memory_budget,
+            "total_bytes": m.total,
+            "tables_bytes": m.tables,
+            "threads": m.threads,
+            "per_thread_bytes": m.per_thread,
+            "buffers": m.buffers,
+            "buffer_bytes": m.buffer_bytes,
+            "largest_step_bytes": m.largest_step,
+        },
+        "seed": plan.options.seed,
+    })
+}
+
+pub(super) fn text(plan: &Plan) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_text(plan, &mut out);
+    out
+}
+
+fn write_text(plan: &Plan, out: &mut String) -> std::fmt::Result {
+    writeln!(out, "method    {}", plan.recipe.method.name)?;
+    for stage in &plan.recipe.stages {
+        writeln!(out, "stage     {}", stage.spec.name)?;
+    }
+    for source in &plan.sources {
+        let role = if source.is_base { "base " } else { "model" };
+        let (tensors, bytes) = (source.checkpoint.tensors().len(), source.checkpoint.tensor_bytes());
+        writeln!(out, "{role}     {}  ({tensors} tensors, {})", source.written, format_bytes(bytes))?;
+    }
+    writeln!(out)?;
+    let mut kinds: BTreeMap<String, (usize, u64, u64, f64)> = BTreeMap::new();
+    for (i, tensor) in plan.tensors.iter().enumerate() {
+        let passes = plan.graph.passes(i);
+        let kind = format!("{}  ({passes} {})", describe(tensor), if passes == 1 { "pass" } else { "passes" });
+        let sum = kinds.entry(kind).or_default();
+        sum.0 += 1;
+        sum.1 += plan.pass_bytes(i) * passes;
+        sum.2 += plan.layout.placement(i).bytes;
+        sum.3 += operations(tensor);
+    }
+    let width = kinds.keys().map(|k| k.chars().count()).max().unwrap_or(4).max(4);
+    writeln!(out, "{:<width$}  {:>8}  {:>10}  {:>10}  {:>10}", "work", "tensors", "read", "written", "GFLOP")?;
+    for (kind, (count, read, written, flop)) in &kinds {
+        let flop = if *flop == 0.0 { "–".into() } else { format!("{:.1}", flop / 1e9) };
+        writeln!(
+            out,
+            "{kind:<width$}  {count:>8}  {:>10}  {:>10}  {flop:>10}",
+            format_bytes(*read),
+            format_bytes(*written)
+        )?;
+    }
+    let barriers = plan.graph.steps.iter().filter(|s| matches!(s.kind, Kind::Rank(_))).count();
+    if barriers > 0 {
+        writeln!(out, "\nLayers or tensors are ranked against each other: one pass over all models comes first.")?;
+    }
+    let m = plan.memory;
+    writeln!(out)?;
+    writeln!(
+        out,
+        "output    {} tensors, {} in {} file{}",
+        plan.tensors.len(),
+        format_bytes(plan.layout.file_bytes()),
+        plan.layout.files().len(),
+        if plan.layout.files().len() == 1 { "" } else { "s" },
+    )?;
+    writeln!(out, "reads     {}", format_bytes(plan.read_bytes()))?;
+    writeln!(
+        out,
+        "memory    {} of a budget of {}: {} threads × {}, {} buffers × {}, largest step {}",
+        format_bytes(m.total),
+        format_bytes(plan.options.memory_budget),
+        m.threads,
+        format_bytes(m.per_thread),
+        m.buffers,
+        format_bytes(m.buffer_bytes),
+        format_bytes(m.largest_step),
+    )
+}
