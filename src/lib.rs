@@ -2,7 +2,9 @@
 
 pub mod backend;
 pub mod checkpoint;
+pub mod cli;
 pub mod dtype;
+pub mod engine;
 pub mod error;
 pub mod linalg;
 pub mod methods;

@@ -4,6 +4,7 @@
 //! merged elements, whatever stages and rules it is made of. The CPU backend is the oracle of every other.
 
 pub mod cpu;
+pub mod device;
 pub mod philox;
 
 /// How one tensor of the output comes about.

@@ -21,7 +21,7 @@ pub use progress::Progress;
 pub use stop::Stop;
 
 use std::sync::mpsc;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::error::Result;
 use crate::output::WorkDir;

@@ -70,12 +70,7 @@ impl<'a> Schedule<'a> {
     pub fn take(&self) -> Option<(StepId, u64)> {
         let mut state = self.lock();
         loop {
-            if let Some(signal) = self.stop.signal()
-                && state.error.is_none()
-            {
-                state.error = Some(Error::interrupted(signal, format!("stopped by {}", signal_name(signal))));
-                self.changed.notify_all();
-            }
+            self.heed_signal(&mut state);
             if state.error.is_some() || state.left == 0 {
                 return None;
             }
@@ -146,9 +141,20 @@ impl<'a> Schedule<'a> {
         self.changed.notify_all();
     }
 
+    /// A signal ends the run as an error does.
+    fn heed_signal(&self, state: &mut State) {
+        if let Some(signal) = self.stop.signal()
+            && state.error.is_none()
+        {
+            state.error = Some(Error::interrupted(signal, format!("stopped by {}", signal_name(signal))));
+            self.changed.notify_all();
+        }
+    }
+
     /// Whether threads should end.
     pub fn is_over(&self) -> bool {
-        let state = self.lock();
+        let mut state = self.lock();
+        self.heed_signal(&mut state);
         state.error.is_some() || state.left == 0
     }
 

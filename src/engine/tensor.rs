@@ -8,7 +8,6 @@ use super::writer::Written;
 use crate::backend::cpu::blend::{Measured, RunFacts};
 use crate::backend::cpu::low_rank::LowRankFacts;
 use crate::backend::cpu::prune::{Geometry, Mask, StageState};
-use crate::backend::cpu::real::Real;
 use crate::backend::cpu::select::{LEVEL_BITS, Search};
 use crate::backend::cpu::stats::{self, Sums};
 use crate::backend::{Combine, Granularity, Program, Prune, Sparsify, kept_of};

@@ -4,6 +4,7 @@
 //! every statistic is summed in an order fixed by the tensor's shape; so results do not depend on chunks or threads.
 
 pub mod blend;
+pub mod features;
 pub mod low_rank;
 pub mod prune;
 pub mod real;

@@ -1,0 +1,224 @@
+//! A merge from start to end: the work folder, the run, the manifest, the rename.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use serde_json::Value;
+
+use super::{Progress, Stop, run};
+use crate::backend::Program;
+use crate::error::Result;
+use crate::output::source_digest::{from_hex, to_hex};
+use crate::output::{Copies, JournalEntry, OpenOptions, Opened, SourceDigests, WorkDir};
+use crate::plan::{Plan, SourceTensor};
+use crate::report::card::{Card, CardModel};
+use crate::report::manifest::{
+    Device, DigestKinds, Manifest, OutputTensor, Phase, SCHEMA, Source, SourceFile, Timings, Totals,
+};
+use crate::report::time::rfc3339;
+
+/// What to merge into which folder.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The merge.
+    pub plan: &'a Plan,
+    /// OUT.
+    pub out: &'a Path,
+    /// Go on with an interrupted merge.
+    pub resume: bool,
+    /// Replace OUT.
+    pub overwrite: bool,
+}
+
+/// A finished merge.
+#[derive(Debug)]
+pub struct Done {
+    /// OUT.
+    pub path: PathBuf,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Tensors that an earlier run had finished.
+    pub resumed: usize,
+    /// Whether OUT was finished before this call.
+    pub was_done: bool,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// Merges, or goes on merging, as the request says; returns once OUT is complete and on the disk.
+///
+/// # Errors
+/// Whatever stops the merge; OUT is as it was, and the work folder beside it is kept for `--resume`.
+pub fn merge(request: &Request<'_>, progress: &Progress, stop: &Stop) -> Result<Done> {
+    let plan = request.plan;
+    let started = Instant::now();
+    let mut reads: Vec<PathBuf> = plan.sources.iter().map(|s| s.checkpoint.path().to_owned()).collect();
+    reads.push(plan.recipe.path.clone());
+    let options = OpenOptions {
+        out: request.out.to_owned(),
+        resume: request.resume,
+        overwrite: request.overwrite,
+        fingerprint: plan.fingerprint(),
+        sources: reads,
+    };
+    let work = match WorkDir::open(options, &plan.layout)? {
+        Opened::Work(work) => work,
+        Opened::AlreadyDone(manifest) => {
+            let path = std::path::absolute(request.out).unwrap_or_else(|_| request.out.to_owned());
+            let resumed = manifest.tensors.len();
+            return Ok(Done { path, manifest: *manifest, resumed, was_done: true, notes: Vec::new() });
+        }
+    };
+    for tensor in work.unverified() {
+        if !work.confirm(&tensor)? {
+            tracing::warn!("`{tensor}` did not survive the restart of the machine and is merged again");
+        }
+    }
+    let resumed = work.finished().len();
+    let prepared = started.elapsed();
+    let result = run(plan, &work, progress, stop).and_then(|()| {
+        plan.sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())
+    });
+    let merged = started.elapsed();
+    let result = result.and_then(|()| work.sync()).map_err(|error| with_resume_hint(error, &work));
+    if let Err(error) = result {
+        work.abandon();
+        return Err(error);
+    }
+    let synced = started.elapsed();
+
+    let phase = |name: &str, seconds: std::time::Duration| Phase { name: name.into(), seconds: seconds.as_secs_f64() };
+    let phases = vec![
+        phase("prepare", prepared),
+        phase("merge", merged - prepared),
+        phase("sync", synced - merged),
+    ];
+    let timings = Timings::new(synced.as_secs_f64(), progress.read_bytes(), progress.written_bytes(), phases);
+    let copies = match plan.reference().folder() {
+        Some(folder) => Copies::choose(folder, plan.recipe.out_dtype)?,
+        None => Copies::default(),
+    };
+    let manifest = manifest(plan, &work.finished(), timings)?;
+    let title = request.out.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let card = card(plan, &manifest, &title, copies.has("config.json"));
+    let finished = work.finish(manifest, &card, &copies.files)?;
+    let notes = copies.notes.into_iter().chain(finished.warnings).collect();
+    Ok(Done { path: finished.path, manifest: finished.manifest, resumed, was_done: false, notes })
+}
+
+/// Every failure after the work began can be gone on from.
+fn with_resume_hint(error: crate::Error, work: &WorkDir) -> crate::Error {
+    let hint = format!("what is finished is kept in `{}`; go on with {}", work.folder().display(), work.resume_hint());
+    let says_so = error.hints().iter().any(|h| h.contains("--resume"));
+    if says_so || error.kind() == crate::error::Kind::Input { error } else { error.hint(hint) }
+}
+
+fn manifest(plan: &Plan, finished: &HashMap<String, JournalEntry>, timings: Timings) -> Result<Manifest> {
+    let mut tensors = Vec::with_capacity(plan.tensors.len());
+    let mut totals = Totals { tensors: plan.tensors.len(), ..Totals::default() };
+    for (i, tensor) in plan.tensors.iter().enumerate() {
+        let place = plan.layout.placement(i);
+        let Some(entry) = finished.get(&tensor.name) else { continue };
+        totals.copied += usize::from(tensor.program == Program::Copy);
+        totals.parameters += tensor.shape.iter().product::<u64>();
+        totals.bytes += place.bytes;
+        totals.nonfinite.output += entry.nonfinite.output;
+        totals.nonfinite.introduced += entry.nonfinite.introduced;
+        tensors.push(OutputTensor {
+            name: tensor.name.clone(),
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+            file: plan.layout.files()[place.file].name.clone(),
+            digest: entry.digest.clone(),
+            nonfinite: entry.nonfinite,
+            facts: entry.facts.clone(),
+        });
+    }
+    Ok(Manifest {
+        schema: SCHEMA,
+        merganser: env!("CARGO_PKG_VERSION").into(),
+        created: rfc3339(SystemTime::now()),
+        fingerprint: String::new(),
+        digests: DigestKinds::default(),
+        recipe: plan.recipe.to_json(),
+        recipe_text: plan.recipe.text.clone(),
+        sources: sources(plan, finished)?,
+        device: Device { name: crate::backend::cpu::features::name(), backend: "cpu".into() },
+        threads: plan.memory.threads,
+        memory_budget: plan.options.memory_budget,
+        seed: plan.options.seed,
+        timings,
+        files: Vec::new(),
+        tensors,
+        totals,
+    })
+}
+
+/// The sources with a digest of what was read of each file.
+fn sources(plan: &Plan, finished: &HashMap<String, JournalEntry>) -> Result<Vec<Source>> {
+    let read: BTreeSet<(usize, usize)> =
+        plan.tensors.iter().flat_map(|t| t.reads()).map(|SourceTensor { source, tensor }| (source, tensor)).collect();
+    let mut sources = Vec::with_capacity(plan.sources.len());
+    for (index, source) in plan.sources.iter().enumerate() {
+        let all = source.checkpoint.tensors();
+        let mut files = Vec::new();
+        for (shard_index, shard) in source.checkpoint.shards().iter().enumerate() {
+            let here = |t: &&(usize, usize)| t.0 == index && all[t.1].shard == shard_index;
+            let names: Vec<&str> = read.iter().filter(here).map(|t| all[t.1].name.as_str()).collect();
+            let mut digests = SourceDigests::new(shard.header_digest(), names.iter().copied());
+            let known: BTreeSet<&str> = names.iter().copied().collect();
+            for digest in finished.values().flat_map(|e| &e.sources) {
+                if digest.source == index
+                    && known.contains(digest.tensor.as_str())
+                    && let Some(value) = from_hex(&digest.digest)
+                {
+                    digests.set(&digest.tensor, value)?;
+                }
+            }
+            let (seconds, nanoseconds) = shard.modified();
+            let modified = SystemTime::UNIX_EPOCH
+                + std::time::Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0));
+            files.push(SourceFile {
+                name: shard.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+                size: shard.size(),
+                modified: rfc3339(modified),
+                digest: to_hex(digests.finish()?),
+                tensors_read: names.len(),
+                tensors: all.iter().filter(|t| t.shard == shard_index).count(),
+            });
+        }
+        let role = if source.is_base { "base" } else { "model" };
+        sources.push(Source { role: role.into(), path: source.written.clone(), files });
+    }
+    Ok(sources)
+}
+
+fn card(plan: &Plan, manifest: &Manifest, title: &str, has_config: bool) -> String {
+    let recipe = &plan.recipe;
+    let parameters: Vec<String> = recipe.models.iter().map(|m| short(&m.parameters.to_json())).collect();
+    let base = recipe.base.iter().map(|b| CardModel { name: &b.written, role: "base", parameters: "" });
+    let models = recipe.models.iter().zip(&parameters);
+    let models = models.map(|(m, p)| CardModel { name: &m.model.written, role: "model", parameters: p });
+    let dtypes: BTreeSet<String> = manifest.tensors.iter().map(|t| t.dtype.to_string()).collect();
+    Card {
+        title,
+        method: recipe.method.name,
+        method_summary: recipe.method.summary,
+        method_source: recipe.method.source,
+        models: base.chain(models).collect(),
+        recipe: &recipe.text,
+        seed: plan.options.seed,
+        version: env!("CARGO_PKG_VERSION"),
+        dtypes: dtypes.into_iter().collect(),
+        parameters: manifest.totals.parameters,
+        has_config,
+    }
+    .render()
+}
+
+/// `weight: 0.5, density: 0.2`.
+fn short(parameters: &Value) -> String {
+    let Value::Object(map) = parameters else { return String::new() };
+    map.iter().map(|(k, v)| format!("{k}: {v}")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,258 @@
+//! The data files of an unfinished output: made at their full size, written in place, completed by their headers.
+//!
+//! Until the header is written, a file's first eight bytes are zero, a length that no reader of safetensors accepts:
+//! an unfinished file is never mistaken for a finished one.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Error as IoError, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::layout::{FileLayout, Layout};
+use crate::error::{Error, Result};
+
+/// The open data files, in the order of [`Layout::files`].
+#[derive(Debug)]
+pub(super) struct DataFiles {
+    files: Vec<DataFile>,
+    resume_hint: String,
+}
+
+#[derive(Debug)]
+struct DataFile {
+    file: File,
+    path: PathBuf,
+    header_bytes: u64,
+    bytes: u64,
+}
+
+impl DataFiles {
+    /// Which files of `layout` stand in `folder` with their full size.
+    pub fn existing(folder: &Path, layout: &Layout) -> Vec<bool> {
+        let is_whole = |f: &FileLayout| {
+            std::fs::symlink_metadata(folder.join(&f.name)).is_ok_and(|m| m.is_file() && m.len() == f.bytes)
+        };
+        layout.files().iter().map(is_whole).collect()
+    }
+
+    /// Opens the files of `layout` in `folder`, each made at its full size; with `keep`, files that have that size
+    /// already stay as they are. Tells for each file whether it was kept.
+    ///
+    /// # Errors
+    ///
+    /// No space, or a folder that cannot be written. No space is left taken then by files without content.
+    pub fn open(folder: &Path, layout: &Layout, keep: bool, resume_hint: &str) -> Result<(Self, Vec<bool>)> {
+        let mut files = Vec::with_capacity(layout.files().len());
+        let mut kept = Vec::with_capacity(layout.files().len());
+        for planned in layout.files() {
+            let path = folder.join(&planned.name);
+            let (file, is_kept) = open_one(&path, planned, keep)
+                .map_err(|e| write_error(&e, &path, format_args!("create `{}`", path.display()), resume_hint))?;
+            kept.push(is_kept);
+            files.push(DataFile { file, path, header_bytes: planned.header.len() as u64, bytes: planned.bytes });
+        }
+        let new = || files.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(f, _)| f);
+        for data in new() {
+            if let Err(e) = allocate(&data.file, data.bytes) {
+                // What was taken has no content yet: give it back.
+                new().for_each(|f| drop(f.file.set_len(0)));
+                return Err(if is_full(&e) {
+                    let needed = new().fold(0_u64, |sum, f| sum.saturating_add(f.bytes));
+                    no_space(folder, needed, &e, resume_hint)
+                } else {
+                    write_error(&e, &data.path, format_args!("allocate `{}`", data.path.display()), resume_hint)
+                });
+            }
+        }
+        Ok((Self { files, resume_hint: resume_hint.into() }, kept))
+    }
+
+    /// Writes into the data section of a file, at an offset from the file's start.
+    pub fn write_at(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        let data = self.within(file, offset, bytes.len())?;
+        data.file.write_all_at(bytes, offset).map_err(|e| {
+            let what = format_args!("write {} bytes at offset {offset} of `{}`", bytes.len(), data.path.display());
+            write_error(&e, &data.path, what, &self.resume_hint)
+        })
+    }
+
+    /// Reads from the data section of a file, at an offset from the file's start.
+    pub fn read_at(&self, file: usize, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        let data = self.within(file, offset, bytes.len())?;
+        data.file
+            .read_exact_at(bytes, offset)
+            .map_err(|e| Error::environment(format!("cannot read back `{}`: {e}", data.path.display())))
+    }
+
+    /// Writes a file's header, which makes it a valid one.
+    pub fn write_header(&self, file: usize, header: &[u8]) -> Result<()> {
+        let Some(data) = self.files.get(file).filter(|d| d.header_bytes == header.len() as u64) else {
+            return Err(Error::internal(format!("the header of output file {file} is not the planned one")));
+        };
+        data.file.write_all_at(header, 0).map_err(|e| {
+            let what = format_args!("write the header of `{}`", data.path.display());
+            write_error(&e, &data.path, what, &self.resume_hint)
+        })
+    }
+
+    /// Waits until a file is on the disk. If that fails, nothing written to it before can be believed: the kernel
+    /// reports a failed write-back once and then takes the pages for clean.
+    pub fn sync(&self, file: usize) -> Result<()> {
+        let Some(data) = self.files.get(file) else {
+            return Err(Error::internal(format!("there is no output file {file}")));
+        };
+        data.file.sync_data().map_err(|e| {
+            let what = format_args!("bring `{}` to the disk", data.path.display());
+            write_error(&e, &data.path, what, &self.resume_hint)
+        })
+    }
+
+    fn within(&self, file: usize, offset: u64, len: usize) -> Result<&DataFile> {
+        let end = offset.checked_add(len as u64);
+        self.files
+            .get(file)
+            .filter(|f| offset >= f.header_bytes && end.is_some_and(|end| end <= f.bytes))
+            .ok_or_else(|| Error::internal(format!("{len} bytes at {offset} are outside output file {file}'s data")))
+    }
+}
+
+/// Opens or makes one file; whether it could be kept. Files that are not kept are emptied.
+fn open_one(path: &Path, planned: &FileLayout, keep: bool) -> std::io::Result<(File, bool)> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    let meta = file.metadata()?;
+    let is_kept = keep && meta.is_file() && meta.len() == planned.bytes;
+    if !is_kept {
+        file.set_len(0)?;
+    }
+    Ok((file, is_kept))
+}
+
+/// Gives an empty file its size: with blocks behind it, or, where the file system cannot promise them, without.
+fn allocate(file: &File, bytes: u64) -> std::io::Result<()> {
+    match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, bytes)) {
+        Ok(()) => Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => file.set_len(bytes),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn is_full(e: &IoError) -> bool {
+    matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+fn no_space(folder: &Path, needed: u64, e: &IoError, resume_hint: &str) -> Error {
+    let free = statvfs(folder).map(|s| s.f_bavail.saturating_mul(s.f_frsize));
+    let free = free.map_or_else(|_| "how many are free is unknown".into(), |n| format!("{n} are free"));
+    Error::environment(format!(
+        "not enough space in `{}`: the output needs {needed} more bytes, {free} ({e})",
+        folder.display()
+    ))
+    .hint(format!("free some space, then run the same command with {resume_hint}"))
+}
+
+/// The error for a failed write: the environment's, with what to do about it.
+pub(super) fn write_error(e: &IoError, path: &Path, doing: std::fmt::Arguments<'_>, resume_hint: &str) -> Error {
+    let again = format!("then run the same command with {resume_hint}");
+    let hint = match e.kind() {
+        ErrorKind::StorageFull => {
+            let folder = path.parent().unwrap_or(path);
+            let free = statvfs(folder).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
+            format!("{free} bytes are free in `{}`: free some space, {again}", folder.display())
+        }
+        ErrorKind::QuotaExceeded => format!("the disk quota is used up: free some space, {again}"),
+        ErrorKind::FileTooLarge => {
+            format!("the file system or `ulimit -f` forbids files of this size: raise the limit, {again}")
+        }
+        ErrorKind::ReadOnlyFilesystem => format!("the file system is read-only: mount it writable, {again}"),
+        ErrorKind::PermissionDenied => format!("let this user write to it, {again}"),
+        ErrorKind::NotFound => "the work folder was removed or renamed while the merge ran; run it again".into(),
+        _ => format!("see the system's log for what is wrong with the disk, {again}"),
+    };
+    Error::environment(format!("cannot {doing}: {e}")).hint(hint)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::dtype::Dtype;
+    use crate::error::Kind;
+    use crate::output::layout::TensorSpec;
+
+    fn layout() -> Layout {
+        let tensor = |name: &str| TensorSpec { name: name.into(), dtype: Dtype::U8, shape: vec![100], bytes: 100 };
+        Layout::new(&[tensor("a"), tensor("b")], 100).unwrap()
+    }
+
+    #[test]
+    fn new_files_have_their_full_size_and_no_reader_takes_them_for_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = layout();
+        let (files, kept) = DataFiles::open(dir.path(), &layout, true, "`--resume`").unwrap();
+        assert_eq!(kept, [false, false]);
+        files.write_at(0, 4096, &[7; 100]).unwrap();
+        let path = dir.path().join(&layout.files()[0].name);
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(bytes.len(), 4196);
+        assert!(safetensors::SafeTensors::deserialize(&bytes).is_err());
+        files.write_header(0, &layout.files()[0].header).unwrap();
+        files.sync(0).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(read.tensor("a").unwrap().data(), [7; 100]);
+    }
+
+    #[test]
+    fn files_of_the_right_size_are_kept_and_others_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = layout();
+        let (files, _) = DataFiles::open(dir.path(), &layout, false, "").unwrap();
+        files.write_at(0, 4096, &[7; 100]).unwrap();
+        files.write_at(1, 4096, &[8; 100]).unwrap();
+        let second = dir.path().join(&layout.files()[1].name);
+        File::options().write(true).open(&second).unwrap().set_len(4195).unwrap();
+        assert_eq!(DataFiles::existing(dir.path(), &layout), [true, false]);
+        let (files, kept) = DataFiles::open(dir.path(), &layout, true, "").unwrap();
+        assert_eq!(kept, [true, false]);
+        assert_eq!(DataFiles::existing(dir.path(), &layout), [true, true]);
+        let mut bytes = [1; 100];
+        files.read_at(0, 4096, &mut bytes).unwrap();
+        assert_eq!(bytes, [7; 100]);
+        files.read_at(1, 4096, &mut bytes).unwrap();
+        assert_eq!(bytes, [0; 100], "nothing of the old content shows through");
+        let (_, kept) = DataFiles::open(dir.path(), &layout, false, "").unwrap();
+        assert_eq!(kept, [false, false]);
+    }
+
+    #[test]
+    fn writes_outside_the_data_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, _) = DataFiles::open(dir.path(), &layout(), false, "").unwrap();
+        for (file, offset, len) in [(0, 4095, 2), (0, 4097, 100), (2, 4096, 1), (0, u64::MAX, 2), (0, 0, 8)] {
+            let error = files.write_at(file, offset, &vec![0; len]).unwrap_err();
+            assert_eq!(error.kind(), Kind::Internal, "{file} {offset} {len}");
+        }
+    }
+
+    #[test]
+    fn what_the_disk_refuses_is_the_environments_fault_and_says_what_to_do() {
+        let wanted = [
+            (Errno::NOSPC, "free some space"),
+            (Errno::DQUOT, "quota"),
+            (Errno::FBIG, "ulimit -f"),
+            (Errno::IO, "system's log"),
+            (Errno::ROFS, "read-only"),
+            (Errno::ACCESS, "let this user write"),
+            (Errno::NOENT, "removed or renamed"),
+        ];
+        for (errno, hint) in wanted {
+            let error = write_error(&errno.into(), Path::new("/x/y"), format_args!("write `y`"), "`--resume`");
+            assert_eq!(error.exit_code(), 3);
+            assert!(error.to_string().starts_with("cannot write `y`: "));
+            assert!(error.hints()[0].contains(hint), "{errno:?}: {:?}", error.hints());
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! One process at a time works in a work folder.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::target::Target;
+use crate::error::{Error, Result};
+
+/// The lock's name in the work folder.
+pub(super) const LOCK_NAME: &str = "merganser.lock";
+
+/// How often a folder that another process finishes under our feet is tried again.
+const ATTEMPTS: usize = 16;
+
+/// Held until dropped, or until the process ends in whatever way.
+#[derive(Debug)]
+pub(super) struct Lock(#[allow(dead_code, reason = "the open file is the lock")] File);
+
+impl Lock {
+    /// Makes the work folder if it does not exist and locks it.
+    pub fn take(target: &Target) -> Result<Self> {
+        let path = target.partial.join(LOCK_NAME);
+        for _ in 0..ATTEMPTS {
+            make_folder(target)?;
+            let file = match File::options().read(true).write(true).create(true).truncate(false).open(&path) {
+                Ok(file) => file,
+                // Renamed to OUT by another process between our two calls.
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                Err(e) => return Err(unwritable(&target.partial, &e)),
+            };
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(Error::environment(format!(
+                        "another merganser is writing `{}`, in `{}`",
+                        target.shown.display(),
+                        target.partial.display()
+                    ))
+                    .hint("wait for it to end, or give another folder to `-o`"));
+                }
+                Err(e) => {
+                    tracing::warn!("cannot lock `{}` ({e}): run no second merge into the same folder", path.display());
+                }
+            }
+            // The lock is worth something only on the file that others will find there.
+            if is_same_file(&file, &path) {
+                return Ok(Self(file));
+            }
+        }
+        Err(Error::environment(format!("`{}` keeps changing while it is being locked", target.partial.display()))
+            .hint("another merganser is at work there: wait for it to end"))
+    }
+}
+
+fn make_folder(target: &Target) -> Result<()> {
+    let partial = &target.partial;
+    match fs::create_dir(partial) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => match fs::symlink_metadata(partial) {
+            Ok(m) if !m.is_dir() => {
+                Err(Error::input(format!("`{}`, where the output would be built, is not a folder", partial.display()))
+                    .hint("move it away, or give another folder to `-o`"))
+            }
+            _ => Ok(()),
+        },
+        Err(e) if e.kind() == ErrorKind::InvalidFilename => Err(Error::input(format!(
+            "the name of `{}` is too long: the work folder beside it could not be made",
+            target.shown.display()
+        ))),
+        Err(e) => Err(unwritable(partial, &e)),
+    }
+}
+
+fn unwritable(partial: &Path, e: &std::io::Error) -> Error {
+    Error::environment(format!("cannot build the output in `{}`: {e}", partial.display()))
+        .hint("make its parent folder writable for this user, or give another folder to `-o`")
+}
+
+fn is_same_file(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(a), Ok(b)) => a.dev() == b.dev() && a.ino() == b.ino(),
+        _ => false,
+    }
+}

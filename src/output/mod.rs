@@ -1,0 +1,30 @@
+//! Everything about the output of a merge: its layout, the folder it is built in, and the rename that finishes it.
+//!
+//! The order of use: [`Layout::new`] places every tensor before a byte is written; [`WorkDir::open`] starts, or goes
+//! on with, the work folder beside OUT; tensors are written in place and [recorded](WorkDir::record) as they finish,
+//! in any order and from any thread; [`WorkDir::finish`] completes the folder and renames it to OUT.
+//!
+//! **Invariant:** OUT is either what it was before or a complete output, at every moment.
+
+pub mod copy;
+pub mod digest;
+mod files;
+pub mod fingerprint;
+mod finish;
+mod found;
+pub mod journal;
+pub mod layout;
+mod lock;
+pub mod nonfinite;
+pub mod source_digest;
+mod target;
+pub mod workdir;
+
+pub use copy::{Copies, SmallFile};
+pub use digest::PieceDigests;
+pub use fingerprint::Fingerprint;
+pub use finish::{CARD_NAME, Finished};
+pub use journal::{JournalEntry, Nonfinite, SourceTensorDigest};
+pub use layout::{Layout, Placement, TensorSpec};
+pub use source_digest::{BlockDigests, SourceDigests};
+pub use workdir::{OpenOptions, Opened, WorkDir};

@@ -1,0 +1,261 @@
+//! The model card: what was merged, how, and how to do it again.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use super::manifest::MANIFEST_NAME;
+
+/// What a model card says. It holds nothing of when or where a merge ran, so that equal merges have equal cards.
+#[derive(Debug, Clone)]
+pub struct Card<'a> {
+    /// The output's name.
+    pub title: &'a str,
+    /// The method's name.
+    pub method: &'a str,
+    /// What the method does, in a sentence.
+    pub method_summary: &'a str,
+    /// Where the method comes from.
+    pub method_source: &'a str,
+    /// What was merged, the base first.
+    pub models: Vec<CardModel<'a>>,
+    /// The recipe's text.
+    pub recipe: &'a str,
+    /// Seed of random masks.
+    pub seed: u64,
+    /// Version of merganser.
+    pub version: &'a str,
+    /// Element types that the output's tensors have, as safetensors names them.
+    pub dtypes: Vec<String>,
+    /// Number of elements of all tensors.
+    pub parameters: u64,
+    /// Whether the output has a `config.json`, which makes it a model that `transformers` loads.
+    pub has_config: bool,
+}
+
+/// One row of the table of models.
+#[derive(Debug, Clone)]
+pub struct CardModel<'a> {
+    /// As the recipe writes it.
+    pub name: &'a str,
+    /// `base` or `model`.
+    pub role: &'a str,
+    /// Its own parameters, such as `weight: 0.5`; empty for none.
+    pub parameters: &'a str,
+}
+
+impl Card<'_> {
+    /// The text of `README.md`.
+    pub fn render(&self) -> String {
+        let mut text = String::from("---\n");
+        let mut line = |s: &str| {
+            text.push_str(s);
+            text.push('\n');
+        };
+        if self.has_config {
+            line("library_name: transformers");
+        }
+        let mut names: Vec<&str> = Vec::new();
+        for model in &self.models {
+            let name = hub_name(model.name);
+            if !name.is_empty() && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        if !names.is_empty() {
+            line("base_model:");
+            names.iter().for_each(|name| line(&format!("- {}", yaml_string(name))));
+            line("base_model_relation: merge");
+        }
+        line("tags:\n- merge\n- merganser\n---\n");
+        line(&format!("# {}\n", plain(self.title)));
+        line(&format!(
+            "A merge of {} checkpoints, made with merganser {} by the method {}: {}\n",
+            self.models.len(),
+            plain(self.version),
+            code(self.method),
+            plain(self.method_summary)
+        ));
+        line(&format!("Source of the method: {}\n", plain(self.method_source)));
+        line(&format!("{} parameters, stored as {}.\n", self.parameters, plain(&self.dtypes.join(", "))));
+        line("## Models\n\n| model | role | parameters |\n|---|---|---|");
+        for model in &self.models {
+            let parameters = if model.parameters.is_empty() { String::new() } else { code(model.parameters) };
+            line(&format!("| {} | {} | {parameters} |", code(model.name), plain(model.role)));
+        }
+        let fence = "`".repeat(longest_backticks(self.recipe).max(2) + 1);
+        line(&format!("\n## Recipe\n\n{fence}yaml\n{}\n{fence}\n", self.recipe.trim_end()));
+        line("## How to make it again\n\nSave the recipe above as `recipe.yaml` and run\n");
+        line(&format!("```\nmerganser merge recipe.yaml -o merged --seed {}\n```\n", self.seed));
+        line(&format!(
+            "`{MANIFEST_NAME}` has the digests of every source and of every tensor; `merganser verify` checks them."
+        ));
+        text
+    }
+}
+
+/// What the Hub may know a model by: `owner/name` as it is, of any other path only the last part, which tells nobody
+/// how a disk is organised.
+fn hub_name(name: &str) -> &str {
+    let is_word = |s: &str| {
+        s.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    match name.split_once('/') {
+        Some((owner, model)) if is_word(owner) && is_word(model) => name,
+        _ => name.trim_end_matches('/').rsplit('/').next().unwrap_or(name),
+    }
+}
+
+/// A double-quoted YAML scalar.
+fn yaml_string(text: &str) -> String {
+    let json = Value::from(text).to_string();
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        // JSON lets pass what YAML does not: DEL, the C1 controls, line separators, the byte-order mark.
+        if matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}') {
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Text that Markdown shows as it is, on one line.
+fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '|' | '#' | '~' | '&' => out.extend(['\\', c]),
+            c if c.is_control() => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// A code span, fit for a cell of a table too.
+fn code(text: &str) -> String {
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let ticks = "`".repeat(longest_backticks(&text) + 1);
+    // The spaces keep backticks at the ends apart from the fence; Markdown drops them.
+    let space = if text.starts_with('`') || text.ends_with('`') || text.is_empty() { " " } else { "" };
+    format!("{ticks}{space}{}{space}{ticks}", text.replace('|', "\\|"))
+}
+
+fn longest_backticks(text: &str) -> usize {
+    text.split(|c| c != '`').map(str::len).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn card() -> Card<'static> {
+        Card {
+            title: "my_merge",
+            method: "task_arithmetic",
+            method_summary: "adds scaled task vectors to the base.",
+            method_source: "arXiv 2212.04089",
+            models: vec![
+                CardModel { name: "org/base-7b", role: "base", parameters: "" },
+                CardModel { name: "/home/someone/models/math", role: "model", parameters: "weight: 0.5" },
+                CardModel { name: "../models/math/", role: "model", parameters: "" },
+            ],
+            recipe: "merge_method: task_arithmetic\n",
+            seed: 7,
+            version: "0.1.0",
+            dtypes: vec!["BF16".into(), "I64".into()],
+            parameters: 1234,
+            has_config: true,
+        }
+    }
+
+    #[test]
+    fn a_card_reads_as_it_should() {
+        let expected = r#"---
+library_name: transformers
+base_model:
+- "org/base-7b"
+- "math"
+base_model_relation: merge
+tags:
+- merge
+- merganser
+---
+
+# my\_merge
+
+A merge of 3 checkpoints, made with merganser 0.1.0 by the method `task_arithmetic`: adds scaled task vectors to the base.
+
+Source of the method: arXiv 2212.04089
+
+1234 parameters, stored as BF16, I64.
+
+## Models
+
+| model | role | parameters |
+|---|---|---|
+| `org/base-7b` | base |  |
+| `/home/someone/models/math` | model | `weight: 0.5` |
+| `../models/math/` | model |  |
+
+## Recipe
+
+```yaml
+merge_method: task_arithmetic
+```
+
+## How to make it again
+
+Save the recipe above as `recipe.yaml` and run
+
+```
+merganser merge recipe.yaml -o merged --seed 7
+```
+
+`merganser.json` has the digests of every source and of every tensor; `merganser verify` checks them.
+"#;
+        assert_eq!(card().render(), expected);
+        assert!(!Card { has_config: false, ..card() }.render().contains("transformers"));
+    }
+
+    #[test]
+    fn no_recipe_can_end_its_fence() {
+        let recipe = "a: 1\n`````\n# evil\n";
+        let text = Card { recipe, ..card() }.render();
+        assert!(text.contains(&format!("\n``````yaml\n{}\n``````\n", recipe.trim_end())));
+    }
+
+    #[test]
+    fn names_cannot_break_out_of_the_front_matter_or_the_table() {
+        let name = "x\"\n---\n| `evil` <b>\u{85}";
+        let models = vec![CardModel { name, role: "base", parameters: "a|b" }];
+        let text = Card { title: name, models, ..card() }.render();
+        let front: Vec<&str> = text.lines().take_while(|l| !l.starts_with("# ")).collect();
+        assert_eq!(front.iter().filter(|l| **l == "---").count(), 2);
+        let yaml = front.iter().find(|l| l.starts_with("- \"")).unwrap();
+        let read: String = serde_json::from_str(&yaml[2..]).unwrap();
+        assert_eq!(read, name);
+        assert!(yaml.contains("\\u0085"));
+        let row = text.lines().find(|l| l.contains("base |")).unwrap();
+        assert_eq!(row, "| ``x\" --- \\| `evil` <b> `` | base | `a\\|b` |");
+    }
+
+    #[test]
+    fn names_from_a_disk_keep_only_their_last_part() {
+        for (name, expected) in [
+            ("org/model", "org/model"),
+            ("model", "model"),
+            ("./model", "model"),
+            ("a/b/c", "c"),
+            ("/x/y/", "y"),
+            ("../m.safetensors", "m.safetensors"),
+            ("/", ""),
+        ] {
+            assert_eq!(hub_name(name), expected);
+        }
+    }
+}
