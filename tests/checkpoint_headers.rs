@@ -70,6 +70,8 @@ fn a_file_too_short_for_its_header_says_how_many_bytes_it_has() {
     refused(b"", &["has 0 bytes, expected at least 8"]);
     refused(b"1234567", &["has 7 bytes, expected at least 8"]);
     refused(&40_u64.to_le_bytes(), &["truncated", "found 8 bytes, expected at least 48"]);
+    // A length whose bytes look like the beginning of a pickle.
+    refused(&0x0280_u64.to_le_bytes(), &["truncated", "found 8 bytes, expected at least 648"]);
     let whole = file(&one(r#""U8""#, "[4]", "[0,4]"), 4);
     for len in 0..whole.len() {
         assert!(read(&whole[..len]).is_err(), "cut at {len}");
