@@ -86,6 +86,11 @@ pub(super) fn json_bytes(label: &str, first: [u8; 8], size: u64) -> Result<u64> 
         return Ok(json);
     }
     let error = |message: String| Error::input(format!("{label} {message}"));
+    if json <= MAX_HEADER_BYTES {
+        let expected = json + LENGTH_BYTES;
+        return Err(error(format!("is truncated: found {size} bytes, expected at least {expected} for the header"))
+            .hint("the download or copy was cut off; get the file again"));
+    }
     // Other formats read as an absurd length; name those that people meet.
     match &first {
         b"version " => Err(error("is a Git LFS pointer, not the checkpoint itself".into())
@@ -96,15 +101,10 @@ pub(super) fn json_bytes(label: &str, first: [u8; 8], size: u64) -> Result<u64> 
         }
         [b'G', b'G', b'U', b'F', ..] => Err(error("is a GGUF file, not a safetensors file".into())
             .hint("merge the unquantised safetensors checkpoint and convert the result to GGUF")),
-        _ if json > MAX_HEADER_BYTES => Err(error(format!(
+        _ => Err(error(format!(
             "is not a safetensors file: its header would have {json} bytes, the most allowed is {MAX_HEADER_BYTES}"
         ))
         .hint(DAMAGED)),
-        _ => Err(error(format!(
-            "is truncated: found {size} bytes, expected at least {} for the header",
-            json + LENGTH_BYTES
-        ))
-        .hint("the download or copy was cut off; get the file again")),
     }
 }
 

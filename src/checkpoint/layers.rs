@@ -81,10 +81,12 @@ fn place(name: &str) -> (&str, Option<u32>) {
     for (dot, _) in name.match_indices('.') {
         let segment = &name[from..dot];
         // Digits too many for an index name no block that anyone numbered.
-        if from > 0 && !segment.is_empty() && segment.bytes().all(|b| b.is_ascii_digit()) {
-            if let Ok(index) = segment.parse() {
-                return (&name[..from - 1], Some(index));
-            }
+        let digits = !segment.is_empty() && segment.bytes().all(|b| b.is_ascii_digit());
+        if from > 0
+            && digits
+            && let Ok(index) = segment.parse()
+        {
+            return (&name[..from - 1], Some(index));
         }
         from = dot + 1;
     }
