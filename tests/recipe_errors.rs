@@ -388,7 +388,7 @@ const CASES: &[Case] = &[
     // Patterns and dtypes.
     Case(
         "merge_method: linear\nmodels: [{model: b}]\ncopy:\n- lm_head.*\n- '(a'\n",
-        "recipe.yaml:5: pattern `(a` of `copy` is no regular expression: unclosed group",
+        "recipe.yaml:5: pattern `(a` of `copy` does not compile: unclosed group",
         &["a pattern matches a tensor's whole name; `.` is any character and `.*` any text"],
     ),
     Case(
@@ -403,7 +403,7 @@ const CASES: &[Case] = &[
     ),
     Case(
         "merge_method: cart\nmodels: [{model: b}]\nparameters: {eligible: ['*.mlp']}\n",
-        "recipe.yaml:3: pattern `*.mlp` of `eligible` is no regular expression: repetition operator missing expression",
+        "recipe.yaml:3: pattern `*.mlp` of `eligible` does not compile: repetition operator missing expression",
         &["a pattern matches a tensor's whole name; `.` is any character and `.*` any text"],
     ),
     Case(

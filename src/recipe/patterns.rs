@@ -10,17 +10,19 @@ use crate::error::{Error, Result};
 const MOST: usize = 256;
 /// Largest compiled pattern, which also bounds the time that compiling takes.
 const COMPILED_BYTES: usize = 1 << 20;
+/// Largest compiled list of patterns.
+const COMPILED_LIST_BYTES: usize = 1 << 24;
 
 /// Compiles patterns of a [`Recipe`](super::Recipe) into one set that matches *whole* tensor names.
 ///
 /// # Errors
 /// Internal, for patterns that did not come from a recipe and do not compile.
 pub fn compile_patterns(patterns: &[String]) -> Result<RegexSet> {
-    RegexSetBuilder::new(patterns.iter().map(|p| whole(p)))
-        // Each pattern was compiled alone within its limit; the set is at most their sum.
-        .size_limit(COMPILED_BYTES.saturating_mul(patterns.len().saturating_add(1)))
-        .build()
-        .map_err(|e| Error::internal(format!("patterns do not compile: {}", reason(&e))))
+    compile(patterns).map_err(|e| Error::internal(format!("patterns do not compile: {}", reason(&e))))
+}
+
+fn compile(patterns: &[String]) -> Result<RegexSet, regex::Error> {
+    RegexSetBuilder::new(patterns.iter().map(|p| whole(p))).size_limit(COMPILED_LIST_BYTES).build()
 }
 
 /// A pattern that matches the whole of what `pattern` matches a part of.
@@ -39,7 +41,7 @@ pub(super) fn read(reader: &Reader, node: &Node, key: &str) -> Result<Vec<String
             return Err(reader.error(node.line, format_args!("a pattern of `{key}` is empty")));
         }
         check(text).map_err(|why| {
-            let message = format!("pattern {} of `{key}` is no regular expression: {why}", quote(text));
+            let message = format!("pattern {} of `{key}` does not compile: {why}", quote(text));
             let hint = "a pattern matches a tensor's whole name; `.` is any character and `.*` any text";
             reader.error(node.line, message).hint(hint)
         })?;
@@ -49,7 +51,15 @@ pub(super) fn read(reader: &Reader, node: &Node, key: &str) -> Result<Vec<String
         Data::List(items) if items.len() > MOST => {
             Err(reader.error(node.line, format_args!("`{key}` has {} patterns, more than {MOST}", items.len())))
         }
-        Data::List(items) => items.iter().map(|item| one(item)).collect(),
+        Data::List(items) => {
+            let patterns = items.iter().map(|item| one(item)).collect::<Result<Vec<_>>>()?;
+            match compile(&patterns) {
+                Ok(_) => Ok(patterns),
+                Err(e) => {
+                    Err(reader.error(node.line, format_args!("the patterns of `{key}` together: {}", reason(&e))))
+                }
+            }
+        }
         _ => Ok(vec![one(node)?]),
     }
 }
@@ -65,7 +75,7 @@ fn check(pattern: &str) -> Result<(), String> {
 /// The regex crate's explanation without its drawing of the pattern.
 fn reason(error: &regex::Error) -> String {
     match error {
-        regex::Error::CompiledTooBig(_) => "it grows too large when compiled".into(),
+        regex::Error::CompiledTooBig(_) => "too large when compiled".into(),
         other => {
             let text = other.to_string();
             let last = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or_default();
@@ -103,6 +113,6 @@ mod tests {
 
     #[test]
     fn a_pattern_that_grows_without_bound_is_refused() {
-        assert_eq!(check("((a{100}){100}){100}"), Err("it grows too large when compiled".into()));
+        assert_eq!(check("((a{100}){100}){100}"), Err("too large when compiled".into()));
     }
 }

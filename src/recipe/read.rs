@@ -18,6 +18,9 @@ const KEYS: [&str; 8] =
 /// Most stages: far above use, and a bound on the work that a recipe can ask for.
 const MOST_STAGES: usize = 64;
 
+/// Above what any method takes by an order of magnitude.
+const FAR_TOO_MANY_MODELS: usize = 1000;
+
 /// Reads a recipe. `on_disk`: whether its models must exist.
 pub(super) fn recipe(bytes: &[u8], path: &Path, on_disk: bool) -> Result<Recipe> {
     let file = path.display().to_string();
@@ -96,7 +99,12 @@ impl<'n> Keys<'n> {
                 .hint("list the models to merge: `models: [{model: path}, …]`")
         })?;
         let listing = listing(reader, models_at, method, base.as_ref().map(|(_, identity)| identity))?;
-        self.check_count(reader, models_at, method, &listing)?;
+        let counted = match method.base {
+            BaseModel::Required => 0,
+            // Where the rule does not read the base, a listed base is a model like any other.
+            BaseModel::Optional => usize::from(listing.base.is_some()),
+        };
+        check_count(reader, models_at, method, listing.models.len() + counted)?;
         let parameters = match self.get("parameters") {
             Some(entry) => parameters::read(reader, entry, method, Place::Recipe)?,
             None => Parameters::default(),
@@ -124,25 +132,6 @@ impl<'n> Keys<'n> {
             out_dtype,
             warnings: Vec::new(),
         })
-    }
-
-    fn check_count(&self, reader: &Reader, at: &Entry, method: &MethodSpec, listing: &Listing) -> Result<()> {
-        // Where the rule does not read the base, the base is a model like any other if it is listed as one.
-        let (besides, counted) = match method.base {
-            BaseModel::Required => (" besides the base", 0),
-            BaseModel::Optional => ("", usize::from(listing.base.is_some())),
-        };
-        let found = listing.models.len() + counted;
-        let (least, most) = method.models;
-        if (least..=most).contains(&found) {
-            return Ok(());
-        }
-        let takes = match (least, most) {
-            (1, 1) => "exactly 1 model".to_string(),
-            (least, most) if least == most => format!("exactly {least} models"),
-            (least, most) => format!("{least} to {most} models"),
-        };
-        Err(reader.error(at.line, format_args!("method `{}` takes {takes}{besides}, found {found}", method.name)))
     }
 
     fn out_dtype(&self, reader: &mut Reader) -> Result<Option<Dtype>> {
@@ -213,11 +202,31 @@ fn method(reader: &Reader, entry: &Entry) -> Result<&'static MethodSpec> {
     }
 }
 
+/// Whether a method takes so many models.
+fn check_count(reader: &Reader, at: &Entry, method: &MethodSpec, found: usize) -> Result<()> {
+    let (least, most) = method.models;
+    if (least..=most).contains(&found) {
+        return Ok(());
+    }
+    let takes = match (least, most) {
+        (1, 1) => "exactly 1 model".to_string(),
+        (least, most) if least == most => format!("exactly {least} models"),
+        (least, most) => format!("{least} to {most} models"),
+    };
+    let besides = if method.base == BaseModel::Required { " besides the base" } else { "" };
+    Err(reader.error(at.line, format_args!("method `{}` takes {takes}{besides}, found {found}", method.name)))
+}
+
 /// Reads `models`.
 fn listing(reader: &mut Reader, at: &Entry, method: &'static MethodSpec, base: Option<&PathBuf>) -> Result<Listing> {
     let mut listing = Listing::default();
     let mut seen: Vec<(PathBuf, usize)> = Vec::new();
-    for (place, item) in reader.list(&at.value, "`models`")?.iter().enumerate() {
+    let items = reader.list(&at.value, "`models`")?;
+    // Too many by far: not looked up on disk and compared one by one, only to be counted.
+    if items.len() > method.models.1.max(FAR_TOO_MANY_MODELS) {
+        check_count(reader, at, method, items.len())?;
+    }
+    for (place, item) in items.iter().enumerate() {
         let (named, parameters_at) = named(reader, item, "models", "model")?;
         let (model, identity) = models::read(reader, named, "model")?;
         let own = match parameters_at {

@@ -26,8 +26,8 @@ pub(super) fn is_null(text: &str) -> bool {
 /// PyYAML's booleans and what mergekit's validation adds to them.
 pub(super) fn boolean(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
-        "true" | "yes" | "on" | "y" | "t" | "1" => Some(true),
-        "false" | "no" | "off" | "n" | "f" | "0" => Some(false),
+        "true" | "yes" | "on" | "y" | "t" | "1" | "1.0" => Some(true),
+        "false" | "no" | "off" | "n" | "f" | "0" | "0.0" => Some(false),
         _ => None,
     }
 }
@@ -138,7 +138,7 @@ mod tests {
         for text in ["false", "FALSE", "No", "off", "n", "0"] {
             assert_eq!(boolean(text), Some(false), "{text}");
         }
-        for text in ["", "2", "truee", "none", "1.0"] {
+        for text in ["", "2", "truee", "none", "1.5"] {
             assert_eq!(boolean(text), None, "{text}");
         }
     }
