@@ -273,7 +273,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn spec(name: &str, dtype: Dtype, shape: &[u64]) -> TensorSpec {
-        let bytes = shape.iter().product::<u64>() * dtype.bitsize() as u64 / 8;
+        let bytes = (shape.iter().product::<u64>() * dtype.bitsize() as u64) / 8;
         TensorSpec { name: name.into(), dtype, shape: shape.into(), bytes }
     }
 
@@ -337,9 +337,10 @@ mod tests {
         assert!(Layout::new(&[overflow], 10).is_err());
         let half_byte = TensorSpec { name: "a".into(), dtype: Dtype::F4, shape: vec![3], bytes: 1 };
         assert!(Layout::new(&[half_byte], 10).is_err());
-        let huge = |n: &str| spec(n, Dtype::U8, &[1 << 63]);
-        assert!(Layout::new(&[huge("a"), huge("b")], u64::MAX).is_err());
-        assert!(Layout::new(&[huge("a"), huge("b")], 1 << 63).is_err());
+        let huge = |n: usize| (0..n).map(|i| spec(&format!("t{i}"), Dtype::U8, &[(1 << 61) - 1])).collect::<Vec<_>>();
+        assert!(Layout::new(&huge(9), u64::MAX).unwrap_err().to_string().contains("2^64"));
+        assert!(Layout::new(&huge(9), 1 << 61).is_err(), "in files of their own, too");
+        assert!(Layout::new(&huge(5), u64::MAX).is_err(), "no file has 2^63 bytes");
     }
 
     #[test]
