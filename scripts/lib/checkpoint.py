@@ -106,6 +106,7 @@ class Checkpoint:
     def __init__(self, path):
         self.path = str(path)
         self.tensors = {}  # name -> (file, dtype, shape, first byte), in file order
+        self.metadata = {}
         self._maps = {}
         for file in self._files():
             self._read_header(file)
@@ -124,7 +125,7 @@ class Checkpoint:
         with open(file, "rb") as handle:
             length = int.from_bytes(handle.read(8), "little")
             header = json.loads(handle.read(length))
-        header.pop("__metadata__", None)
+        self.metadata |= header.pop("__metadata__", None) or {}
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
             begin, end = entry["data_offsets"]
             shape = tuple(entry["shape"])

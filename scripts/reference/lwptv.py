@@ -130,7 +130,8 @@ def across_tensors(score, order, task, keep, units, deltas, base):
 def apply(setting, deltas, base):
     """Prunes task vectors. `deltas`: {tensor: [one array a task]}, `base`: {tensor: array}, both in file order.
 
-    `setting(key, tensor)` gives the stage's parameters. Returns (pruned deltas, {tensor: doubtful elements}).
+    `setting(key, tensor)` gives the stage's parameters. A tensor with keep = 1 is left alone, by rescaling too. Returns
+    (pruned deltas, {tensor: doubtful elements}).
     """
     tasks = len(next(iter(deltas.values()), []))
     first = next(iter(deltas), "")
@@ -157,7 +158,8 @@ def apply(setting, deltas, base):
             pruned[name][task] = np.where(mask, deltas[name][task], 0.0)
         if rescale != "none":
             power = 1 if rescale == "l1" else 2
-            for members in layers.values():
+            for layer in layers.values():
+                members = [name for name in layer if keeps[name] < 1]
                 before = sum(float((np.abs(deltas[n][task]) ** power).sum()) for n in members)
                 after = sum(float((np.abs(pruned[n][task]) ** power).sum()) for n in members)
                 if after > 0 and after != before:

@@ -24,9 +24,9 @@ NEEDS_BASE = ("task_arithmetic", "ties", "dare_linear", "dare_ties", "magmax", "
 
 
 def block_of(name):
-    """(prefix, index) of the transformer block that a tensor belongs to: its first all-digit segment after another."""
+    """(prefix, index) of the transformer block that a tensor is in: its first all-digit segment with others around it."""
     segments = name.split(".")
-    for i in range(1, len(segments)):
+    for i in range(1, len(segments) - 1):
         if segments[i].isascii() and segments[i].isdigit():
             return ".".join(segments[:i]), int(segments[i])
     return None
@@ -35,7 +35,7 @@ def block_of(name):
 def layer_of(name):
     """The layer that a tensor is pruned with: its block, or else its module."""
     block = block_of(name)
-    return f"{block[0]}.{block[1]}" if block else name.rpartition(".")[0] or name
+    return f"{block[0]}.{block[1]}" if block else name.rpartition(".")[0] if "." in name else name
 
 
 def is_scalar(value):

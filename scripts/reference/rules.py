@@ -153,28 +153,23 @@ def passthrough(case):
 
 
 PROJECTIONS = {
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj",
-    "query", "key", "value", "fc1", "fc2", "c_fc", "c_proj", "out_proj",
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "gate_up_proj", "qkv_proj", "out_proj", "in_proj",
+    "in_proj_weight", "query", "key", "value", "query_key_value", "fc1", "fc2", "c_attn", "c_fc", "c_proj",
 }
+NOT_IN_BLOCKS = {"lm_head", "head", "classifier", "score"}
 
 
-def eligible(name, shape):
-    """Whether CART takes a matrix by default: a weight of a transformer block's attention or feed-forward part."""
-    if len(shape) != 2 or min(shape) < 2:
+def eligible(name):
+    """Whether CART takes a matrix of this name by default: attention, feed-forward part or projection of a block."""
+    segments = name.lower().split(".")
+    contains = lambda *words: any(word in segment for segment in segments for word in words)  # noqa: E731
+    if contains("embed", "norm", "bias") or NOT_IN_BLOCKS.intersection(segments):
         return False
-    *modules, last = name.lower().split(".")
-    if last not in ("weight", "in_proj_weight"):
-        return False
-    if any(word in m for m in modules for word in ("embed", "norm", "bias", "head")):
-        return False
-    if any(m in ("classifier", "pooler", "ln_1", "ln_2") for m in modules):
-        return False
-    pairs = zip(modules, modules[1:])
+    pairs = set(zip(segments, segments[1:]))
     return (
-        last == "in_proj_weight"
-        or any(word in m for m in modules for word in ("attn", "attention", "mlp"))
-        or any(m in PROJECTIONS for m in modules)
-        or any(pair in (("intermediate", "dense"), ("output", "dense")) for pair in pairs)
+        contains("attn", "attention", "mlp")
+        or bool(PROJECTIONS.intersection(segments))
+        or bool(pairs & {("intermediate", "dense"), ("output", "dense")})
     )
 
 
@@ -205,11 +200,11 @@ def cart(case):
         mean = case.base + scaled_sum(weights, case.deltas) / total
     patterns = case.recipe.parameters.get("eligible")
     if patterns is None:
-        chosen = eligible(case.name, mean.shape)
+        chosen = eligible(case.name)
     else:
         patterns = [patterns] if isinstance(patterns, str) else patterns
-        chosen = mean.ndim == 2 and mean.size > 0 and any(re.fullmatch(p, case.name) for p in patterns)
-    if not chosen:
+        chosen = any(re.fullmatch(pattern, case.name) for pattern in patterns)
+    if not chosen or mean.ndim != 2 or mean.size == 0:
         return mean
     change = np.zeros_like(mean)
     for weight, model in zip(weights, models):

@@ -1,0 +1,59 @@
+"""The recipes that both programs run, as data: {name: (recipe, families that it is run on)}."""
+
+BOTH, FLOAT32_ONLY = ("bf16", "f32"), ("f32",)
+
+
+def case(method, models, parameters=None, base="base", families=BOTH, dtype="float32"):
+    data = {"merge_method": method}
+    if base:
+        data["base_model"] = base
+    data["models"] = [{"model": name} | ({"parameters": own} if own else {}) for name, own in models.items()]
+    if parameters:
+        data["parameters"] = parameters
+    data["dtype"] = dtype
+    return data, families
+
+
+ONE, TWO, THREE = "task-1", "task-2", "task-3"
+WEIGHTS = {ONE: {"weight": 1.0}, TWO: {"weight": 0.6}, THREE: {"weight": -0.3}}
+DENSITIES = {ONE: {"weight": 1.0, "density": 0.5}, TWO: {"weight": 0.6, "density": 0.2}, THREE: {"weight": 0.9, "density": 0.9}}
+GRADIENT = {ONE: {"weight": [0.0, 0.25, 1.0]}, TWO: {"weight": [1.0, -0.5]}, THREE: {"weight": 0.4}}
+FILTERS = {
+    ONE: {"weight": [{"filter": "self_attn", "value": 0.2}, {"filter": "mlp", "value": [0.1, 0.8, 0.3]}, {"value": 0.6}]},
+    TWO: {"weight": [{"filter": "layers.1.", "value": 2.0}]},
+    THREE: {"weight": [{"filter": "norm", "value": 0.0}]},
+}
+EQUAL = {ONE: None, TWO: None, THREE: None}
+
+CASES = {
+    "linear": case("linear", EQUAL, {"weight": 1.0}, base=None),
+    "linear-weights": case("linear", WEIGHTS, base=None),
+    "linear-sum": case("linear", WEIGHTS, {"normalize": False}, base=None),
+    "linear-gradients": case("linear", GRADIENT, base=None),
+    "linear-filters": case("linear", FILTERS, {"weight": 0.5}, base=None),
+    "linear-base-by-global-weight": case("linear", {ONE: {"weight": 2.0}, TWO: None}, {"weight": 0.5}),
+    "linear-base-in-models": case("linear", {ONE: {"weight": 0.7}, "base": {"weight": 1.5}, TWO: {"weight": 0.3}}),
+    "task_arithmetic": case("task_arithmetic", EQUAL, {"weight": 1.0, "lambda": 0.5}),
+    "task_arithmetic-weights": case("task_arithmetic", WEIGHTS, {"normalize": True, "lambda": 1.3}),
+    "task_arithmetic-gradients": case("task_arithmetic", GRADIENT, {"lambda": [0.3, 0.9]}),
+    "task_arithmetic-filters": case("task_arithmetic", FILTERS, {"weight": [{"filter": "lm_head", "value": -0.5}, {"value": 1.0}]}),
+    "task_arithmetic-base-in-models": case("task_arithmetic", {"base": {"weight": 3.0}, ONE: {"weight": 0.5}}),
+    "ties": case("ties", EQUAL, {"weight": 1.0, "density": 0.2}),
+    "ties-sum": case("ties", EQUAL, {"weight": 1.0, "density": 0.35, "normalize": False, "lambda": 0.7}),
+    "ties-densities": case("ties", DENSITIES, {"int8_mask": True}),
+    "ties-gradients": case("ties", GRADIENT, {"density": [{"filter": "mlp", "value": [1.0, 0.1]}, {"value": 0.5}]}),
+    # With ties at the cut the two keep different norms, so everything would differ: float32 changes have none.
+    "ties-rescale": case("ties", DENSITIES, {"rescale": True}, families=FLOAT32_ONLY),
+    # In float32 mergekit's own arc cosine of a number near 1 is off by 10⁻⁴ of the change.
+    "slerp": case("slerp", {ONE: None}, {"t": 0.3}, dtype="float64"),
+    "slerp-gradients": case("slerp", {"base": None, ONE: None}, {"t": [
+        {"filter": "self_attn", "value": [0, 0.5, 0.3, 0.7, 1]}, {"filter": "mlp", "value": [1, 0.5, 0.7, 0.3, 0]}, {"value": 0.5}]}, dtype="float64"),
+    "passthrough": case("passthrough", {ONE: None}, base=None),
+    "passthrough-scale": case("passthrough", {ONE: {"scale": [{"filter": "o_proj", "value": 0.0}, {"filter": "mlp", "value": [2, 3]}]}}, base=None),
+}
+
+# One model, so that what was dropped can be read off the result.
+RANDOM = {
+    "dare_linear": case("dare_linear", {ONE: {"weight": 1.0}}, {"density": 0.3}),
+    "dare_ties": case("dare_ties", {ONE: {"weight": 1.0}}, {"density": 0.6}),
+}
