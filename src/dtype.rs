@@ -3,7 +3,7 @@
 pub use safetensors::Dtype;
 
 /// What merganser asks of an element type beyond safetensors' own methods.
-pub trait DtypeExt {
+pub trait DtypeExt: Copy {
     /// Bytes of one element; `None` for types smaller than a byte (they can only be copied).
     fn size_bytes(self) -> Option<u64>;
     /// Whether elements are merged arithmetically: F64, F32, F16, BF16, F8_E4M3, F8_E5M2. All others are copied.
@@ -25,7 +25,7 @@ pub const RECIPE_DTYPES: [(&str, Dtype); 6] = [
 impl DtypeExt for Dtype {
     fn size_bytes(self) -> Option<u64> {
         let bits = self.bitsize() as u64;
-        (bits % 8 == 0).then_some(bits / 8)
+        bits.is_multiple_of(8).then_some(bits / 8)
     }
 
     fn is_mergeable_float(self) -> bool {

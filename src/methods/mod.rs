@@ -39,16 +39,18 @@ pub fn find(name: &str) -> Option<&'static MethodSpec> {
 
 /// Who takes part in a merge, in model order.
 ///
-/// The base is one of the models only for `linear`, as in mergekit: where the recipe lists it, or gives a `weight` to all.
+/// Where θ₀ is not what changes are measured from, a base that the recipe lists among its models is one of them. As in
+/// mergekit, `linear` also averages a base that is not listed where the recipe gives a `weight` to all.
 pub fn participants(recipe: &Recipe) -> Vec<Listed> {
-    let averages_base = recipe.method.name == linear::SPEC.name;
     let mut listed = recipe.listed();
-    if averages_base {
-        if recipe.base.is_some() && !listed.contains(&Listed::Base) && recipe.global_is_set("weight") {
-            listed.push(Listed::Base);
-        }
-    } else {
+    if recipe.method.base == BaseModel::Required || !recipe.stages.is_empty() {
         listed.retain(|l| *l != Listed::Base);
+    } else if recipe.method.name == linear::SPEC.name
+        && recipe.base.is_some()
+        && !listed.contains(&Listed::Base)
+        && recipe.global_is_set("weight")
+    {
+        listed.push(Listed::Base);
     }
     listed
 }

@@ -14,7 +14,7 @@ use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Error, Result};
 use crate::methods::{self, Rule, StageContext, TensorContext};
 use crate::output::{Layout, TensorSpec};
-use crate::recipe::{Listed, ModelRef, Recipe};
+use crate::recipe::{Listed, ModelRef, Recipe, compile_patterns};
 use graph::Graph;
 use memory::Memory;
 
@@ -128,7 +128,7 @@ impl Plan {
         let (sources, model_sources) = open_sources(&recipe, &participants)?;
         let reference = &sources[0].checkpoint;
         let layers = LayerMap::new(reference.tensors().iter().map(|t| t.name.as_str()));
-        let copied = whole_names(&recipe.copy)?;
+        let copied = compile_patterns(&recipe.copy)?;
         check::tensors_fit(&sources, &model_sources, &copied)?;
 
         let planner = Planner { recipe: &recipe, options, participants, sources: &sources, model_sources, copied };
@@ -222,12 +222,6 @@ fn open_sources(recipe: &Recipe, participants: &[Listed]) -> Result<(Vec<Source>
         return Err(Error::internal("a recipe without models"));
     }
     Ok((sources, models))
-}
-
-/// Patterns that must match whole names.
-fn whole_names(patterns: &[String]) -> Result<RegexSet> {
-    let anchored: Vec<_> = patterns.iter().map(|p| format!("^(?:{p})$")).collect();
-    crate::recipe::compile_patterns(&anchored)
 }
 
 struct Planner<'a> {
