@@ -151,7 +151,7 @@ impl<'a> Found<'a> {
         for (dtype, sum) in &self.dtypes {
             let Sum { tensors, parameters, bytes } = *sum;
             let numbers = [tensors, parameters, bytes].map(|n| n.to_string());
-            table.row([&[dtype.clone()], &numbers[..], &[format_bytes(bytes)]].concat());
+            table.row([vec![dtype.clone()], numbers.into(), vec![format_bytes(bytes)]].concat());
         }
         table.render("  ")
     }

@@ -58,7 +58,11 @@ impl Merge {
         let state = || State {
             bytes: progress.read_bytes() + progress.written_bytes(),
             of: total.saturating_sub(progress.skipped_bytes()),
-            note: format!("{} of {} tensors", progress.tensors(), plan.tensors.len()),
+            note: match stop.signal() {
+                // Tensors in hand are finished first, which may take a while.
+                Some(_) => "stopping (^C: at once)".into(),
+                None => format!("{} of {} tensors", progress.tensors(), plan.tensors.len()),
+            },
         };
         let done = with_bar(log.wants_bar(), state, || engine::merge(&request, &progress, &stop))?;
         for note in &done.notes {

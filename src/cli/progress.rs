@@ -1,15 +1,26 @@
 //! The progress bar on a terminal.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use console::Term;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
 use super::log;
 
 /// How often the bar is drawn anew.
 const INTERVAL: Duration = Duration::from_millis(100);
+/// Columns left free behind the bar. A terminal echoes Ctrl-C as `^C` at the cursor; there it goes away with the bar, while
+/// behind a full line it would begin another one and leave the bar standing.
+const FREE_COLUMNS: u16 = 8;
+/// What the bar shows, by the columns that it needs.
+const STYLES: [(u16, &str); 3] = [
+    (76, "[{wide_bar}] {decimal_bytes} of {decimal_total_bytes}  {msg}{decimal_bytes_per_sec}  {eta} left"),
+    (44, "{decimal_bytes} of {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left"),
+    (0, "{percent} %"),
+];
 
 /// How far some work is.
 #[derive(Debug, Default)]
@@ -27,11 +38,12 @@ pub(super) fn with_bar<T>(wanted: bool, state: impl Fn() -> State + Sync, work: 
     if !wanted {
         return work();
     }
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template(
-        "[{wide_bar}] {decimal_bytes} of {decimal_total_bytes}  {msg}{decimal_bytes_per_sec}  {eta} left",
-    );
-    if let Ok(style) = style {
+    let terminal = Terminal(Term::buffered_stderr());
+    let width = terminal.width();
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::term_like(Box::new(terminal)));
+    // The last one fits everywhere.
+    let fitting = STYLES.iter().find(|(columns, _)| *columns <= width).map_or("", |(_, template)| template);
+    if let Ok(style) = ProgressStyle::with_template(fitting) {
         bar.set_style(style.progress_chars("=> "));
     }
     log::set_bar(Some(bar.clone()));
@@ -50,6 +62,52 @@ pub(super) fn with_bar<T>(wanted: bool, state: impl Fn() -> State + Sync, work: 
         let _end = End { is_over: &is_over, ticker: ticker.thread(), bar: &bar };
         work()
     })
+}
+
+/// stderr's terminal, but for its last columns.
+#[derive(Debug)]
+struct Terminal(Term);
+
+impl TermLike for Terminal {
+    fn width(&self) -> u16 {
+        self.0.size().1.saturating_sub(FREE_COLUMNS).max(1)
+    }
+
+    fn height(&self) -> u16 {
+        self.0.size().0
+    }
+
+    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_up(n)
+    }
+
+    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_down(n)
+    }
+
+    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_right(n)
+    }
+
+    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_left(n)
+    }
+
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.0.write_line(text)
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.0.write_str(text)
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.0.clear_line()
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Ends the ticker and clears the bar.
