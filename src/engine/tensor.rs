@@ -8,7 +8,7 @@ use super::writer::Written;
 use crate::backend::cpu::blend::{Measured, RunFacts};
 use crate::backend::cpu::low_rank::LowRankFacts;
 use crate::backend::cpu::prune::{Geometry, Mask, StageState};
-use crate::backend::cpu::select::{LEVEL_BITS, Search};
+use crate::backend::cpu::select::{Cut, LEVEL_BITS, Search};
 use crate::backend::cpu::stats::{self, Sums};
 use crate::backend::{Combine, Granularity, Program, Prune, Sparsify, kept_of};
 use crate::dtype::{Dtype, DtypeExt};
@@ -95,7 +95,7 @@ impl TensorRun {
     }
 
     /// The searches of a step, begun if they are not.
-    pub fn searches(&self, tensor: &TensorPlan, stage: Option<usize>) -> Arc<Vec<Option<Search>>> {
+    pub fn searches(&self, tensor: &TensorPlan, stage: Option<Prune>) -> Arc<Vec<Option<Search>>> {
         let mut state = self.lock();
         if state.searches.is_empty() {
             let search = |share: f64, lowest: bool| {
@@ -104,10 +104,7 @@ impl TensorRun {
                 (rank > 0 && rank < tensor.elems).then(|| new(rank, lowest))
             };
             state.searches = Arc::new(match stage {
-                Some(stage) => {
-                    let prune = tensor.stages()[stage];
-                    vec![search(prune.keep, prune.keep_redundant); tensor.models.len()]
-                }
+                Some(prune) => vec![search(prune.keep, prune.keep_redundant); tensor.models.len()],
                 None => densities(tensor).iter().map(|d| search(*d, false)).collect(),
             });
         }
@@ -168,7 +165,7 @@ impl TensorRun {
     }
 
     /// Ends one level of a search; after the last one the masks or cuts are known.
-    pub fn settle_select(&self, tensor: &TensorPlan, stage: Option<usize>) {
+    pub fn settle_select(&self, tensor: &TensorPlan, stage: Option<(usize, Prune)>) {
         let mut state = self.lock();
         let Tally::Counts(counts) = std::mem::replace(&mut state.tally, Tally::None) else {
             // An empty tensor: there is nothing to cut.
@@ -193,16 +190,15 @@ impl TensorRun {
         &self,
         state: &mut State,
         tensor: &TensorPlan,
-        stage: Option<usize>,
-        cuts: &[Option<crate::backend::cpu::select::Cut>],
+        stage: Option<(usize, Prune)>,
+        cuts: &[Option<Cut>],
     ) {
         state.searches = Arc::default();
         let n = tensor.elems;
         match stage {
-            Some(stage) if state.measured.stages.len() == stage => {
-                let prune = tensor.stages()[stage];
+            Some((place, prune)) if state.measured.stages.len() == place => {
                 let all = kept_of(prune.keep, n) == n;
-                let mask = |cut: &Option<crate::backend::cpu::select::Cut>| match cut {
+                let mask = |cut: &Option<Cut>| match cut {
                     Some(cut) => (Mask::Elements { cut: cut.key, lowest: prune.keep_redundant }, cut.kept),
                     None if all => (Mask::All, n),
                     None => (Mask::None, 0),
@@ -226,9 +222,8 @@ impl TensorRun {
     }
 
     /// Ranks rows or columns, and keeps the best.
-    pub fn settle_scores(&self, tensor: &TensorPlan, stage: usize) {
+    pub fn settle_scores(&self, tensor: &TensorPlan, prune: Prune) {
         let mut state = self.lock();
-        let prune = tensor.stages()[stage];
         let scores = match std::mem::replace(&mut state.tally, Tally::None) {
             Tally::Scores(scores) => scores,
             _ => vec![Vec::new(); tensor.models.len()],
