@@ -31,7 +31,7 @@ def status_bytes(pid, *keys):
 def run_watched(command, **options):
     """Runs a command to its end: (exit code, seconds, peak memory in bytes: all of it, anonymous)."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, **options)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, **options)
     peak = anonymous = 0
     while process.poll() is None:
         now = status_bytes(process.pid, "VmHWM", "RssAnon")
