@@ -11,10 +11,10 @@ use super::writer::Written;
 use crate::backend::cpu::blend::{RunFacts, blend};
 use crate::backend::cpu::low_rank::{self, ReadRuns};
 use crate::backend::cpu::prune::{Scratch, Sources};
-use crate::backend::cpu::select::{self, LEVEL_BITS, Ranked};
+use crate::backend::cpu::select::{self, COUNTERS, Ranked, Search};
 use crate::backend::cpu::stats::{self, Sums};
 use crate::backend::cpu::stored::{Stored, Widen};
-use crate::backend::cpu::SEGMENT;
+use crate::backend::cpu::{BLOCK, SEGMENT};
 use crate::backend::{Combine, Granularity, LowRank, Program, Prune, Rescale};
 use crate::error::{Error, Result};
 use crate::output::source_digest::{BLOCK_ELEMS, block, block_bytes};
@@ -72,8 +72,7 @@ impl<'a, 'p> Worker<'a, 'p> {
             if tensor.wide { self.unit::<f64>(id, step, tensor, unit) } else { self.unit::<f32>(id, step, tensor, unit) }
                 .map_err(|e| Error::at_tensor(e, &tensor.name))?;
             if self.engine.schedule.done(id) {
-                self.settle(step, tensor)?;
-                self.engine.schedule.end(id);
+                if self.settle(step, tensor)? { self.engine.schedule.end(id) } else { self.engine.schedule.again(id) }
             }
         }
         Ok(())
@@ -110,14 +109,23 @@ impl<'a, 'p> Worker<'a, 'p> {
                     None => (Ranked::Magnitude, measured.stages.len()),
                 };
                 let (scratch, raw, counts) = self.parts();
-                counts.resize_with(tensor.models.len().max(counts.len()), || vec![0; 1 << LEVEL_BITS]);
-                counts.iter_mut().for_each(|c| c.fill(0));
+                counts.resize_with(tensor.models.len().max(counts.len()), || vec![0; COUNTERS]);
                 let counts = &mut counts[..tensor.models.len()];
                 let (geometry, stages) = (measured.geometry, &measured.stages[..before]);
+                if searches.iter().flatten().all(Search::samples) {
+                    for (segment, at) in segments_of(start, end) {
+                        let at = sample_of(segment, at);
+                        with_sources(plan, tensor, at.start, at.end, raw, |sources| {
+                            select::count(ranked, &searches, geometry, stages, sources, counts, scratch);
+                        })?;
+                    }
+                    run.add_counts(&searches, counts);
+                    return Ok(());
+                }
                 for_segments(plan, tensor, start, end, raw, |sources| {
                     select::count(ranked, &searches, geometry, stages, sources, counts, scratch);
                 })?;
-                run.add_counts(counts);
+                run.add_counts(&searches, counts);
                 self.note_read(tensor, end - start, is_first);
                 Ok(())
             }
@@ -307,11 +315,14 @@ impl<'a, 'p> Worker<'a, 'p> {
         self.engine.progress.add_read(bytes, is_first);
     }
 
-    /// What follows from a whole step.
-    fn settle(&self, step: &Step, tensor: &TensorPlan) -> Result<()> {
+    /// What follows from a whole step. Whether it has ended; if not, it must run again.
+    fn settle(&self, step: &Step, tensor: &TensorPlan) -> Result<bool> {
         let (engine, run) = (self.engine, &self.engine.tensors[step.tensor]);
         match step.kind {
-            Kind::Select { stage } => run.settle_select(tensor, stage.and_then(|id| tensor.stage(id))),
+            Kind::Select { stage } => {
+                let prune = stage.map(|id| stage_of(tensor, id)).transpose()?.map(|(_, prune)| prune);
+                return Ok(run.settle_select(tensor, prune));
+            }
             Kind::Rows(stage) | Kind::Columns(stage) => run.settle_scores(tensor, stage_of(tensor, stage)?.1),
             Kind::Norms(_) => run.settle_norms(tensor),
             Kind::TrimNorms => run.settle_trim_norms(tensor),
@@ -335,7 +346,7 @@ impl<'a, 'p> Worker<'a, 'p> {
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -418,6 +429,14 @@ fn restore(engine: &Engine<'_>, stage: usize, layer: usize) {
 /// The segments of a run that starts at one: their numbers and elements.
 fn segments_of(start: u64, end: u64) -> impl Iterator<Item = (usize, std::ops::Range<u64>)> {
     (start..end).step_by(SEGMENT).map(move |at| (at as usize / SEGMENT, at..(at + SEGMENT as u64).min(end)))
+}
+
+/// The part of a segment that stands for it in a sample: one block, of another place in each segment, so that columns of a
+/// matrix are not favoured.
+fn sample_of(segment: usize, at: std::ops::Range<u64>) -> std::ops::Range<u64> {
+    let blocks = (at.end - at.start).div_ceil(BLOCK as u64);
+    let start = at.start + (segment as u64 * 7 % blocks) * BLOCK as u64;
+    start..(start + BLOCK as u64).min(at.end)
 }
 
 fn for_segments(

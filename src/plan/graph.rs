@@ -5,7 +5,7 @@
 
 use crate::backend::cpu::SEGMENT;
 use crate::backend::cpu::prune::Geometry;
-use crate::backend::cpu::select::Search;
+use crate::backend::cpu::select::COUNTERS;
 use crate::backend::{Combine, Granularity, Program, Prune, Rescale, Sparsify};
 use crate::checkpoint::LayerMap;
 
@@ -17,8 +17,8 @@ pub type StepId = usize;
 /// What a step does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// One level of the search for the cut of a stage's scores or, where no stage is named, of the trimmed magnitudes.
-    /// Stages go by their place in the recipe, here and below.
+    /// The search for the cut of a stage's scores or, where no stage is named, of the trimmed magnitudes. It is run again
+    /// until the cut is found: a sample and one pass, as a rule. Stages go by their place in the recipe, here and below.
     Select {
         /// Whose cut.
         stage: Option<usize>,
@@ -196,11 +196,8 @@ impl Builder {
     }
 
     fn select(&mut self, tensor: &TensorPlan, t: usize, stage: Option<usize>, wait: &mut Vec<StepId>) {
-        let levels = if tensor.wide { Search::levels::<f64>() } else { Search::levels::<f32>() };
-        for _ in 0..levels {
-            let reserve = select_bytes(tensor.models.len() as u64);
-            self.pass(Kind::Select { stage }, t, self.chunks(tensor.elems), reserve, wait);
-        }
+        let reserve = select_bytes(tensor.models.len() as u64);
+        self.pass(Kind::Select { stage }, t, self.chunks(tensor.elems), reserve, wait);
     }
 
     fn norms(&mut self, kind: Kind, tensor: &TensorPlan, t: usize, wait: &mut Vec<StepId>) {
@@ -237,9 +234,9 @@ pub(super) fn ranks_groups(prune: Prune) -> bool {
     matches!(prune.granularity, Granularity::Layer | Granularity::Tensor)
 }
 
-/// Counters of one level of a search, for every model.
+/// Counters of a search, for every model.
 pub(super) fn select_bytes(models: u64) -> u64 {
-    models * (8 << crate::backend::cpu::select::LEVEL_BITS)
+    models * 8 * COUNTERS as u64
 }
 
 /// Partial sums of norms, before and after pruning.

@@ -3,7 +3,7 @@
 use super::graph::{norms_bytes, select_bytes};
 use super::{Options, TensorPlan};
 use crate::backend::cpu::prune::{Geometry, Scratch};
-use crate::backend::cpu::select::LEVEL_BITS;
+use crate::backend::cpu::select::COUNTERS;
 use crate::backend::cpu::{SEGMENT, low_rank};
 use crate::backend::{Granularity, Program, Sparsify};
 use crate::error::{Error, Result};
@@ -83,7 +83,7 @@ impl Memory {
         let models = tensors.iter().map(|t| t.models.len()).max().unwrap_or_default();
         let sources = models as u64 + 1;
         let selects = tensors.iter().any(|t| needs_select(t));
-        let counts = if selects { (models as u64) << (LEVEL_BITS + 2) } else { 0 };
+        let counts = if selects { models as u64 * 4 * COUNTERS as u64 } else { 0 };
         // What a run of sources takes where they cannot be mapped and are read instead.
         let longest_row = tensors.iter().filter(|t| t.stages().iter().any(|p| p.granularity == Granularity::Row));
         let longest_run = longest_row.map(|t| Geometry::of(&t.shape).row_elems).fold(SEGMENT as u64, u64::max);
