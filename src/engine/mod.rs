@@ -24,8 +24,8 @@ use std::sync::mpsc;
 use std::sync::Mutex;
 
 use crate::error::Result;
-use crate::output::WorkDir;
-use crate::plan::Plan;
+use crate::output::{JournalEntry, WorkDir};
+use crate::plan::{Plan, TensorPlan};
 use buffers::Buffers;
 use schedule::Schedule;
 use tensor::TensorRun;
@@ -86,6 +86,15 @@ struct Engine<'a> {
 }
 
 impl Engine<'_> {
+    /// Notes a finished tensor, unless one of its sources has changed since it was opened: what was read of it then is
+    /// nothing that a later run could go on from.
+    fn record(&self, tensor: &TensorPlan, entry: JournalEntry) -> Result<()> {
+        tensor.reads().try_for_each(|at| self.plan.stored(at).1.check_unchanged())?;
+        self.work.record(entry)?;
+        self.progress.add_tensor();
+        Ok(())
+    }
+
     /// Notes the first error, and lets every thread end.
     fn fail(&self, error: crate::Error) {
         self.schedule.fail(error);

@@ -296,7 +296,7 @@ impl<'a, 'p> Worker<'a, 'p> {
         );
         let blocks = runs.blocks();
         self.raw = raw;
-        let facts = facts?;
+        let facts = facts.map_err(|error| nonfinite_source(plan, tensor, &mut self.raw).unwrap_or(error))?;
         let mut found = sink.finish()?;
         if found.nonfinite > 0 {
             // Sources were finite, or the Gram matrix would have said so.
@@ -337,8 +337,7 @@ impl<'a, 'p> Worker<'a, 'p> {
             Kind::Restore { stage, layer } => restore(engine, stage, layer),
             Kind::Merge => {
                 if let Some(entry) = run.end(engine.plan, tensor)? {
-                    engine.work.record(entry)?;
-                    engine.progress.add_tensor();
+                    engine.record(tensor, entry)?;
                 }
                 for at in tensor.reads() {
                     let (stored, shard) = engine.plan.stored(at);
@@ -469,6 +468,33 @@ fn with_sources(
     let (base, models) = runs.split_at(usize::from(tensor.base.is_some()));
     take(&Sources { base: base.first().copied(), models, start, len: (end - start) as usize });
     Ok(())
+}
+
+/// The error that names the first source of a matrix with a NaN or an infinity; `None` if there is none.
+fn nonfinite_source(plan: &Plan, tensor: &TensorPlan, raw: &mut [Vec<u8>]) -> Option<Error> {
+    let mut values = vec![0_f64; SEGMENT];
+    for (_, at) in segments_of(0, tensor.elems) {
+        let mut found = None;
+        let look = |sources: &Sources<'_>| {
+            let all = sources.base.iter().chain(sources.models);
+            found = all.enumerate().find_map(|(source, stored)| {
+                stored.widen(0, &mut values[..sources.len]);
+                let place = values[..sources.len].iter().position(|v| !v.is_finite())?;
+                Some((source, place as u64 + at.start))
+            });
+        };
+        with_sources(plan, tensor, at.start, at.end, raw, look).ok()?;
+        if let Some((source, element)) = found {
+            let label = &plan.sources[tensor.reads().nth(source)?.source].written;
+            let message = format!(
+                "`{}` of `{label}` holds a NaN or an infinity (element {element}), so it has no low-rank part",
+                tensor.name
+            );
+            let hint = "to keep the base's tensor there, list it under `copy:` in the recipe";
+            return Some(Error::input(message).hint(hint));
+        }
+    }
+    None
 }
 
 fn stored_bytes(plan: &Plan, tensor: &TensorPlan, at: crate::plan::SourceTensor, elems: u64) -> u64 {

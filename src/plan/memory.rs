@@ -60,9 +60,10 @@ impl Memory {
             }
         }
         let least = Self::of(tensors, 1, 1 << CHUNK_ELEMS.start());
-        let largest = tensors.iter().max_by_key(|t| step_bytes(t));
-        let needs = largest.filter(|t| step_bytes(t) > 0).map_or(String::new(), |t| {
-            format!("; the largest part is `{}`, which takes {}", t.name, format_bytes(step_bytes(t)))
+        let largest = tensors.iter().max_by_key(|t| (step_bytes(t), t.elems * t.elem_bytes));
+        let needs = largest.map_or(String::new(), |t| match step_bytes(t) {
+            0 => format!("; the largest tensor is `{}`", t.name),
+            bytes => format!("; the largest part is `{}`, which takes {}", t.name, format_bytes(bytes)),
         });
         Err(Error::input(format!(
             "the merge does not fit into a memory budget of {}: it takes at least {}{needs}",
