@@ -203,7 +203,7 @@ def cart(case):
         chosen = eligible(case.name)
     else:
         patterns = [patterns] if isinstance(patterns, str) else patterns
-        chosen = any(re.fullmatch(pattern, case.name) for pattern in patterns)
+        chosen = any(re.search(pattern, case.name) for pattern in patterns)
     if not chosen or mean.ndim != 2 or mean.size == 0:
         return mean
     change = np.zeros_like(mean)

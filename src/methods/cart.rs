@@ -49,7 +49,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
             kind: ParamKind::Patterns,
             scope: Scope::Global,
             default: ParamDefault::Absent,
-            help: "regular expressions: the 2-D tensors that are low-rank approximated, instead of the built-in rule",
+            help: "regular expressions, found anywhere in a name: the 2-D tensors that are low-rank approximated, instead of the built-in rule",
         },
     ],
     exclusive: &[&["rank_ratio", "energy", "rank"]],

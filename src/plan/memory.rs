@@ -3,7 +3,7 @@
 use super::graph::{norms_bytes, select_bytes};
 use super::{Options, TensorPlan};
 use crate::backend::cpu::prune::{Geometry, Scratch};
-use crate::backend::cpu::select::LEVEL_BITS;
+use crate::backend::cpu::select::COUNTERS;
 use crate::backend::cpu::{SEGMENT, low_rank};
 use crate::backend::{Granularity, Program, Sparsify};
 use crate::error::{Error, Result};
@@ -82,9 +82,13 @@ impl Memory {
         let models = tensors.iter().map(|t| t.models.len()).max().unwrap_or_default();
         let sources = models as u64 + 1;
         let selects = tensors.iter().any(|t| needs_select(t));
-        let counts = if selects { (models as u64) << (LEVEL_BITS + 2) } else { 0 };
+        let counts = if selects { models as u64 * 4 * COUNTERS as u64 } else { 0 };
+        // What a run of sources takes where they cannot be mapped and are read instead.
+        let longest_row = tensors.iter().filter(|t| t.stages().iter().any(|p| p.granularity == Granularity::Row));
+        let longest_run = longest_row.map(|t| Geometry::of(&t.shape).row_elems).fold(SEGMENT as u64, u64::max);
+        let runs = sources * longest_run * if tensors.iter().any(|t| t.wide) { 8 } else { 4 };
         let per_thread =
-            Scratch::<f32>::bytes(models) + Scratch::<f64>::bytes(models) + counts + THREAD_BYTES;
+            Scratch::<f32>::bytes(models) + 2 * Scratch::<f64>::bytes(models) + counts + runs + THREAD_BYTES;
         let masks = tensors.iter().map(|t| mask_bytes(t)).max().unwrap_or_default();
         let held_masks: u64 = if tensors.iter().any(|t| t.stages().iter().any(|p| p.rescale != crate::backend::Rescale::None)) {
             tensors.iter().map(mask_bytes).sum()
