@@ -20,8 +20,8 @@ pub use merge::{Done, Request, merge};
 pub use progress::Progress;
 pub use stop::Stop;
 
-use std::sync::mpsc;
 use std::sync::Mutex;
+use std::sync::mpsc;
 
 use crate::error::Result;
 use crate::output::{JournalEntry, WorkDir};

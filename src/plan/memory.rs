@@ -75,7 +75,8 @@ impl Memory {
 
     fn of(tensors: &[TensorPlan], threads: usize, chunk_elems: u64) -> Self {
         let largest = tensors.iter().map(|t| t.elems).max().unwrap_or_default();
-        let chunk_elems = chunk_elems.min(largest.next_multiple_of(SEGMENT as u64).next_power_of_two()).max(SEGMENT as u64);
+        let chunk_elems =
+            chunk_elems.min(largest.next_multiple_of(SEGMENT as u64).next_power_of_two()).max(SEGMENT as u64);
         let elem_bytes = tensors.iter().map(|t| t.elem_bytes).max().unwrap_or(1);
         let writers = (threads / 4).clamp(1, 4);
         let buffers = threads + 2 * writers;
@@ -91,11 +92,12 @@ impl Memory {
         let per_thread =
             Scratch::<f32>::bytes(models) + 2 * Scratch::<f64>::bytes(models) + counts + runs + THREAD_BYTES;
         let masks = tensors.iter().map(|t| mask_bytes(t)).max().unwrap_or_default();
-        let held_masks: u64 = if tensors.iter().any(|t| t.stages().iter().any(|p| p.rescale != crate::backend::Rescale::None)) {
-            tensors.iter().map(mask_bytes).sum()
-        } else {
-            masks * (threads as u64 + 1)
-        };
+        let held_masks: u64 =
+            if tensors.iter().any(|t| t.stages().iter().any(|p| p.rescale != crate::backend::Rescale::None)) {
+                tensors.iter().map(mask_bytes).sum()
+            } else {
+                masks * (threads as u64 + 1)
+            };
         let tables = PROGRAM_BYTES + tensors.len() as u64 * (sources + 2) * ENTRY_BYTES + held_masks;
         let largest_step = tensors.iter().map(step_bytes).max().unwrap_or_default();
         let total = tables + threads as u64 * per_thread + buffers as u64 * buffer_bytes + largest_step;
