@@ -577,7 +577,7 @@ fn hash_on(sources: &Sources<'_>, from: u64, elems: u64, hashers: &mut [Xxh3], b
             let next = ((at / BLOCK_ELEMS + 1) * BLOCK_ELEMS).min(end);
             let bytes = |e: u64| ((e - sources.start) * size) as usize;
             hasher.update(&stored.bytes[bytes(at)..bytes(next)]);
-            if next % BLOCK_ELEMS == 0 || next == elems {
+            if next.is_multiple_of(BLOCK_ELEMS) || next == elems {
                 blocks.push((source, ((next - 1) / BLOCK_ELEMS) as usize, hasher.digest128()));
                 hasher.reset();
             }

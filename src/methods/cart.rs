@@ -117,8 +117,7 @@ pub(super) fn is_block_matrix(name: &str) -> bool {
     let is_projection =
         |s: &&str| PROJECTIONS.contains(s) || ["attn", "attention", "mlp"].iter().any(|word| s.contains(word));
     let is_bert_dense = |pair: &[&str]| matches!(pair, ["intermediate" | "output", "dense"]);
-    !segments.iter().any(|s| is_other(s))
-        && (segments.iter().any(|s| is_projection(s)) || segments.windows(2).any(is_bert_dense))
+    !segments.iter().any(is_other) && (segments.iter().any(is_projection) || segments.windows(2).any(is_bert_dense))
 }
 
 #[cfg(test)]

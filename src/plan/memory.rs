@@ -83,7 +83,7 @@ impl Memory {
         let buffer_bytes = chunk_elems * elem_bytes;
         let models = tensors.iter().map(|t| t.models.len()).max().unwrap_or_default();
         let sources = models as u64 + 1;
-        let selects = tensors.iter().any(|t| needs_select(t));
+        let selects = tensors.iter().any(needs_select);
         let counts = if selects { models as u64 * 4 * COUNTERS as u64 } else { 0 };
         // What a run of sources takes where they cannot be mapped and are read instead.
         let longest_row = tensors.iter().filter(|t| t.stages().iter().any(|p| p.granularity == Granularity::Row));
@@ -91,7 +91,7 @@ impl Memory {
         let runs = sources * longest_run * if tensors.iter().any(|t| t.wide) { 8 } else { 4 };
         let per_thread =
             Scratch::<f32>::bytes(models) + 2 * Scratch::<f64>::bytes(models) + counts + runs + THREAD_BYTES;
-        let masks = tensors.iter().map(|t| mask_bytes(t)).max().unwrap_or_default();
+        let masks = tensors.iter().map(mask_bytes).max().unwrap_or_default();
         let held_masks: u64 =
             if tensors.iter().any(|t| t.stages().iter().any(|p| p.rescale != crate::backend::Rescale::None)) {
                 tensors.iter().map(mask_bytes).sum()

@@ -414,7 +414,7 @@ mod tests {
                 let (merged, facts) = run(&w, Rank::Count(k as u64), 1.7);
                 let mut mean = Mat::<f64>::zeros(m, n);
                 w.iter().for_each(|w| mean += w);
-                mean = mean * (1.0 / models as f64);
+                mean *= 1.0 / models as f64;
                 let mut expected = mean.clone();
                 for (t, w) in w.iter().enumerate() {
                     let a = w - &mean;
