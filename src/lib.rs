@@ -1,47 +1,62 @@
-//! merganser merges model checkpoints: streamed, exact, bounded in memory.
+//! merganser merges model checkpoints: streamed, bounded in memory, with the same bytes every time.
 //!
-//! A [`recipe::Recipe`] says what to merge, a [`plan::Plan`] is made of it and the checkpoints' headers, and
-//! [`engine::merge`] runs the plan. The command line is a thin layer over these three.
+//! The command line ([`cli`]) is a thin layer over this library. A merge takes three calls: [`recipe::Recipe::load`] reads
+//! and validates what the user wants, [`plan::Plan::new`] opens the checkpoints' headers and decides everything (each
+//! output tensor's program, its place in the output, the memory that it takes), and [`engine::merge`] does it.
 //!
 //! ```
-//! use merganser::engine::{self, Progress, Request, Stop};
+//! use merganser::engine::{self, Progress, Stop};
 //! use merganser::plan::{Options, Plan};
 //! use merganser::recipe::Recipe;
-//! # use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
-//! # fn save(path: &std::path::Path, values: [f32; 2]) {
-//! #     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-//! #     let view = TensorView::new(Dtype::F32, vec![2], &bytes).unwrap();
-//! #     serialize_to_file([("a.weight", view)], None, path).unwrap();
-//! # }
-//! # let folder = tempfile::tempdir().unwrap();
-//! # save(&folder.path().join("base.safetensors"), [1.0, 2.0]);
-//! # save(&folder.path().join("math.safetensors"), [3.0, 2.0]);
-//! # save(&folder.path().join("code.safetensors"), [1.0, 6.0]);
+//! use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 //!
-//! let text = "
-//! merge_method: task_arithmetic
+//! // A tiny family of checkpoints: a base, and two fine-tunes that changed an element each.
+//! let dir = tempfile::tempdir()?;
+//! for (name, weights) in [("base", [1_f32, 2.0, 3.0]), ("a", [1.5, 2.0, 3.0]), ("b", [1.0, 2.0, 2.0])] {
+//!     let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
+//!     let tensor = TensorView::new(Dtype::F32, vec![3], &bytes)?;
+//!     let file = safetensors::serialize([("layers.0.weight", tensor)], None)?;
+//!     std::fs::write(dir.path().join(format!("{name}.safetensors")), file)?;
+//! }
+//! let recipe = dir.path().join("recipe.yaml");
+//! std::fs::write(
+//!     &recipe,
+//!     "merge_method: task_arithmetic
 //! base_model: base.safetensors
 //! models:
-//!   - model: math.safetensors
-//!   - model: code.safetensors
-//! parameters: {lambda: 0.5}
-//! ";
-//! // Relative paths start at the recipe's folder; `Recipe::load` reads a file.
-//! let recipe = Recipe::parse(text, &folder.path().join("recipe.yaml"))?;
-//! let options = Options { threads: 2, memory_budget: 1 << 30, seed: 0, shard_bytes: 5_000_000_000 };
-//! let plan = Plan::new(recipe, options)?;
+//!   - model: a.safetensors
+//!   - model: b.safetensors
+//!     parameters: {weight: 0.5}
+//! ",
+//! )?;
 //!
-//! let out = folder.path().join("merged");
-//! let request = Request { plan: &plan, out: &out, resume: false, overwrite: false };
+//! let options = Options { threads: 2, memory_budget: 256 << 20, seed: 0, shard_bytes: 5_000_000_000 };
+//! let plan = Plan::new(Recipe::load(&recipe)?, options)?;
+//! let out = dir.path().join("merged");
+//! let request = engine::Request { plan: &plan, out: &out, resume: false, overwrite: false };
 //! let done = engine::merge(&request, &Progress::default(), &Stop::default())?;
-//! assert_eq!(done.manifest.totals.tensors, 1);
+//! assert_eq!(done.manifest.totals.parameters, 3);
 //!
-//! let bytes = std::fs::read(out.join("model.safetensors")).unwrap();
-//! let merged = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-//! let expected: Vec<u8> = [2.0f32, 4.0].iter().flat_map(|v| v.to_le_bytes()).collect();
-//! assert_eq!(merged.tensor("a.weight").unwrap().data(), expected);
-//! # Ok::<(), merganser::Error>(())
+//! let file = std::fs::read(out.join("model.safetensors"))?;
+//! let merged = SafeTensors::deserialize(&file)?;
+//! let bytes = merged.tensor("layers.0.weight")?.data();
+//! let weights: Vec<f32> = bytes.chunks(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+//! assert_eq!(weights, [1.5, 2.0, 2.5]); // base + (a − base) + 0.5 · (b − base)
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`recipe`] | YAML to a validated recipe; every mistake of a user in it ends there |
+//! | [`checkpoint`] | safetensors files in: headers validated, bytes mapped; no arithmetic |
+//! | [`methods`] | merging methods and task-vector stages, each as data and one rule |
+//! | [`plan`] | recipe and headers to a plan; reads no tensor data |
+//! | [`engine`] | runs a plan: reads ahead, computes and writes at once, bounded and resumable |
+//! | [`backend`] | the operations that rules are made of, and the CPU that carries them out |
+//! | [`linalg`] | dense linear algebra of low-rank methods |
+//! | [`output`] | the output's files, built beside it and renamed into place once complete |
+//! | [`report`] | manifest, model card, verification, comparison |
+//! | [`cli`] | the command line |
 
 pub mod backend;
 pub mod checkpoint;
@@ -59,8 +74,3 @@ mod suggest;
 pub mod units;
 
 pub use error::{Error, Result};
-
-/// The README's example compiles.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;

@@ -45,7 +45,15 @@ pub struct Device {
 }
 
 /// Why no CUDA device can be used.
-const NO_CUDA: &str = "this build of merganser has no CUDA backend";
+pub const NO_CUDA: &str = "this build of merganser has no CUDA backend";
+
+/// The version that the kernel's NVIDIA driver gives of itself; `None` where it is not loaded.
+pub fn nvidia_driver() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+    // `NVRM version: NVIDIA UNIX x86_64 Kernel Module  555.42.06  …`
+    let line = text.lines().next()?.trim_start_matches("NVRM version:");
+    Some(line.split_whitespace().collect::<Vec<_>>().join(" "))
+}
 
 /// Chooses the device.
 ///

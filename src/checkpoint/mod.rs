@@ -20,4 +20,4 @@ pub use header::{Header, MAX_HEADER_BYTES, MAX_RANK, Tensor, read_header};
 pub use layers::{Layer, LayerMap};
 pub use open::Checkpoint;
 pub use shard::Shard;
-pub use text::{quoted, quoted_path};
+pub use text::{escaped, is_unsafe, printable, quoted, quoted_path};

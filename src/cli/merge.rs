@@ -5,24 +5,34 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::progress::with_bar;
-use super::{Log, PlanArgs, print, print_json, setup};
-use crate::backend::device;
+use super::log::Log;
+use super::print::{count, print, print_json};
+use super::progress::{State, with_bar};
+use super::{JsonFlag, PlanArgs, setup};
+use crate::backend::device::{self, Device};
 use crate::engine::{self, Done, Progress};
 use crate::error::Result;
+use crate::plan::Plan;
+use crate::report::manifest::MANIFEST_NAME;
 use crate::units::format_bytes;
 
-/// Merge checkpoints as the recipe says.
+/// Merge checkpoints as the recipe says
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  merganser merge recipe.yaml -o merged\n  merganser merge recipe.yaml -o merged \
-                        --memory-budget 2GiB --threads 8 --resume")]
+#[command(after_help = "\
+Examples:
+  merganser merge recipe.yaml -o merged
+  merganser merge recipe.yaml -o merged --memory-budget 2GiB --threads 8
+  merganser merge recipe.yaml -o merged --resume --json
+
+OUT appears once it is complete, by one rename; until then the work is in OUT.merganser-partial beside it. \
+After an interruption (Ctrl-C, a full disk, a killed job) the same command with --resume goes on.")]
 pub(super) struct Merge {
     #[command(flatten)]
     plan: PlanArgs,
     /// Output directory; must not exist or be empty unless --overwrite or --resume
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
-    /// Where to compute: auto, cpu, cuda or cuda:N
+    /// Where to compute: auto, cpu, cuda or cuda:N. `cuda` never falls back to the CPU
     #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = clap::value_parser!(device::Request))]
     device: device::Request,
     /// Go on with an interrupted merge into OUT; start where there is none
@@ -31,9 +41,8 @@ pub(super) struct Merge {
     /// Replace OUT, once the new output is complete
     #[arg(long)]
     overwrite: bool,
-    /// Print one JSON document at the end
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: JsonFlag,
 }
 
 impl Merge {
@@ -41,31 +50,50 @@ impl Merge {
         let stop = setup::signals()?;
         crate::checkpoint::install_bus_handler()?;
         let device = device::choose(self.device)?;
-        match device.why {
-            Some(why) => tracing::info!("computing on the CPU ({}): {why}", device.name),
-            None => tracing::info!("computing on the CPU ({})", device.name),
-        }
         let plan = self.plan.plan()?;
+        announce(&device, &plan);
         let progress = Progress::default();
         let request = engine::Request { plan: &plan, out: &self.out, resume: self.resume, overwrite: self.overwrite };
-        let done = with_bar(&plan, &progress, log.quiet, || engine::merge(&request, &progress, &stop))?;
+        let total = plan.read_bytes() + plan.layout.data_bytes();
+        let state = || State {
+            bytes: progress.read_bytes() + progress.written_bytes(),
+            of: total.saturating_sub(progress.skipped_bytes()),
+            note: format!("{} of {} tensors", progress.tensors(), plan.tensors.len()),
+        };
+        let done = with_bar(log.wants_bar(), state, || engine::merge(&request, &progress, &stop))?;
         for note in &done.notes {
             tracing::warn!("{note}");
         }
-        if self.json {
-            print_json(&summary(&done))?;
-        } else {
+        if self.json.json {
+            print_json(&summary(&done, &plan))?;
+        } else if !log.quiet {
             print(&in_words(&done))?;
         }
         Ok(0)
     }
 }
 
-fn summary(done: &Done) -> serde_json::Value {
+/// Says what computes, and what it may take.
+fn announce(device: &Device, plan: &Plan) {
+    let why = device.why.map(|why| format!("; {why}")).unwrap_or_default();
+    let memory = plan.memory;
+    tracing::info!(
+        "computing on the CPU ({}) with {}, in at most {} of a budget of {}{why}",
+        device.name,
+        count(memory.threads as u64, "thread"),
+        format_bytes(memory.total),
+        format_bytes(plan.options.memory_budget),
+    );
+}
+
+fn summary(done: &Done, plan: &Plan) -> serde_json::Value {
     let manifest = &done.manifest;
+    let warnings: Vec<&String> = plan.recipe.warnings.iter().chain(&plan.warnings).chain(&done.notes).collect();
     json!({
         "schema": 1,
+        "merganser": manifest.merganser,
         "out": done.path.display().to_string(),
+        "manifest": done.path.join(MANIFEST_NAME).display().to_string(),
         "already_done": done.was_done,
         "resumed_tensors": done.resumed,
         "method": manifest.recipe["merge_method"],
@@ -73,22 +101,24 @@ fn summary(done: &Done) -> serde_json::Value {
         "threads": manifest.threads,
         "memory_budget": manifest.memory_budget,
         "seed": manifest.seed,
+        "created": manifest.created,
         "timings": manifest.timings,
         "totals": manifest.totals,
         "files": manifest.files,
         "fingerprint": manifest.fingerprint,
+        "warnings": warnings,
     })
 }
 
 fn in_words(done: &Done) -> String {
     let (totals, timings) = (&done.manifest.totals, &done.manifest.timings);
     let path = done.path.display();
+    let tensors = count(totals.tensors as u64, "tensor");
     if done.was_done {
-        return format!("{path} is finished already: {} tensors\n", totals.tensors);
+        return format!("{path} is finished already: {tensors}, {}\n", format_bytes(totals.bytes));
     }
     let mut text = format!(
-        "merged {} tensors ({}) into {path} in {:.2} s, {:.2} GB/s\n",
-        totals.tensors,
+        "merged {tensors} ({}) into {path} in {:.2} s, {:.2} GB/s read and written\n",
         format_bytes(totals.bytes),
         timings.seconds,
         timings.gb_per_s,
@@ -98,8 +128,9 @@ fn in_words(done: &Done) -> String {
     }
     if totals.nonfinite.output > 0 {
         text += &format!(
-            "{} elements are NaN or infinite, {} of them where every source is finite\n",
-            totals.nonfinite.output, totals.nonfinite.introduced
+            "NaN or infinite: {}, {} of them where every source is finite\n",
+            count(totals.nonfinite.output, "element"),
+            totals.nonfinite.introduced
         );
     }
     text

@@ -1,15 +1,26 @@
 //! The command line: arguments, help, and one file a command. No arithmetic.
 
+mod compare;
+mod devices;
+mod failure;
+mod inspect;
+mod log;
 mod merge;
+mod methods;
 mod plan;
+mod print;
 mod progress;
 mod setup;
+mod verify;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::error::Result;
+pub use failure::{catching_panics, install_panic_hook, tell_failures_as};
+use log::Log;
 
 /// Merge model checkpoints: streamed, exact, bounded in memory.
 #[derive(Debug, Parser)]
@@ -18,10 +29,17 @@ use crate::error::Result;
     version,
     max_term_width = 100,
     disable_help_subcommand = true,
-    after_help = "Example:\n  merganser merge recipe.yaml -o merged\n\nExit codes: 0 done; 1 the input is at fault; 2 usage \
-                  error or a bug; 3 the environment failed and --resume can go on; 130, 143 interrupted."
+    after_help = "\
+Examples:
+  merganser methods cart                    what a method computes and takes
+  merganser plan recipe.yaml                what the merge would do
+  merganser merge recipe.yaml -o merged     merge
+  merganser verify merged                   check what came out
+
+Exit codes: 0 done; 1 the input is at fault; 2 usage error or a bug; 3 the environment failed and --resume can go on; \
+130, 143 interrupted, and --resume can go on."
 )]
-pub struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
@@ -32,29 +50,61 @@ pub struct Cli {
 enum Command {
     Merge(merge::Merge),
     Plan(plan::Plan),
+    Inspect(inspect::Inspect),
+    Compare(compare::Compare),
+    Verify(verify::Verify),
+    Methods(methods::Methods),
+    Devices(devices::Devices),
 }
 
-/// What is said on stderr, and how.
+/// Runs the command line: parses, runs the command, tells what went wrong, and gives the process's exit code.
+///
+/// Data goes to stdout, all else to stderr. With `--json` stdout gets exactly one JSON document, also on failure.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let args: Vec<OsString> = args.into_iter().collect();
+    tell_failures_as(args.iter().cloned());
+    catching_panics(|| match Cli::try_parse_from(args) {
+        Ok(cli) => cli.run().unwrap_or_else(|error| failure::tell(&error)),
+        Err(error) => failure::tell_usage(&error),
+    })
+}
+
+impl Cli {
+    fn run(self) -> Result<u8> {
+        self.log.start();
+        match self.command {
+            Command::Merge(args) => args.run(&self.log),
+            Command::Plan(args) => args.run(),
+            Command::Inspect(args) => args.run(),
+            Command::Compare(args) => args.run(&self.log),
+            Command::Verify(args) => args.run(&self.log),
+            Command::Methods(args) => args.run(),
+            Command::Devices(args) => args.run(),
+        }
+    }
+}
+
+/// `--json`.
 #[derive(Debug, Args)]
-struct Log {
-    /// Say more; twice: everything
-    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Log")]
-    verbose: u8,
-    /// Say nothing but errors
-    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Log")]
-    quiet: bool,
-    /// How log lines look on stderr
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT", help_heading = "Log")]
-    log_format: LogFormat,
+struct JsonFlag {
+    /// Print one JSON document on stdout ("schema": 1), also on failure
+    #[arg(long)]
+    json: bool,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    /// Lines for people
-    #[default]
-    Text,
-    /// One JSON object a line
-    Json,
+/// `--threads`.
+#[derive(Debug, Args)]
+struct Threads {
+    /// CPU threads [default: all cores]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+impl Threads {
+    fn get(&self) -> usize {
+        self.threads.map_or_else(setup::cores, usize::from)
+    }
 }
 
 /// The recipe, and what a merge of it may use.
@@ -62,17 +112,17 @@ enum LogFormat {
 struct PlanArgs {
     /// The recipe: a YAML file
     recipe: PathBuf,
-    /// CPU threads [default: all cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
-    /// Bound on the memory that merganser allocates itself, such as 512MiB [default: a quarter of RAM]
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[command(flatten)]
+    threads: Threads,
+    /// Bound on the memory that merganser allocates itself, such as 512MiB [default: a quarter of RAM, or of the limit of
+    /// this job's control group]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_negative_numbers = true)]
     memory_budget: Option<u64>,
     /// Seed of every random mask
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     seed: u64,
     /// Split the output above this size
-    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size, allow_negative_numbers = true)]
     shard_size: u64,
 }
 
@@ -83,8 +133,8 @@ impl PlanArgs {
             tracing::warn!("{warning}");
         }
         let options = crate::plan::Options {
-            threads: self.threads.map_or_else(setup::cores, usize::from),
-            memory_budget: self.memory_budget.unwrap_or_else(|| setup::ram_bytes() / 4),
+            threads: self.threads.get(),
+            memory_budget: self.memory_budget.unwrap_or_else(default_budget),
             seed: self.seed,
             shard_bytes: self.shard_size,
         };
@@ -96,40 +146,34 @@ impl PlanArgs {
     }
 }
 
+/// The memory budget where none is given, in bytes.
+fn default_budget() -> u64 {
+    crate::backend::cpu::ram::usable_bytes() / 4
+}
+
 fn size(text: &str) -> Result<u64, String> {
     match crate::units::parse_bytes(text) {
         Ok(0) => Err("expected more than 0 bytes".into()),
         Ok(bytes) => Ok(bytes),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err([&[error.to_string()], error.hints()].concat().join("; ")),
     }
 }
 
-impl Cli {
-    /// Runs the command that the arguments name; its data goes to stdout.
-    ///
-    /// # Errors
-    /// Whatever the command meets; nothing has been printed of it yet.
-    pub fn run(self) -> Result<u8> {
-        setup::log(&self.log);
-        match self.command {
-            Command::Merge(args) => args.run(&self.log),
-            Command::Plan(args) => args.run(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_every_command_has_an_example() {
+        use clap::CommandFactory;
+        let mut cli = Cli::command();
+        cli.build();
+        cli.clone().debug_assert();
+        for command in cli.get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let example = format!("merganser {}", command.get_name());
+            assert!(help.contains(&example), "{} has no example", command.get_name());
+            assert!(command.get_about().is_some(), "{} says nothing of itself", command.get_name());
         }
     }
-}
-
-/// Prints to stdout; a reader that has gone away is not an error.
-fn print(text: &str) -> Result<()> {
-    use std::io::Write;
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(crate::Error::io("write to stdout", &e)),
-        _ => Ok(()),
-    }
-}
-
-/// Prints a JSON document, indented, with a newline.
-fn print_json(document: &impl serde::Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(document)
-        .map_err(|e| crate::Error::internal(format!("cannot write JSON: {e}")))?;
-    print(&(text + "\n"))
 }

@@ -2,24 +2,27 @@
 
 use clap::Args;
 
-use super::{PlanArgs, print, print_json};
+use super::print::{print, print_json};
+use super::{JsonFlag, PlanArgs};
 use crate::error::Result;
 
-/// Validate a recipe and show what its merge would do; reads headers only.
+/// Validate a recipe and show what its merge would do, from headers alone
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  merganser plan recipe.yaml --memory-budget 2GiB")]
+#[command(after_help = "\
+Examples:
+  merganser plan recipe.yaml
+  merganser plan recipe.yaml --memory-budget 2GiB --json")]
 pub(super) struct Plan {
     #[command(flatten)]
     plan: PlanArgs,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: JsonFlag,
 }
 
 impl Plan {
     pub fn run(self) -> Result<u8> {
         let plan = self.plan.plan()?;
-        if self.json {
+        if self.json.json {
             print_json(&plan.to_json())?
         } else {
             print(&plan.to_text())?

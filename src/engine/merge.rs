@@ -76,6 +76,9 @@ pub fn merge(request: &Request<'_>, progress: &Progress, stop: &Stop) -> Result<
         }
     }
     let resumed = work.finished().len();
+    if resumed > 0 {
+        tracing::info!("going on: {resumed} of {} tensors were finished before", plan.tensors.len());
+    }
     let prepared = started.elapsed();
     let result = run(plan, &work, progress, stop)
         .and_then(|()| plan.sources.iter().try_for_each(|source| source.checkpoint.check_unchanged()));

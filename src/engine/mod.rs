@@ -41,7 +41,7 @@ pub fn run(plan: &Plan, work: &WorkDir, progress: &Progress, stop: &Stop) -> Res
     let is_done: Vec<bool> = plan.tensors.iter().map(|t| finished.contains_key(&t.name)).collect();
     for (i, done) in is_done.iter().enumerate() {
         if *done {
-            progress.skip(plan.layout.placement(i).bytes);
+            progress.skip(plan.pass_bytes(i) * plan.graph.passes(i) + plan.layout.placement(i).bytes);
         }
     }
     let schedule = Schedule::new(plan, &is_done, stop);

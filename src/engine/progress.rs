@@ -28,7 +28,7 @@ impl Progress {
         self.tensors.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A tensor that an earlier run finished.
+    /// A tensor that an earlier run finished, and the bytes that reading its sources and writing it would have been.
     pub(super) fn skip(&self, bytes: u64) {
         self.skipped.fetch_add(bytes, Ordering::Relaxed);
         self.add_tensor();
@@ -49,7 +49,7 @@ impl Progress {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Bytes of output that were there before this run.
+    /// Bytes that this run need neither read nor write, as an earlier one finished what they belong to.
     pub fn skipped_bytes(&self) -> u64 {
         self.skipped.load(Ordering::Relaxed)
     }

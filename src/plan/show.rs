@@ -152,7 +152,12 @@ fn write_text(plan: &Plan, out: &mut String) -> std::fmt::Result {
     for source in &plan.sources {
         let role = if source.is_base { "base " } else { "model" };
         let (tensors, bytes) = (source.checkpoint.tensors().len(), source.checkpoint.tensor_bytes());
-        writeln!(out, "{role}     {}  ({tensors} tensors, {})", source.written, format_bytes(bytes))?;
+        writeln!(
+            out,
+            "{role}     {}  ({tensors} tensors, {})",
+            crate::checkpoint::escaped(&source.written),
+            format_bytes(bytes)
+        )?;
     }
     writeln!(out)?;
     let mut kinds: BTreeMap<String, (usize, u64, u64, f64)> = BTreeMap::new();

@@ -8,6 +8,7 @@ pub mod blend;
 pub mod features;
 pub mod low_rank;
 pub mod prune;
+pub mod ram;
 pub mod real;
 pub mod select;
 pub mod stats;

@@ -1,0 +1,77 @@
+//! `merganser verify`.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clap::Args;
+
+use super::log::Log;
+use super::print::{count, print, print_json};
+use super::progress::{State, with_bar};
+use super::{JsonFlag, Threads};
+use crate::error::Result;
+use crate::report::manifest::Manifest;
+use crate::report::verify::{VerifyReport, verify};
+use crate::units::format_bytes;
+
+/// Check a finished output against its manifest
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  merganser verify merged
+  merganser verify merged --json | jq .ok
+
+Checked are the digest, shape and dtype of every tensor, the digest of every other file, the index, and that no element \
+is NaN or infinite which the manifest does not state.
+
+Exit codes: 0 all is as the manifest says; 1 something is not, and each problem is listed.")]
+pub(super) struct Verify {
+    /// The output of a merge
+    out: PathBuf,
+    #[command(flatten)]
+    threads: Threads,
+    #[command(flatten)]
+    json: JsonFlag,
+}
+
+impl Verify {
+    pub fn run(self, log: &Log) -> Result<u8> {
+        let read = AtomicU64::new(0);
+        // For the bar alone: the verification reads the manifest itself.
+        let of = if log.wants_bar() { Manifest::read(&self.out)?.totals.bytes } else { 0 };
+        let state = || State { bytes: read.load(Ordering::Relaxed), of, note: String::new() };
+        let report = with_bar(log.wants_bar(), state, || {
+            verify(&self.out, self.threads.get(), &|bytes| {
+                read.fetch_add(bytes, Ordering::Relaxed);
+            })
+        })?;
+        if self.json.json {
+            print_json(&report)?
+        } else {
+            print(&in_words(&report))?
+        }
+        Ok(u8::from(!report.ok))
+    }
+}
+
+fn in_words(report: &VerifyReport) -> String {
+    let mut text: String = report.problems.iter().map(|problem| format!("problem: {}\n", problem.message)).collect();
+    let seen = format!(
+        "{} ({}) in {}",
+        count(report.tensors as u64, "tensor"),
+        format_bytes(report.bytes),
+        count(report.files as u64, "file")
+    );
+    text += &match report.problems.len() as u64 {
+        0 => format!("{} is as its manifest says: {seen}\n", report.out),
+        n => format!("{} has {} in what was checked: {seen}\n", report.out, count(n, "problem")),
+    };
+    if report.nonfinite.output > 0 {
+        text += &format!(
+            "NaN or infinite: {}, {} of them where every source is finite\n",
+            count(report.nonfinite.output, "element"),
+            report.nonfinite.introduced
+        );
+    }
+    text
+}
