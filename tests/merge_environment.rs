@@ -9,11 +9,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use merganser::dtype::Dtype;
 use merge_support::child;
 use merge_support::family::Family;
 use merge_support::recipes::Text;
 use merge_support::{MIB, assert_whole, digests, journalled, partial, quick_folder};
-use merganser::dtype::Dtype;
 use rustix::process::Signal;
 
 /// A tmpfs that is unmounted when dropped.
@@ -194,7 +194,9 @@ fn stacks(threads: u64) -> u64 {
 fn a_family_ten_times_the_budget_merges_within_the_budget() {
     const BUDGET_MIB: u64 = 26;
     let mut specs = Vec::new();
-    let names: Vec<String> = (0..6).flat_map(|i| ["self_attn.q_proj", "mlp.up_proj"].map(|n| format!("model.layers.{i}.{n}.weight"))).collect();
+    let names: Vec<String> = (0..6)
+        .flat_map(|i| ["self_attn.q_proj", "mlp.up_proj"].map(|n| format!("model.layers.{i}.{n}.weight")))
+        .collect();
     let (small, large): (&[u64], &[u64]) = (&[192, 192], &[192, 768]);
     for (i, name) in names.iter().enumerate() {
         specs.push((name.as_str(), Dtype::BF16, if i % 2 == 0 { small } else { large }));

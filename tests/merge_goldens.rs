@@ -6,11 +6,11 @@ mod merge_support;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use merge_support::tensor::Tensor;
-use merge_support::{Run, quick_folder, read};
 use merganser::dtype::Dtype;
 use merganser::engine::{self, Progress, Request, Stop};
 use merganser::methods::{ParamDefault, ParamKind};
+use merge_support::tensor::Tensor;
+use merge_support::{Run, quick_folder, read};
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -42,8 +42,7 @@ fn every_method_and_every_score_and_granularity_has_a_golden() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
     let list = std::fs::read_to_string(folder.join("goldens.json")).unwrap();
     let goldens: Vec<Golden> = serde_json::from_str(&list).unwrap();
-    let texts: Vec<String> =
-        goldens.iter().map(|g| std::fs::read_to_string(folder.join(&g.recipe)).unwrap()).collect();
+    let texts: Vec<String> = goldens.iter().map(|g| std::fs::read_to_string(folder.join(&g.recipe)).unwrap()).collect();
     for method in merge_support::recipes::methods() {
         let line = format!("merge_method: {}\n", method.name);
         assert!(texts.iter().any(|t| t.contains(&line)), "no golden of {}", method.name);

@@ -5,12 +5,12 @@ mod merge_support;
 
 use std::collections::BTreeMap;
 
+use merganser::dtype::Dtype::{self, *};
+use merganser::methods::find;
 use merge_support::family::{Family, Merged, relative};
 use merge_support::recipes::{Text, methods, models_of, staged_methods};
 use merge_support::tensor::Tensor;
 use merge_support::{merge, quick_folder};
-use merganser::dtype::Dtype::{self, *};
-use merganser::methods::find;
 
 /// Layers, matrices of both orientations, vectors, a convolution, every float dtype.
 const SPECS: &[(&str, Dtype, &[u64])] = &[
@@ -97,7 +97,8 @@ fn a_layer_that_every_task_drops_is_the_bases_bit_for_bit() {
     for method in staged_methods() {
         for granularity in ["layer", "tensor"] {
             let stage = format!("granularity: {granularity}, keep: 0.3, score: relative");
-            let merged = family.merged(&format!("{}-{granularity}", method.name), &Text::of(method).lwptv(&stage).yaml());
+            let merged =
+                family.merged(&format!("{}-{granularity}", method.name), &Text::of(method).lwptv(&stage).yaml());
             let mut kept_any = false;
             for tensor in floats(&family) {
                 let kept = kept(&merged.facts(&tensor.name));
@@ -219,7 +220,10 @@ fn cart_of_one_model_is_that_model() {
 fn cart_does_not_depend_on_the_order_of_the_models_beyond_rounding() {
     let family = family(3);
     let of = |name: &str, models: &[usize]| {
-        family.merged(name, &Text::plain("cart", 3).set("rank_ratio", "0.2").models(models).more("out_dtype: float64").yaml())
+        family.merged(
+            name,
+            &Text::plain("cart", 3).set("rank_ratio", "0.2").models(models).more("out_dtype: float64").yaml(),
+        )
     };
     let first = of("123", &[1, 2, 3]);
     for (name, order) in [("312", [3, 1, 2]), ("213", [2, 1, 3])] {
@@ -259,7 +263,9 @@ fn equal_models_average_to_themselves_bit_for_bit() {
     }
     family.write();
     for models in [2, 4] {
-        for (method, key, value) in [("linear", "weight", "1.0"), ("linear", "weight", "0.5"), ("cart", "lambda", "2.0")] {
+        for (method, key, value) in
+            [("linear", "weight", "1.0"), ("linear", "weight", "0.5"), ("cart", "lambda", "2.0")]
+        {
             let text = Text::plain(method, models).set(key, value);
             // A weight for all would make the base one of the averaged.
             let text = Text { base: key != "weight", ..text };
@@ -405,7 +411,8 @@ fn nan_and_infinity_come_through_where_they_are_and_nowhere_else() {
 fn no_method_panics_or_hangs_over_sources_full_of_nan() {
     let mut family = family(3);
     for tensor in family.members[2].iter_mut().filter(|t| t.is_float()) {
-        let values: Vec<f64> = (0..tensor.values().len()).map(|i| if i % 3 == 0 { f64::NAN } else { -f64::INFINITY }).collect();
+        let values: Vec<f64> =
+            (0..tensor.values().len()).map(|i| if i % 3 == 0 { f64::NAN } else { -f64::INFINITY }).collect();
         *tensor = match tensor.dtype {
             // It has no infinities: the codes of NaN.
             F8_E4M3 => Tensor { bytes: vec![0x7F; tensor.bytes.len()], ..tensor.clone() },
@@ -413,7 +420,8 @@ fn no_method_panics_or_hangs_over_sources_full_of_nan() {
         };
     }
     family.write();
-    let stages = ["row", "column", "element", "layer", "tensor"].map(|g| format!("granularity: {g}, keep: 0.5, rescale: l1"));
+    let stages =
+        ["row", "column", "element", "layer", "tensor"].map(|g| format!("granularity: {g}, keep: 0.5, rescale: l1"));
     for method in methods() {
         let mut texts = vec![Text::of(method).models(&[2, 1, 3][..models_of(method)])];
         if method.takes_stages {
@@ -459,8 +467,11 @@ fn cart_names_the_tensor_and_the_model_of_a_nan() {
 #[test]
 fn what_overflows_the_stored_dtype_is_counted_as_introduced() {
     let tensor = |values: &[f64]| vec![Tensor::new("w", F32, &[4], values), Tensor::new("v", F32, &[2], &[1.0, 2.0])];
-    let family = Family::of(vec![tensor(&[1.0, -60_000.0, 60_000.0, 5.0]), tensor(&[2.0, -70_000.0, 66_000.0, f64::INFINITY])]);
-    let of = |dtype: &str| family.merged(dtype, &Text::plain("task_arithmetic", 1).more(&format!("out_dtype: {dtype}")).yaml());
+    let family =
+        Family::of(vec![tensor(&[1.0, -60_000.0, 60_000.0, 5.0]), tensor(&[2.0, -70_000.0, 66_000.0, f64::INFINITY])]);
+    let of = |dtype: &str| {
+        family.merged(dtype, &Text::plain("task_arithmetic", 1).more(&format!("out_dtype: {dtype}")).yaml())
+    };
     for (dtype, output, introduced) in
         [("float32", 1, 0), ("float16", 3, 2), ("bfloat16", 1, 0), ("float8_e4m3fn", 3, 2), ("float8_e5m2", 3, 2)]
     {

@@ -11,11 +11,11 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use merganser::dtype::Dtype;
 use merge_support::child::{self, Ended};
 use merge_support::family::{Family, Rng};
 use merge_support::recipes::Text;
 use merge_support::{assert_whole, digests, journalled, partial};
-use merganser::dtype::Dtype;
 use rustix::process::Signal;
 
 /// How often a race is run before it is given up.

@@ -6,12 +6,12 @@ mod merge_support;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use merganser::dtype::Dtype::*;
+use merganser::methods::{ParamKind, find};
 use merge_support::family::Family;
 use merge_support::recipes::{Text, methods, staged_methods};
 use merge_support::tensor::{Tensor, write_folder};
 use merge_support::{MIB, Run, assert_whole, child, digests, quick_folder};
-use merganser::dtype::Dtype::*;
-use merganser::methods::{ParamKind, find};
 
 /// Every dtype and the shapes where counting goes wrong: 0-d, empty, one row, one column, one more than a segment, one
 /// more than some blocks, more than a buffer.

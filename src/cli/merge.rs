@@ -47,8 +47,7 @@ impl Merge {
         }
         let plan = self.plan.plan()?;
         let progress = Progress::default();
-        let request =
-            engine::Request { plan: &plan, out: &self.out, resume: self.resume, overwrite: self.overwrite };
+        let request = engine::Request { plan: &plan, out: &self.out, resume: self.resume, overwrite: self.overwrite };
         let done = with_bar(&plan, &progress, log.quiet, || engine::merge(&request, &progress, &stop))?;
         for note in &done.notes {
             tracing::warn!("{note}");

@@ -19,7 +19,11 @@ pub(super) struct Plan {
 impl Plan {
     pub fn run(self) -> Result<u8> {
         let plan = self.plan.plan()?;
-        if self.json { print_json(&plan.to_json())? } else { print(&plan.to_text())? }
+        if self.json {
+            print_json(&plan.to_json())?
+        } else {
+            print(&plan.to_text())?
+        }
         Ok(0)
     }
 }

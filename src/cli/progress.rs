@@ -19,9 +19,8 @@ pub(super) fn with_bar<T>(plan: &Plan, progress: &Progress, quiet: bool, work: i
     }
     let total = plan.layout.data_bytes();
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template(
-        "{bar:30} {bytes}/{total_bytes}  {msg}  {binary_bytes_per_sec}  {eta} left",
-    );
+    let style =
+        ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {msg}  {binary_bytes_per_sec}  {eta} left");
     if let Ok(style) = style {
         bar.set_style(style);
     }

@@ -20,8 +20,8 @@ pub use merge::{Done, Request, merge};
 pub use progress::Progress;
 pub use stop::Stop;
 
-use std::sync::mpsc;
 use std::sync::Mutex;
+use std::sync::mpsc;
 
 use crate::error::Result;
 use crate::output::{JournalEntry, WorkDir};
@@ -36,6 +36,7 @@ use worker::Worker;
 /// # Errors
 /// The first error of any thread; what was finished before it stays in the work folder.
 pub fn run(plan: &Plan, work: &WorkDir, progress: &Progress, stop: &Stop) -> Result<()> {
+    crate::backend::cpu::allocator::return_freed_memory();
     let finished = work.finished();
     let is_done: Vec<bool> = plan.tensors.iter().map(|t| finished.contains_key(&t.name)).collect();
     for (i, done) in is_done.iter().enumerate() {

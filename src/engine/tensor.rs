@@ -289,7 +289,13 @@ impl TensorRun {
     }
 
     /// Digests of source blocks and facts of a run of elements that has been merged.
-    pub fn merged(&self, plan: &Plan, tensor: &TensorPlan, blocks: Vec<(usize, usize, u128)>, facts: &RunFacts) -> Result<()> {
+    pub fn merged(
+        &self,
+        plan: &Plan,
+        tensor: &TensorPlan,
+        blocks: Vec<(usize, usize, u128)>,
+        facts: &RunFacts,
+    ) -> Result<()> {
         let mut state = self.lock();
         let output = state.output(plan, tensor)?;
         for (source, block, digest) in blocks {
@@ -334,7 +340,8 @@ impl TensorRun {
 impl State {
     fn output(&mut self, plan: &Plan, tensor: &TensorPlan) -> Result<&mut Output> {
         if self.output.is_none() {
-            let digests = PieceDigests::new(tensor.elems * tensor.elem_bytes, plan.memory.chunk_elems * tensor.elem_bytes)?;
+            let digests =
+                PieceDigests::new(tensor.elems * tensor.elem_bytes, plan.memory.chunk_elems * tensor.elem_bytes)?;
             let sources = tensor.reads().map(|at| {
                 let stored = plan.stored(at).0;
                 BlockDigests::new(stored.bytes, hashed_as(stored.dtype))

@@ -70,8 +70,12 @@ impl<'a, 'p> Worker<'a, 'p> {
         while let Some((id, unit)) = self.engine.schedule.take() {
             let step = &self.engine.plan.graph.steps[id];
             let tensor = &self.engine.plan.tensors[step.tensor];
-            if tensor.wide { self.unit::<f64>(id, step, tensor, unit) } else { self.unit::<f32>(id, step, tensor, unit) }
-                .map_err(|e| Error::at_tensor(e, &tensor.name))?;
+            if tensor.wide {
+                self.unit::<f64>(id, step, tensor, unit)
+            } else {
+                self.unit::<f32>(id, step, tensor, unit)
+            }
+            .map_err(|e| Error::at_tensor(e, &tensor.name))?;
             if self.engine.schedule.done(id) {
                 if self.settle(step, tensor)? { self.engine.schedule.end(id) } else { self.engine.schedule.again(id) }
             }
@@ -170,7 +174,14 @@ impl<'a, 'p> Worker<'a, 'p> {
         }
     }
 
-    fn rows<C: Widen>(&mut self, step: &Step, tensor: &TensorPlan, stage: usize, unit: u64, is_first: bool) -> Result<()>
+    fn rows<C: Widen>(
+        &mut self,
+        step: &Step,
+        tensor: &TensorPlan,
+        stage: usize,
+        unit: u64,
+        is_first: bool,
+    ) -> Result<()>
     where
         Self: ScratchFor<C>,
     {
@@ -195,7 +206,14 @@ impl<'a, 'p> Worker<'a, 'p> {
         Ok(())
     }
 
-    fn columns<C: Widen>(&mut self, step: &Step, tensor: &TensorPlan, stage: usize, unit: u64, is_first: bool) -> Result<()>
+    fn columns<C: Widen>(
+        &mut self,
+        step: &Step,
+        tensor: &TensorPlan,
+        stage: usize,
+        unit: u64,
+        is_first: bool,
+    ) -> Result<()>
     where
         Self: ScratchFor<C>,
     {
@@ -299,7 +317,10 @@ impl<'a, 'p> Worker<'a, 'p> {
         );
         let blocks = runs.blocks();
         self.raw = raw;
-        let facts = facts.map_err(|error| nonfinite_source(plan, tensor, &mut self.raw).unwrap_or(error))?;
+        let facts = facts.map_err(|error| match error.kind() {
+            crate::error::Kind::Input => nonfinite_source(plan, tensor, &mut self.raw).unwrap_or(error),
+            _ => error,
+        })?;
         let mut found = sink.finish()?;
         if found.nonfinite > 0 {
             // Sources were finite, or the Gram matrix would have said so.
@@ -550,13 +571,7 @@ impl ReadRuns for Runs<'_, '_> {
 }
 
 /// Hashes the elements of a run from `from` on, block by block.
-fn hash_on(
-    sources: &Sources<'_>,
-    from: u64,
-    elems: u64,
-    hashers: &mut [Xxh3],
-    blocks: &mut Vec<(usize, usize, u128)>,
-) {
+fn hash_on(sources: &Sources<'_>, from: u64, elems: u64, hashers: &mut [Xxh3], blocks: &mut Vec<(usize, usize, u128)>) {
     let end = sources.start + sources.len as u64;
     for (source, (stored, hasher)) in sources.base.iter().chain(sources.models).zip(hashers).enumerate() {
         let size = block_bytes(hashed_as(stored.dtype)) / BLOCK_ELEMS;
@@ -565,7 +580,7 @@ fn hash_on(
             let next = ((at / BLOCK_ELEMS + 1) * BLOCK_ELEMS).min(end);
             let bytes = |e: u64| ((e - sources.start) * size) as usize;
             hasher.update(&stored.bytes[bytes(at)..bytes(next)]);
-            if next % BLOCK_ELEMS == 0 || next == elems {
+            if next.is_multiple_of(BLOCK_ELEMS) || next == elems {
                 blocks.push((source, ((next - 1) / BLOCK_ELEMS) as usize, hasher.digest128()));
                 hasher.reset();
             }

@@ -72,7 +72,10 @@ pub struct Graph {
 
 impl Graph {
     pub(super) fn new(tensors: &[TensorPlan], layers: &LayerMap, chunk_elems: u64) -> Self {
-        let mut builder = Builder { graph: Graph { steps: Vec::new(), passes: vec![0; tensors.len()], first: vec![0; tensors.len()] }, chunk_elems };
+        let mut builder = Builder {
+            graph: Graph { steps: Vec::new(), passes: vec![0; tensors.len()], first: vec![0; tensors.len()] },
+            chunk_elems,
+        };
         let groups_all = |t: &TensorPlan| t.stages().iter().copied().any(ranks_groups);
         let groups_layer = |t: &TensorPlan| t.stages().iter().any(|p| p.rescale != Rescale::None);
         if tensors.iter().any(groups_all) {

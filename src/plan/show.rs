@@ -106,7 +106,8 @@ pub(super) fn json(plan: &Plan) -> Value {
             "files": s.checkpoint.shards().len(),
         })
     });
-    let files = plan.layout.files().iter().map(|f| json!({ "name": f.name, "bytes": f.bytes, "tensors": f.tensors.len() }));
+    let files =
+        plan.layout.files().iter().map(|f| json!({ "name": f.name, "bytes": f.bytes, "tensors": f.tensors.len() }));
     let m = plan.memory;
     json!({
         "schema": SCHEMA,

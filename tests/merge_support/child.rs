@@ -21,7 +21,8 @@ impl Ended {
 
     /// The document of `--json`.
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e} in {:?}; stderr: {}", self.stdout, self.stderr))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|e| panic!("{e} in {:?}; stderr: {}", self.stdout, self.stderr))
     }
 
     /// Fails unless the exit code is this one and stderr holds every one of these texts.

@@ -36,10 +36,7 @@ impl Tensor {
     }
 
     pub fn is_float(&self) -> bool {
-        matches!(
-            self.dtype,
-            Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F8_E4M3 | Dtype::F8_E5M2
-        )
+        matches!(self.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F8_E4M3 | Dtype::F8_E5M2)
     }
 }
 
@@ -122,7 +119,13 @@ fn f8(code: u8, dtype: Dtype) -> f64 {
     let unit = f64::from(2).powi(-mantissa_bits);
     let magnitude = match dtype {
         Dtype::F8_E4M3 if code & 0x7F == 0x7F => f64::NAN,
-        Dtype::F8_E5M2 if exponent == 31 => if mantissa == 0 { f64::INFINITY } else { f64::NAN },
+        Dtype::F8_E5M2 if exponent == 31 => {
+            if mantissa == 0 {
+                f64::INFINITY
+            } else {
+                f64::NAN
+            }
+        }
         _ if exponent == 0 => f64::from(mantissa) * unit * f64::from(2).powi(1 - bias),
         _ => (1.0 + f64::from(mantissa) * unit) * f64::from(2).powi(exponent - bias),
     };

@@ -39,7 +39,7 @@ impl Geometry {
 
     /// Elements of a column.
     pub fn column_elems(&self) -> u64 {
-        if self.columns == 0 { 0 } else { self.rows * self.row_elems / self.columns }
+        (self.rows * self.row_elems).checked_div(self.columns).unwrap_or_default()
     }
 }
 

@@ -7,11 +7,11 @@
 
 use multiversion::multiversion;
 
+use super::BLOCK;
 use super::blend::load_pruned;
 use super::prune::{self, Geometry, Scratch, Sources, StageState};
 use super::real::Real;
 use super::stored::Widen;
-use super::BLOCK;
 use crate::backend::{Prune, Score};
 
 /// Bins of one pass.
@@ -86,7 +86,8 @@ impl Search {
             self.bracket(bins);
             return None;
         }
-        let Some((bin, before)) = self.find(bins, self.rank.saturating_sub(beyond)).filter(|_| beyond < self.rank) else {
+        let Some((bin, before)) = self.find(bins, self.rank.saturating_sub(beyond)).filter(|_| beyond < self.rank)
+        else {
             // The bracket missed: go on on the side where the cut must be.
             let is_beyond = beyond >= self.rank;
             (self.lo, self.hi) = if is_beyond != self.lowest { (self.hi, self.top) } else { (0, self.lo) };

@@ -30,14 +30,14 @@ vectorised! {
     /// a ← a + c·x
     fn add_scaled<C: Real>(a: &mut [C], x: &[C], c: C) {
         for (a, x) in a.iter_mut().zip(x) {
-            *a = *a + c * *x;
+            *a += c * *x;
         }
     }
 
     /// a ← a + c·(x − b)
     fn add_scaled_difference<C: Real>(a: &mut [C], x: &[C], b: &[C], c: C) {
         for ((a, x), b) in a.iter_mut().zip(x).zip(b) {
-            *a = *a + c * (*x - *b);
+            *a += c * (*x - *b);
         }
     }
 
