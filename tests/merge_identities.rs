@@ -425,7 +425,8 @@ fn no_method_panics_or_hangs_over_sources_full_of_nan() {
     for method in methods() {
         let mut texts = vec![Text::of(method).models(&[2, 1, 3][..models_of(method)])];
         if method.takes_stages {
-            texts.extend(stages.iter().map(|s| texts[0].clone().lwptv(s)));
+            let plain = texts[0].clone();
+            texts.extend(stages.iter().map(|s| plain.clone().lwptv(s)));
         }
         for (i, text) in texts.iter().enumerate() {
             let recipe = family.recipe(&format!("{}-{i}", method.name), &text.yaml());

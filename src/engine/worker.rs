@@ -17,6 +17,7 @@ use crate::backend::cpu::stored::{Stored, Widen};
 use crate::backend::cpu::{BLOCK, SEGMENT};
 use crate::backend::{Combine, Granularity, LowRank, Program, Prune, Rescale};
 use crate::error::{Error, Result};
+use crate::output::nonfinite;
 use crate::output::source_digest::{BLOCK_ELEMS, block, block_bytes};
 use crate::plan::graph::{Kind, Step, StepId, unit_columns, unit_rows};
 use crate::plan::{Plan, TensorPlan};
@@ -246,15 +247,17 @@ impl<'a, 'p> Worker<'a, 'p> {
         }
         let Some(mut out) = self.engine.buffers.take() else { return Ok(()) };
         let mut blocks = Vec::new();
+        let mut facts = RunFacts::default();
         for (segment, at) in segments_of(start, end) {
             let Some(from) = tensor.base else { return Err(Error::internal("a copy of nothing")) };
             let (stored, shard) = plan.stored(from);
             let range = stored.begin + at.start * tensor.elem_bytes..stored.begin + at.end * tensor.elem_bytes;
             let bytes = shard.bytes(range, &mut self.raw[0])?;
             blocks.push((0, segment, block(bytes)));
+            facts.nonfinite += nonfinite::count(stored.dtype, bytes);
             out.extend_from_slice(bytes);
         }
-        self.engine.tensors[index].merged(plan, tensor, blocks, &RunFacts::default())?;
+        self.engine.tensors[index].merged(plan, tensor, blocks, &facts)?;
         self.note_read(tensor, end - start, is_first);
         self.sink(index).send(unit as usize, out)
     }

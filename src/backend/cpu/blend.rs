@@ -135,7 +135,13 @@ fn merge_streamed<C: Widen>(m: &Measured, sources: &Sources<'_>, at: usize, n: u
     out.fill(C::ZERO);
     match &m.combine {
         Combine::Average { weights, divisor } => {
-            for (stored, w) in sources.models.iter().zip(weights) {
+            for (i, (stored, w)) in sources.models.iter().zip(weights).enumerate() {
+                if i == 0 {
+                    // Not added to 0, which would make a negative zero of all models a positive one.
+                    stored.widen(at, out);
+                    vector::scale(out, C::of(*w));
+                    continue;
+                }
                 stored.widen(at, model);
                 vector::add_scaled(out, model, C::of(*w));
             }
