@@ -31,13 +31,18 @@ def status_bytes(pid, *keys):
 def run_watched(command, **options):
     """Runs a command to its end: (exit code, seconds, peak memory in bytes: all of it, anonymous)."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, **options)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, **options)
     peak = anonymous = 0
-    while process.poll() is None:
-        now = status_bytes(process.pid, "VmHWM", "RssAnon")
-        peak, anonymous = max(peak, now.get("VmHWM", 0)), max(anonymous, now.get("RssAnon", 0))
-        try:
-            process.wait(SAMPLE_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass
+    try:
+        while process.poll() is None:
+            now = status_bytes(process.pid, "VmHWM", "RssAnon")
+            peak, anonymous = max(peak, now.get("VmHWM", 0)), max(anonymous, now.get("RssAnon", 0))
+            try:
+                process.wait(SAMPLE_SECONDS)
+            except subprocess.TimeoutExpired:
+                pass
+    finally:
+        if process.poll() is None:  # we were interrupted: leave nothing running
+            process.kill()
+            process.wait()
     return process.returncode, time.perf_counter() - started, peak, anonymous

@@ -39,24 +39,32 @@ def scaled_sum(weights, arrays):
     return sum((w * x for w, x in zip(weights, arrays)), np.zeros_like(arrays[0]))
 
 
-def linear(case):
+def averaged(case):
+    """(weights, models) of who is averaged: the fine-tunes, and the base where it stands among `models`."""
     weights, models = case.per_model("weight"), case.tuned()
-    recipe = case.recipe
-    if recipe.base_entry is not None:
-        place, own = recipe.base_entry
-        weights = weights[:place] + [recipe.value("weight", case.name, [own, recipe.parameters])] + weights[place:]
+    if case.recipe.base_entry is not None:
+        place, own = case.recipe.base_entry
+        weights.insert(place, case.recipe.value("weight", case.name, [own, case.recipe.parameters]))
         models = models[:place] + [case.base] + models[place:]
-    elif recipe.base is not None and "weight" in recipe.parameters:
-        weights = weights + [case.shared("weight")]
-        models = models + [case.base]
+    return weights, models
+
+
+def average(case, weights, models):
+    """Σ w θ / Σ w; after a stage as the base plus a change, so that what every task dropped is the base's value exactly."""
     total = sum(weights)
-    if not case.shared("normalize"):
-        return scaled_sum(weights, models)
     if total == 0:
         raise ValueError(f"{case.name}: the weights sum to 0")
-    if case.staged:  # what every task dropped then is the base's value exactly
-        return case.base + scaled_sum(weights, [m - case.base for m in models]) / total
+    if case.staged:
+        return case.base + scaled_sum(weights, [model - case.base for model in models]) / total
     return scaled_sum(weights, models) / total
+
+
+def linear(case):
+    weights, models = averaged(case)
+    recipe = case.recipe
+    if recipe.base is not None and recipe.base_entry is None and "weight" in recipe.parameters:
+        weights, models = weights + [case.shared("weight")], models + [case.base]
+    return average(case, weights, models) if case.shared("normalize") else scaled_sum(weights, models)
 
 
 def add_summed(case, deltas):
@@ -191,19 +199,14 @@ def rank_kept(case, singular_values):
 
 
 def cart(case):
-    weights, models = case.per_model("weight"), case.tuned()
-    total = sum(weights)
-    if total == 0:
-        raise ValueError(f"{case.name}: the weights sum to 0")
-    mean = scaled_sum(weights, models) / total
-    if case.staged:
-        mean = case.base + scaled_sum(weights, case.deltas) / total
+    weights, models = averaged(case)
+    mean, total = average(case, weights, models), sum(weights)
     patterns = case.recipe.parameters.get("eligible")
     if patterns is None:
         chosen = eligible(case.name)
     else:
         patterns = [patterns] if isinstance(patterns, str) else patterns
-        chosen = any(re.fullmatch(pattern, case.name) for pattern in patterns)
+        chosen = any(re.search(pattern, case.name) for pattern in patterns)
     if not chosen or mean.ndim != 2 or mean.size == 0:
         return mean
     change = np.zeros_like(mean)

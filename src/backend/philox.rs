@@ -10,12 +10,7 @@ pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let a = u64::from(MULTIPLIERS[0]) * u64::from(counter[0]);
         let b = u64::from(MULTIPLIERS[1]) * u64::from(counter[2]);
-        counter = [
-            (b >> 32) as u32 ^ counter[1] ^ key[0],
-            b as u32,
-            (a >> 32) as u32 ^ counter[3] ^ key[1],
-            a as u32,
-        ];
+        counter = [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32];
         key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
     }
     counter
@@ -26,7 +21,8 @@ pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 /// One Philox call keyed by the seed, on the FNV-1a hash of the tensor's name, the model's index and the word "DARE".
 pub fn element_key(seed: u64, tensor: &str, model: usize) -> [u32; 2] {
     let hash = fnv1a(tensor.as_bytes());
-    let [a, b, ..] = philox([hash as u32, (hash >> 32) as u32, model as u32, 0x4441_5245], [seed as u32, (seed >> 32) as u32]);
+    let [a, b, ..] =
+        philox([hash as u32, (hash >> 32) as u32, model as u32, 0x4441_5245], [seed as u32, (seed >> 32) as u32]);
     [a, b]
 }
 

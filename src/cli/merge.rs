@@ -92,7 +92,7 @@ fn announce(device: &Device, plan: &Plan) {
 
 fn summary(done: &Done, plan: &Plan) -> serde_json::Value {
     let manifest = &done.manifest;
-    let warnings: Vec<&String> = plan.recipe.warnings.iter().chain(&done.notes).collect();
+    let warnings: Vec<&String> = plan.recipe.warnings.iter().chain(&plan.warnings).chain(&done.notes).collect();
     json!({
         "schema": 1,
         "merganser": manifest.merganser,

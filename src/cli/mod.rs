@@ -138,7 +138,11 @@ impl PlanArgs {
             seed: self.seed,
             shard_bytes: self.shard_size,
         };
-        crate::plan::Plan::new(recipe, options)
+        let plan = crate::plan::Plan::new(recipe, options)?;
+        for warning in &plan.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(plan)
     }
 }
 

@@ -80,9 +80,8 @@ pub fn merge(request: &Request<'_>, progress: &Progress, stop: &Stop) -> Result<
         tracing::info!("going on: {resumed} of {} tensors were finished before", plan.tensors.len());
     }
     let prepared = started.elapsed();
-    let result = run(plan, &work, progress, stop).and_then(|()| {
-        plan.sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())
-    });
+    let result = run(plan, &work, progress, stop)
+        .and_then(|()| plan.sources.iter().try_for_each(|source| source.checkpoint.check_unchanged()));
     let merged = started.elapsed();
     let result = result.and_then(|()| work.sync()).map_err(|error| with_resume_hint(error, &work));
     if let Err(error) = result {
@@ -92,11 +91,7 @@ pub fn merge(request: &Request<'_>, progress: &Progress, stop: &Stop) -> Result<
     let synced = started.elapsed();
 
     let phase = |name: &str, seconds: std::time::Duration| Phase { name: name.into(), seconds: seconds.as_secs_f64() };
-    let phases = vec![
-        phase("prepare", prepared),
-        phase("merge", merged - prepared),
-        phase("sync", synced - merged),
-    ];
+    let phases = vec![phase("prepare", prepared), phase("merge", merged - prepared), phase("sync", synced - merged)];
     let timings = Timings::new(synced.as_secs_f64(), progress.read_bytes(), progress.written_bytes(), phases);
     let copies = match plan.reference().folder() {
         Some(folder) => Copies::choose(folder, plan.recipe.out_dtype)?,

@@ -20,12 +20,12 @@ pub use merge::{Done, Request, merge};
 pub use progress::Progress;
 pub use stop::Stop;
 
-use std::sync::mpsc;
 use std::sync::Mutex;
+use std::sync::mpsc;
 
 use crate::error::Result;
-use crate::output::WorkDir;
-use crate::plan::Plan;
+use crate::output::{JournalEntry, WorkDir};
+use crate::plan::{Plan, TensorPlan};
 use buffers::Buffers;
 use schedule::Schedule;
 use tensor::TensorRun;
@@ -36,6 +36,7 @@ use worker::Worker;
 /// # Errors
 /// The first error of any thread; what was finished before it stays in the work folder.
 pub fn run(plan: &Plan, work: &WorkDir, progress: &Progress, stop: &Stop) -> Result<()> {
+    crate::backend::cpu::allocator::return_freed_memory();
     let finished = work.finished();
     let is_done: Vec<bool> = plan.tensors.iter().map(|t| finished.contains_key(&t.name)).collect();
     for (i, done) in is_done.iter().enumerate() {
@@ -85,6 +86,15 @@ struct Engine<'a> {
 }
 
 impl Engine<'_> {
+    /// Notes a finished tensor, unless one of its sources has changed since it was opened: what was read of it then is
+    /// nothing that a later run could go on from.
+    fn record(&self, tensor: &TensorPlan, entry: JournalEntry) -> Result<()> {
+        tensor.reads().try_for_each(|at| self.plan.stored(at).1.check_unchanged())?;
+        self.work.record(entry)?;
+        self.progress.add_tensor();
+        Ok(())
+    }
+
     /// Notes the first error, and lets every thread end.
     fn fail(&self, error: crate::Error) {
         self.schedule.fail(error);

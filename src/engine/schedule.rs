@@ -120,6 +120,16 @@ impl<'a> Schedule<'a> {
         state.steps[id].done == self.plan.graph.steps[id].units
     }
 
+    /// A step must run again, from its first unit on.
+    pub fn again(&self, id: StepId) {
+        let mut state = self.lock();
+        state.reserved -= self.plan.graph.steps[id].reserve;
+        (state.steps[id].given, state.steps[id].done) = (0, 0);
+        state.ready.insert(id);
+        drop(state);
+        self.changed.notify_all();
+    }
+
     /// A step has ended: its memory is free, and what waits for it may start.
     pub fn end(&self, id: StepId) {
         let mut state = self.lock();

@@ -8,7 +8,7 @@ use super::writer::Written;
 use crate::backend::cpu::blend::{Measured, RunFacts};
 use crate::backend::cpu::low_rank::LowRankFacts;
 use crate::backend::cpu::prune::{Geometry, Mask, StageState};
-use crate::backend::cpu::select::{LEVEL_BITS, Search};
+use crate::backend::cpu::select::{COUNTERS, Cut, Search};
 use crate::backend::cpu::stats::{self, Sums};
 use crate::backend::{Combine, Granularity, Program, Prune, Sparsify, kept_of};
 use crate::dtype::{Dtype, DtypeExt};
@@ -25,6 +25,8 @@ pub(super) struct TensorRun(Mutex<State>);
 struct State {
     measured: Arc<Measured>,
     searches: Arc<Vec<Option<Search>>>,
+    /// Cuts found by searches that have ended.
+    cuts: Vec<Option<Cut>>,
     tally: Tally,
     /// Norms of the task vectors before and after the stage that is being measured, by model.
     norms: [Vec<Sums>; 2],
@@ -81,6 +83,7 @@ impl TensorRun {
         Self(Mutex::new(State {
             measured: Arc::new(measured),
             searches: Arc::default(),
+            cuts: Vec::new(),
             tally: Tally::None,
             norms: [Vec::new(), Vec::new()],
             kept: Vec::new(),
@@ -95,34 +98,40 @@ impl TensorRun {
     }
 
     /// The searches of a step, begun if they are not.
-    pub fn searches(&self, tensor: &TensorPlan, stage: Option<usize>) -> Arc<Vec<Option<Search>>> {
+    pub fn searches(&self, tensor: &TensorPlan, stage: Option<Prune>) -> Arc<Vec<Option<Search>>> {
         let mut state = self.lock();
         if state.searches.is_empty() {
             let search = |share: f64, lowest: bool| {
                 let rank = kept_of(share, tensor.elems);
                 let new = if tensor.wide { Search::new::<f64> } else { Search::new::<f32> };
-                (rank > 0 && rank < tensor.elems).then(|| new(rank, lowest))
+                (rank > 0 && rank < tensor.elems).then(|| new(tensor.elems, rank, lowest))
             };
             state.searches = Arc::new(match stage {
-                Some(stage) => {
-                    let prune = tensor.stages()[stage];
-                    vec![search(prune.keep, prune.keep_redundant); tensor.models.len()]
-                }
+                Some(prune) => vec![search(prune.keep, prune.keep_redundant); tensor.models.len()],
                 None => densities(tensor).iter().map(|d| search(*d, false)).collect(),
             });
         }
         Arc::clone(&state.searches)
     }
 
-    pub fn add_counts(&self, counts: &[Vec<u32>]) {
+    /// Adds a unit's counters, and clears them for the next.
+    pub fn add_counts(&self, searches: &[Option<Search>], counts: &mut [Vec<u32>]) {
+        /// Counters looked at together: most of them are zero, and those need not be added.
+        const GROUP: usize = 64;
         let mut state = self.lock();
         if !matches!(state.tally, Tally::Counts(_)) {
-            state.tally = Tally::Counts(vec![vec![0; 1 << LEVEL_BITS]; counts.len()]);
+            state.tally = Tally::Counts(vec![vec![0; COUNTERS]; counts.len()]);
         }
-        if let Tally::Counts(totals) = &mut state.tally {
-            for (totals, counts) in totals.iter_mut().zip(counts) {
-                totals.iter_mut().zip(counts).for_each(|(t, c)| *t += u64::from(*c));
+        let Tally::Counts(totals) = &mut state.tally else { return };
+        for ((totals, counts), search) in totals.iter_mut().zip(counts).zip(searches) {
+            let Some(bins) = search.as_ref().map(Search::bins) else { continue };
+            for (totals, counts) in totals[..bins].chunks_mut(GROUP).zip(counts[..bins].chunks_mut(GROUP)) {
+                if counts.iter().any(|c| *c != 0) {
+                    totals.iter_mut().zip(&*counts).for_each(|(t, c)| *t += u64::from(*c));
+                    counts.fill(0);
+                }
             }
+            totals[COUNTERS - 1] += u64::from(std::mem::take(&mut counts[COUNTERS - 1]));
         }
     }
 
@@ -167,68 +176,36 @@ impl TensorRun {
         }
     }
 
-    /// Ends one level of a search; after the last one the masks or cuts are known.
-    pub fn settle_select(&self, tensor: &TensorPlan, stage: Option<usize>) {
+    /// Ends one pass of a search. Whether the masks or cuts are known; if not, the step must run again.
+    pub fn settle_select(&self, tensor: &TensorPlan, stage: Option<Prune>) -> bool {
         let mut state = self.lock();
         let Tally::Counts(counts) = std::mem::replace(&mut state.tally, Tally::None) else {
-            // An empty tensor: there is nothing to cut.
-            self.settle_cuts(&mut state, tensor, stage, &vec![None; tensor.models.len()]);
-            return;
+            // There was nothing to search for.
+            settle_cuts(&mut state, tensor, stage, &vec![None; tensor.models.len()]);
+            return true;
         };
-        let mut cuts = vec![None; counts.len()];
-        let mut is_last = true;
-        let searches = Arc::make_mut(&mut state.searches);
-        for ((search, counts), cut) in searches.iter_mut().zip(&counts).zip(&mut cuts) {
-            if let Some(search) = search {
-                *cut = search.advance(counts);
-                is_last &= cut.is_some();
+        let State { searches, cuts, .. } = &mut *state;
+        cuts.resize(counts.len(), None);
+        for ((search, counts), cut) in Arc::make_mut(searches).iter_mut().zip(&counts).zip(cuts) {
+            // A search that has ended waits for the others.
+            if let Some(searching) = search {
+                *cut = searching.advance(counts);
+                if cut.is_some() {
+                    *search = None;
+                }
             }
         }
-        if is_last {
-            self.settle_cuts(&mut state, tensor, stage, &cuts);
+        if state.searches.iter().any(Option::is_some) {
+            return false;
         }
-    }
-
-    fn settle_cuts(
-        &self,
-        state: &mut State,
-        tensor: &TensorPlan,
-        stage: Option<usize>,
-        cuts: &[Option<crate::backend::cpu::select::Cut>],
-    ) {
-        state.searches = Arc::default();
-        let n = tensor.elems;
-        match stage {
-            Some(stage) if state.measured.stages.len() == stage => {
-                let prune = tensor.stages()[stage];
-                let all = kept_of(prune.keep, n) == n;
-                let mask = |cut: &Option<crate::backend::cpu::select::Cut>| match cut {
-                    Some(cut) => (Mask::Elements { cut: cut.key, lowest: prune.keep_redundant }, cut.kept),
-                    None if all => (Mask::All, n),
-                    None => (Mask::None, 0),
-                };
-                let (masks, kept) = cuts.iter().map(mask).unzip();
-                push_stage(state, prune, masks, kept);
-            }
-            // The levels of a search that had nothing to find pass by once it is settled.
-            Some(_) => {}
-            None => {
-                let keys = cuts.iter().zip(densities(tensor)).map(|(cut, density)| match cut {
-                    Some(cut) => (cut.key, cut.kept),
-                    None if kept_of(*density, n) == n => (0, n),
-                    None => (u64::MAX, 0),
-                });
-                let (keys, kept) = keys.unzip();
-                Arc::make_mut(&mut state.measured).cuts = keys;
-                state.trimmed = kept;
-            }
-        }
+        let cuts = std::mem::take(&mut state.cuts);
+        settle_cuts(&mut state, tensor, stage, &cuts);
+        true
     }
 
     /// Ranks rows or columns, and keeps the best.
-    pub fn settle_scores(&self, tensor: &TensorPlan, stage: usize) {
+    pub fn settle_scores(&self, tensor: &TensorPlan, prune: Prune) {
         let mut state = self.lock();
-        let prune = tensor.stages()[stage];
         let scores = match std::mem::replace(&mut state.tally, Tally::None) {
             Tally::Scores(scores) => scores,
             _ => vec![Vec::new(); tensor.models.len()],
@@ -312,7 +289,13 @@ impl TensorRun {
     }
 
     /// Digests of source blocks and facts of a run of elements that has been merged.
-    pub fn merged(&self, plan: &Plan, tensor: &TensorPlan, blocks: Vec<(usize, usize, u128)>, facts: &RunFacts) -> Result<()> {
+    pub fn merged(
+        &self,
+        plan: &Plan,
+        tensor: &TensorPlan,
+        blocks: Vec<(usize, usize, u128)>,
+        facts: &RunFacts,
+    ) -> Result<()> {
         let mut state = self.lock();
         let output = state.output(plan, tensor)?;
         for (source, block, digest) in blocks {
@@ -357,7 +340,8 @@ impl TensorRun {
 impl State {
     fn output(&mut self, plan: &Plan, tensor: &TensorPlan) -> Result<&mut Output> {
         if self.output.is_none() {
-            let digests = PieceDigests::new(tensor.elems * tensor.elem_bytes, plan.memory.chunk_elems * tensor.elem_bytes)?;
+            let digests =
+                PieceDigests::new(tensor.elems * tensor.elem_bytes, plan.memory.chunk_elems * tensor.elem_bytes)?;
             let sources = tensor.reads().map(|at| {
                 let stored = plan.stored(at).0;
                 BlockDigests::new(stored.bytes, hashed_as(stored.dtype))
@@ -428,6 +412,31 @@ impl State {
 /// Elements smaller than a byte are hashed as the bytes that they are copied as.
 pub(super) fn hashed_as(dtype: Dtype) -> Dtype {
     if dtype.size_bytes().is_some() { dtype } else { Dtype::U8 }
+}
+
+/// Makes masks or cuts of what a search found; a model without a search keeps all or nothing.
+fn settle_cuts(state: &mut State, tensor: &TensorPlan, stage: Option<Prune>, cuts: &[Option<Cut>]) {
+    state.searches = Arc::default();
+    let n = tensor.elems;
+    if let Some(prune) = stage {
+        let all = kept_of(prune.keep, n) == n;
+        let mask = |cut: &Option<Cut>| match cut {
+            Some(cut) => (Mask::Elements { cut: cut.key, lowest: prune.keep_redundant }, cut.kept),
+            None if all => (Mask::All, n),
+            None => (Mask::None, 0),
+        };
+        let (masks, kept) = cuts.iter().map(mask).unzip();
+        push_stage(state, prune, masks, kept);
+        return;
+    }
+    let keys = cuts.iter().zip(densities(tensor)).map(|(cut, density)| match cut {
+        Some(cut) => (cut.key, cut.kept),
+        None if kept_of(*density, n) == n => (0, n),
+        None => (u64::MAX, 0),
+    });
+    let (keys, kept) = keys.unzip();
+    Arc::make_mut(&mut state.measured).cuts = keys;
+    state.trimmed = kept;
 }
 
 fn push_stage(state: &mut State, prune: Prune, masks: Vec<Mask>, kept: Vec<u64>) {

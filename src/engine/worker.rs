@@ -11,12 +11,13 @@ use super::writer::Written;
 use crate::backend::cpu::blend::{RunFacts, blend};
 use crate::backend::cpu::low_rank::{self, ReadRuns};
 use crate::backend::cpu::prune::{Scratch, Sources};
-use crate::backend::cpu::select::{self, LEVEL_BITS, Ranked};
+use crate::backend::cpu::select::{self, COUNTERS, Ranked, Search};
 use crate::backend::cpu::stats::{self, Sums};
 use crate::backend::cpu::stored::{Stored, Widen};
-use crate::backend::cpu::SEGMENT;
-use crate::backend::{Combine, Granularity, LowRank, Program, Rescale};
+use crate::backend::cpu::{BLOCK, SEGMENT};
+use crate::backend::{Combine, Granularity, LowRank, Program, Prune, Rescale};
 use crate::error::{Error, Result};
+use crate::output::nonfinite;
 use crate::output::source_digest::{BLOCK_ELEMS, block, block_bytes};
 use crate::plan::graph::{Kind, Step, StepId, unit_columns, unit_rows};
 use crate::plan::{Plan, TensorPlan};
@@ -69,11 +70,14 @@ impl<'a, 'p> Worker<'a, 'p> {
         while let Some((id, unit)) = self.engine.schedule.take() {
             let step = &self.engine.plan.graph.steps[id];
             let tensor = &self.engine.plan.tensors[step.tensor];
-            if tensor.wide { self.unit::<f64>(id, step, tensor, unit) } else { self.unit::<f32>(id, step, tensor, unit) }
-                .map_err(|e| Error::at_tensor(e, &tensor.name))?;
+            if tensor.wide {
+                self.unit::<f64>(id, step, tensor, unit)
+            } else {
+                self.unit::<f32>(id, step, tensor, unit)
+            }
+            .map_err(|e| Error::at_tensor(e, &tensor.name))?;
             if self.engine.schedule.done(id) {
-                self.settle(step, tensor)?;
-                self.engine.schedule.end(id);
+                if self.settle(step, tensor)? { self.engine.schedule.end(id) } else { self.engine.schedule.again(id) }
             }
         }
         Ok(())
@@ -97,37 +101,49 @@ impl<'a, 'p> Worker<'a, 'p> {
                 Program::LowRank(work) => self.low_rank::<C>(step.tensor, work, is_first),
             },
             Kind::Select { stage } => {
-                let searches = run.searches(tensor, stage);
+                let searches = run.searches(tensor, stage.and_then(|id| tensor.stage(id)).map(|(_, prune)| prune));
                 if searches.iter().all(Option::is_none) {
                     return Ok(());
                 }
                 let measured = run.measured();
                 let (ranked, before) = match stage {
-                    Some(stage) => (Ranked::Score(tensor.stages()[stage].score), stage),
+                    Some(stage) => {
+                        let (before, prune) = stage_of(tensor, stage)?;
+                        (Ranked::Score(prune.score), before)
+                    }
                     None => (Ranked::Magnitude, measured.stages.len()),
                 };
                 let (scratch, raw, counts) = self.parts();
-                counts.resize_with(tensor.models.len().max(counts.len()), || vec![0; 1 << LEVEL_BITS]);
-                counts.iter_mut().for_each(|c| c.fill(0));
+                counts.resize_with(tensor.models.len().max(counts.len()), || vec![0; COUNTERS]);
                 let counts = &mut counts[..tensor.models.len()];
                 let (geometry, stages) = (measured.geometry, &measured.stages[..before]);
+                if searches.iter().flatten().all(Search::samples) {
+                    for (segment, at) in segments_of(start, end) {
+                        let at = sample_of(segment, at);
+                        with_sources(plan, tensor, at.start, at.end, raw, |sources| {
+                            select::count(ranked, &searches, geometry, stages, sources, counts, scratch);
+                        })?;
+                    }
+                    run.add_counts(&searches, counts);
+                    return Ok(());
+                }
                 for_segments(plan, tensor, start, end, raw, |sources| {
                     select::count(ranked, &searches, geometry, stages, sources, counts, scratch);
                 })?;
-                run.add_counts(counts);
+                run.add_counts(&searches, counts);
                 self.note_read(tensor, end - start, is_first);
                 Ok(())
             }
             Kind::Norms(stage) => {
                 let measured = run.measured();
-                let prune = tensor.stages()[stage];
+                let (place, prune) = stage_of(tensor, stage)?;
                 let (mut before, mut after) = (Vec::new(), Vec::new());
                 let (scratch, raw, _) = self.parts();
-                let after_too = measured.stages.len() > stage && prune.rescale != Rescale::None;
+                let after_too = measured.stages.len() > place && prune.rescale != Rescale::None;
                 for_segments(plan, tensor, start, end, raw, |sources| {
-                    before.extend(stats::sums(measured.geometry, &measured.stages[..stage], sources, scratch));
+                    before.extend(stats::sums(measured.geometry, &measured.stages[..place], sources, scratch));
                     if after_too {
-                        after.extend(stats::sums(measured.geometry, &measured.stages[..=stage], sources, scratch));
+                        after.extend(stats::sums(measured.geometry, &measured.stages[..=place], sources, scratch));
                     }
                 })?;
                 run.set_norms(segments, segment, before, after);
@@ -158,12 +174,19 @@ impl<'a, 'p> Worker<'a, 'p> {
         }
     }
 
-    fn rows<C: Widen>(&mut self, step: &Step, tensor: &TensorPlan, stage: usize, unit: u64, is_first: bool) -> Result<()>
+    fn rows<C: Widen>(
+        &mut self,
+        step: &Step,
+        tensor: &TensorPlan,
+        stage: usize,
+        unit: u64,
+        is_first: bool,
+    ) -> Result<()>
     where
         Self: ScratchFor<C>,
     {
         let (plan, run) = (self.engine.plan, &self.engine.tensors[step.tensor]);
-        let (measured, score) = (run.measured(), tensor.stages()[stage].score);
+        let (measured, (place, prune)) = (run.measured(), stage_of(tensor, stage)?);
         let geometry = measured.geometry;
         let per_unit = unit_rows(geometry, plan.memory.chunk_elems);
         let rows = unit * per_unit..((unit + 1) * per_unit).min(geometry.rows);
@@ -174,7 +197,7 @@ impl<'a, 'p> Worker<'a, 'p> {
         for first in rows.clone().step_by(at_once as usize) {
             let last = (first + at_once).min(rows.end);
             with_sources(plan, tensor, first * geometry.row_elems, last * geometry.row_elems, raw, |sources| {
-                let part = stats::row_scores(score, geometry, &measured.stages[..stage], sources, scratch);
+                let part = stats::row_scores(prune.score, geometry, &measured.stages[..place], sources, scratch);
                 scores.iter_mut().zip(part).for_each(|(all, part)| all.extend(part));
             })?;
         }
@@ -183,12 +206,19 @@ impl<'a, 'p> Worker<'a, 'p> {
         Ok(())
     }
 
-    fn columns<C: Widen>(&mut self, step: &Step, tensor: &TensorPlan, stage: usize, unit: u64, is_first: bool) -> Result<()>
+    fn columns<C: Widen>(
+        &mut self,
+        step: &Step,
+        tensor: &TensorPlan,
+        stage: usize,
+        unit: u64,
+        is_first: bool,
+    ) -> Result<()>
     where
         Self: ScratchFor<C>,
     {
         let (plan, run) = (self.engine.plan, &self.engine.tensors[step.tensor]);
-        let (measured, score) = (run.measured(), tensor.stages()[stage].score);
+        let (measured, (place, prune)) = (run.measured(), stage_of(tensor, stage)?);
         let geometry = measured.geometry;
         let per_unit = unit_columns(geometry);
         let columns = unit * per_unit..((unit + 1) * per_unit).min(geometry.columns);
@@ -199,8 +229,8 @@ impl<'a, 'p> Worker<'a, 'p> {
         for first in (0..tensor.elems).step_by(row.max(1) as usize) {
             let (from, to) = (first + columns.start * inner, first + columns.end * inner);
             with_sources(plan, tensor, from, to, raw, |sources| {
-                let stages = &measured.stages[..stage];
-                stats::add_column_scores(score, geometry, stages, sources, columns.start, &mut totals, scratch);
+                let stages = &measured.stages[..place];
+                stats::add_column_scores(prune.score, geometry, stages, sources, columns.start, &mut totals, scratch);
             })?;
         }
         let elems = geometry.column_elems();
@@ -217,15 +247,17 @@ impl<'a, 'p> Worker<'a, 'p> {
         }
         let Some(mut out) = self.engine.buffers.take() else { return Ok(()) };
         let mut blocks = Vec::new();
+        let mut facts = RunFacts::default();
         for (segment, at) in segments_of(start, end) {
             let Some(from) = tensor.base else { return Err(Error::internal("a copy of nothing")) };
             let (stored, shard) = plan.stored(from);
             let range = stored.begin + at.start * tensor.elem_bytes..stored.begin + at.end * tensor.elem_bytes;
             let bytes = shard.bytes(range, &mut self.raw[0])?;
             blocks.push((0, segment, block(bytes)));
+            facts.nonfinite += nonfinite::count(stored.dtype, bytes);
             out.extend_from_slice(bytes);
         }
-        self.engine.tensors[index].merged(plan, tensor, blocks, &RunFacts::default())?;
+        self.engine.tensors[index].merged(plan, tensor, blocks, &facts)?;
         self.note_read(tensor, end - start, is_first);
         self.sink(index).send(unit as usize, out)
     }
@@ -285,7 +317,10 @@ impl<'a, 'p> Worker<'a, 'p> {
         );
         let blocks = runs.blocks();
         self.raw = raw;
-        let facts = facts?;
+        let facts = facts.map_err(|error| match error.kind() {
+            crate::error::Kind::Input => nonfinite_source(plan, tensor, &mut self.raw).unwrap_or(error),
+            _ => error,
+        })?;
         let mut found = sink.finish()?;
         if found.nonfinite > 0 {
             // Sources were finite, or the Gram matrix would have said so.
@@ -304,12 +339,15 @@ impl<'a, 'p> Worker<'a, 'p> {
         self.engine.progress.add_read(bytes, is_first);
     }
 
-    /// What follows from a whole step.
-    fn settle(&self, step: &Step, tensor: &TensorPlan) -> Result<()> {
+    /// What follows from a whole step. Whether it has ended; if not, it must run again.
+    fn settle(&self, step: &Step, tensor: &TensorPlan) -> Result<bool> {
         let (engine, run) = (self.engine, &self.engine.tensors[step.tensor]);
         match step.kind {
-            Kind::Select { stage } => run.settle_select(tensor, stage),
-            Kind::Rows(stage) | Kind::Columns(stage) => run.settle_scores(tensor, stage),
+            Kind::Select { stage } => {
+                let prune = stage.map(|id| stage_of(tensor, id)).transpose()?.map(|(_, prune)| prune);
+                return Ok(run.settle_select(tensor, prune));
+            }
+            Kind::Rows(stage) | Kind::Columns(stage) => run.settle_scores(tensor, stage_of(tensor, stage)?.1),
             Kind::Norms(_) => run.settle_norms(tensor),
             Kind::TrimNorms => run.settle_trim_norms(tensor),
             Kind::Angle => {
@@ -323,8 +361,7 @@ impl<'a, 'p> Worker<'a, 'p> {
             Kind::Restore { stage, layer } => restore(engine, stage, layer),
             Kind::Merge => {
                 if let Some(entry) = run.end(engine.plan, tensor)? {
-                    engine.work.record(entry)?;
-                    engine.progress.add_tensor();
+                    engine.record(tensor, entry)?;
                 }
                 for at in tensor.reads() {
                     let (stored, shard) = engine.plan.stored(at);
@@ -332,15 +369,20 @@ impl<'a, 'p> Worker<'a, 'p> {
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
+}
+
+fn stage_of(tensor: &TensorPlan, stage: usize) -> Result<(usize, Prune)> {
+    tensor.stage(stage).ok_or_else(|| Error::internal(format!("stage {stage} does not change `{}`", tensor.name)))
 }
 
 /// Ranks all layers or tensors by their score, for every model, and keeps the best.
 fn rank(engine: &Engine<'_>, stage: usize) {
     let plan = engine.plan;
-    let ranked: Vec<usize> = (0..plan.tensors.len()).filter(|t| plan.tensors[*t].stages().len() > stage).collect();
-    let Some(prune) = ranked.first().map(|t| plan.tensors[*t].stages()[stage]) else { return };
+    let prune = |t: usize| plan.tensors[t].stage(stage).map(|(_, prune)| prune);
+    let ranked: Vec<usize> = (0..plan.tensors.len()).filter(|t| prune(*t).is_some()).collect();
+    let Some(prune) = ranked.first().and_then(|t| prune(*t)) else { return };
     // The groups that are kept or dropped as one, in the order of the base's files.
     let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
     for t in ranked {
@@ -380,10 +422,9 @@ fn rank(engine: &Engine<'_>, stage: usize) {
 /// Factors that give a layer's task vectors the norms that they had before a stage.
 fn restore(engine: &Engine<'_>, stage: usize, layer: usize) {
     let plan = engine.plan;
-    let is_member = |t: &usize| plan.tensors[*t].layer == layer && plan.tensors[*t].stages().len() > stage;
-    let members: Vec<usize> = (0..plan.tensors.len()).filter(is_member).collect();
-    let Some(first) = members.first() else { return };
-    let rescale = plan.tensors[*first].stages()[stage].rescale;
+    let found = |t: usize| plan.tensors[t].stage(stage).filter(|_| plan.tensors[t].layer == layer);
+    let members: Vec<usize> = (0..plan.tensors.len()).filter(|t| found(*t).is_some()).collect();
+    let Some((first, (_, Prune { rescale, .. }))) = members.first().and_then(|t| Some((t, found(*t)?))) else { return };
     let norm = |s: &Sums| if rescale == Rescale::L1 { s.l1 } else { s.squares };
     let mut sums = vec![[0.0; 2]; plan.tensors[*first].models.len()];
     for t in &members {
@@ -401,12 +442,24 @@ fn restore(engine: &Engine<'_>, stage: usize, layer: usize) {
             (_, false) => before / after,
         })
         .collect();
-    members.iter().for_each(|t| engine.tensors[*t].set_factors(stage, &factors));
+    for t in members {
+        if let Some((place, _)) = found(t) {
+            engine.tensors[t].set_factors(place, &factors);
+        }
+    }
 }
 
 /// The segments of a run that starts at one: their numbers and elements.
 fn segments_of(start: u64, end: u64) -> impl Iterator<Item = (usize, std::ops::Range<u64>)> {
     (start..end).step_by(SEGMENT).map(move |at| (at as usize / SEGMENT, at..(at + SEGMENT as u64).min(end)))
+}
+
+/// The part of a segment that stands for it in a sample: one block, of another place in each segment, so that columns of a
+/// matrix are not favoured.
+fn sample_of(segment: usize, at: std::ops::Range<u64>) -> std::ops::Range<u64> {
+    let blocks = (at.end - at.start).div_ceil(BLOCK as u64);
+    let start = at.start + (segment as u64 * 7 % blocks) * BLOCK as u64;
+    start..(start + BLOCK as u64).min(at.end)
 }
 
 fn for_segments(
@@ -439,6 +492,33 @@ fn with_sources(
     let (base, models) = runs.split_at(usize::from(tensor.base.is_some()));
     take(&Sources { base: base.first().copied(), models, start, len: (end - start) as usize });
     Ok(())
+}
+
+/// The error that names the first source of a matrix with a NaN or an infinity; `None` if there is none.
+fn nonfinite_source(plan: &Plan, tensor: &TensorPlan, raw: &mut [Vec<u8>]) -> Option<Error> {
+    let mut values = vec![0_f64; SEGMENT];
+    for (_, at) in segments_of(0, tensor.elems) {
+        let mut found = None;
+        let look = |sources: &Sources<'_>| {
+            let all = sources.base.iter().chain(sources.models);
+            found = all.enumerate().find_map(|(source, stored)| {
+                stored.widen(0, &mut values[..sources.len]);
+                let place = values[..sources.len].iter().position(|v| !v.is_finite())?;
+                Some((source, place as u64 + at.start))
+            });
+        };
+        with_sources(plan, tensor, at.start, at.end, raw, look).ok()?;
+        if let Some((source, element)) = found {
+            let label = &plan.sources[tensor.reads().nth(source)?.source].written;
+            let message = format!(
+                "`{}` of `{label}` holds a NaN or an infinity (element {element}), so it has no low-rank part",
+                tensor.name
+            );
+            let hint = "to keep the base's tensor there, list it under `copy:` in the recipe";
+            return Some(Error::input(message).hint(hint));
+        }
+    }
+    None
 }
 
 fn stored_bytes(plan: &Plan, tensor: &TensorPlan, at: crate::plan::SourceTensor, elems: u64) -> u64 {
@@ -491,13 +571,7 @@ impl ReadRuns for Runs<'_, '_> {
 }
 
 /// Hashes the elements of a run from `from` on, block by block.
-fn hash_on(
-    sources: &Sources<'_>,
-    from: u64,
-    elems: u64,
-    hashers: &mut [Xxh3],
-    blocks: &mut Vec<(usize, usize, u128)>,
-) {
+fn hash_on(sources: &Sources<'_>, from: u64, elems: u64, hashers: &mut [Xxh3], blocks: &mut Vec<(usize, usize, u128)>) {
     let end = sources.start + sources.len as u64;
     for (source, (stored, hasher)) in sources.base.iter().chain(sources.models).zip(hashers).enumerate() {
         let size = block_bytes(hashed_as(stored.dtype)) / BLOCK_ELEMS;
@@ -506,7 +580,7 @@ fn hash_on(
             let next = ((at / BLOCK_ELEMS + 1) * BLOCK_ELEMS).min(end);
             let bytes = |e: u64| ((e - sources.start) * size) as usize;
             hasher.update(&stored.bytes[bytes(at)..bytes(next)]);
-            if next % BLOCK_ELEMS == 0 || next == elems {
+            if next.is_multiple_of(BLOCK_ELEMS) || next == elems {
                 blocks.push((source, ((next - 1) / BLOCK_ELEMS) as usize, hasher.digest128()));
                 hasher.reset();
             }

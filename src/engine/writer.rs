@@ -36,8 +36,7 @@ fn write(engine: &Engine<'_>, piece: &Written) -> Result<()> {
     engine.work.write_at(place.file, place.offset + offset, &piece.bytes)?;
     engine.progress.add_written(piece.bytes.len() as u64);
     if let Some(entry) = engine.tensors[piece.tensor].piece_written(engine.plan, piece)? {
-        engine.work.record(entry)?;
-        engine.progress.add_tensor();
+        engine.record(tensor, entry)?;
     }
     Ok(())
 }

@@ -49,7 +49,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
             kind: ParamKind::Patterns,
             scope: Scope::Global,
             default: ParamDefault::Absent,
-            help: "regular expressions: the 2-D tensors that are low-rank approximated, instead of the built-in rule",
+            help: "regular expressions, found anywhere in a name: the 2-D tensors that are low-rank approximated, instead of the built-in rule",
         },
     ],
     exclusive: &[&["rank_ratio", "energy", "rank"]],
@@ -86,8 +86,26 @@ fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
 /// and not an embedding, head, norm or bias.
 pub(super) fn is_block_matrix(name: &str) -> bool {
     const PROJECTIONS: [&str; 21] = [
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "gate_up_proj", "qkv_proj",
-        "out_proj", "in_proj", "in_proj_weight", "query", "key", "value", "fc1", "fc2", "c_attn", "c_fc", "c_proj",
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+        "gate_up_proj",
+        "qkv_proj",
+        "out_proj",
+        "in_proj",
+        "in_proj_weight",
+        "query",
+        "key",
+        "value",
+        "fc1",
+        "fc2",
+        "c_attn",
+        "c_fc",
+        "c_proj",
         "query_key_value",
     ];
     let name = name.to_ascii_lowercase();
@@ -96,12 +114,10 @@ pub(super) fn is_block_matrix(name: &str) -> bool {
         ["embed", "norm", "bias"].iter().any(|word| s.contains(word))
             || ["lm_head", "head", "classifier", "score"].contains(s)
     };
-    let is_projection = |s: &&str| {
-        PROJECTIONS.contains(s) || ["attn", "attention", "mlp"].iter().any(|word| s.contains(word))
-    };
+    let is_projection =
+        |s: &&str| PROJECTIONS.contains(s) || ["attn", "attention", "mlp"].iter().any(|word| s.contains(word));
     let is_bert_dense = |pair: &[&str]| matches!(pair, ["intermediate" | "output", "dense"]);
-    !segments.iter().any(|s| is_other(s))
-        && (segments.iter().any(|s| is_projection(s)) || segments.windows(2).any(is_bert_dense))
+    !segments.iter().any(is_other) && (segments.iter().any(is_projection) || segments.windows(2).any(is_bert_dense))
 }
 
 #[cfg(test)]

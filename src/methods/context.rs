@@ -65,8 +65,11 @@ impl TensorContext<'_> {
     pub fn weight_sum(&self, weights: &[f64]) -> Result<f64> {
         let sum: f64 = weights.iter().sum();
         if sum.abs() < 1e-8 {
-            return Err(Error::input(format!("the models' weights for `{}` sum to {sum}: no average exists", self.tensor))
-                .hint("give weights that sum to something other than 0"));
+            return Err(Error::input(format!(
+                "the models' weights for `{}` sum to {sum}: no average exists",
+                self.tensor
+            ))
+            .hint("give weights that sum to something other than 0"));
         }
         Ok(sum)
     }

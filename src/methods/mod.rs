@@ -43,7 +43,7 @@ pub fn find(name: &str) -> Option<&'static MethodSpec> {
 /// mergekit, `linear` also averages a base that is not listed where the recipe gives a `weight` to all.
 pub fn participants(recipe: &Recipe) -> Vec<Listed> {
     let mut listed = recipe.listed();
-    if recipe.method.base == BaseModel::Required || !recipe.stages.is_empty() {
+    if recipe.method.base == BaseModel::Required {
         listed.retain(|l| *l != Listed::Base);
     } else if recipe.method.name == linear::SPEC.name
         && recipe.base.is_some()

@@ -5,8 +5,8 @@
 
 use crate::backend::cpu::SEGMENT;
 use crate::backend::cpu::prune::Geometry;
-use crate::backend::cpu::select::Search;
-use crate::backend::{Combine, Granularity, Program, Rescale, Sparsify};
+use crate::backend::cpu::select::COUNTERS;
+use crate::backend::{Combine, Granularity, Program, Prune, Rescale, Sparsify};
 use crate::checkpoint::LayerMap;
 
 use super::TensorPlan;
@@ -17,8 +17,8 @@ pub type StepId = usize;
 /// What a step does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// One level of the search for the cut of a stage's scores (`Some`: position among the tensor's stages) or of the
-    /// trimmed magnitudes.
+    /// The search for the cut of a stage's scores or, where no stage is named, of the trimmed magnitudes. It is run again
+    /// until the cut is found: a sample and one pass, as a rule. Stages go by their place in the recipe, here and below.
     Select {
         /// Whose cut.
         stage: Option<usize>,
@@ -33,7 +33,7 @@ pub enum Kind {
     Rank(usize),
     /// Factors that restore a layer's norms after a stage (no tensor of its own).
     Restore {
-        /// The stage, as a position among the tensors' stages.
+        /// The stage.
         stage: usize,
         /// The layer.
         layer: usize,
@@ -72,10 +72,11 @@ pub struct Graph {
 
 impl Graph {
     pub(super) fn new(tensors: &[TensorPlan], layers: &LayerMap, chunk_elems: u64) -> Self {
-        let mut builder = Builder { graph: Graph { steps: Vec::new(), passes: vec![0; tensors.len()], first: vec![0; tensors.len()] }, chunk_elems };
-        let groups_all = |t: &TensorPlan| {
-            t.stages().iter().any(|p| matches!(p.granularity, Granularity::Layer | Granularity::Tensor))
+        let mut builder = Builder {
+            graph: Graph { steps: Vec::new(), passes: vec![0; tensors.len()], first: vec![0; tensors.len()] },
+            chunk_elems,
         };
+        let groups_all = |t: &TensorPlan| t.stages().iter().copied().any(ranks_groups);
         let groups_layer = |t: &TensorPlan| t.stages().iter().any(|p| p.rescale != Rescale::None);
         if tensors.iter().any(groups_all) {
             builder.together(tensors, &(0..tensors.len()).collect::<Vec<_>>());
@@ -111,32 +112,30 @@ impl Builder {
     fn together(&mut self, tensors: &[TensorPlan], members: &[usize]) {
         // What the next step of each member must wait for.
         let mut waits: Vec<Vec<StepId>> = vec![Vec::new(); members.len()];
-        let stages = members.iter().map(|t| tensors[*t].stages().len()).max().unwrap_or_default();
-        for stage in 0..stages {
+        let mut stages: Vec<usize> = members.iter().flat_map(|t| tensors[*t].stages()).map(|p| p.stage).collect();
+        stages.sort_unstable();
+        stages.dedup();
+        for stage in stages {
+            let prune = |t: usize| tensors[t].stage(stage).map(|(_, prune)| prune);
             for (t, wait) in members.iter().zip(&mut waits) {
                 self.scores(&tensors[*t], *t, stage, wait);
             }
-            let with = |t: &&usize| tensors[**t].stages().get(stage);
-            let ranks = members.iter().find_map(|t| with(&t)).is_some_and(|p| {
-                matches!(p.granularity, Granularity::Layer | Granularity::Tensor)
-            });
+            let ranks = members.iter().filter_map(|t| prune(*t)).any(ranks_groups);
             if ranks {
                 let needs = waits.iter().flatten().copied().collect();
                 let rank = self.push(Kind::Rank(stage), members[0], 1, 0, needs);
                 waits.iter_mut().for_each(|w| *w = vec![rank]);
             }
-            let mut layers: Vec<_> = members
-                .iter()
-                .filter(|t| with(t).is_some_and(|p| p.rescale != Rescale::None))
-                .map(|t| tensors[*t].layer)
-                .collect();
+            let rescales = |t: usize| prune(t).is_some_and(|p| p.rescale != Rescale::None);
+            let mut layers: Vec<_> = members.iter().filter(|t| rescales(**t)).map(|t| tensors[*t].layer).collect();
             layers.sort_unstable();
             layers.dedup();
             for layer in layers {
-                let here = |t: usize| tensors[t].layer == layer && tensors[t].stages().len() > stage;
-                let needs = members.iter().zip(&waits).filter(|(t, _)| here(**t)).flat_map(|(_, w)| w.clone());
-                let mut needs: Vec<_> = needs.collect();
-                needs.dedup();
+                let here = |t: usize| tensors[t].layer == layer && prune(t).is_some();
+                let mut needs = Vec::new();
+                for (_, wait) in members.iter().zip(&waits).filter(|(t, _)| here(**t)) {
+                    needs.extend(wait.iter().filter(|id| !needs.contains(*id)).copied().collect::<Vec<_>>());
+                }
                 let restore = self.push(Kind::Restore { stage, layer }, members[0], 1, 0, needs);
                 members.iter().zip(&mut waits).filter(|(t, _)| here(**t)).for_each(|(_, w)| *w = vec![restore]);
             }
@@ -148,7 +147,7 @@ impl Builder {
 
     /// Statistics of one tensor for one of its stages.
     fn scores(&mut self, tensor: &TensorPlan, t: usize, stage: usize, wait: &mut Vec<StepId>) {
-        let Some(prune) = tensor.stages().get(stage) else { return };
+        let Some((_, prune)) = tensor.stage(stage) else { return };
         let models = tensor.models.len() as u64;
         let geometry = Geometry::of(&tensor.shape);
         match prune.granularity {
@@ -163,8 +162,7 @@ impl Builder {
             }
             Granularity::Layer | Granularity::Tensor => self.norms(Kind::Norms(stage), tensor, t, wait),
         }
-        let is_measured = matches!(prune.granularity, Granularity::Layer | Granularity::Tensor);
-        if prune.rescale != Rescale::None && !is_measured {
+        if prune.rescale != Rescale::None && !ranks_groups(prune) {
             self.norms(Kind::Norms(stage), tensor, t, wait);
         }
     }
@@ -201,11 +199,8 @@ impl Builder {
     }
 
     fn select(&mut self, tensor: &TensorPlan, t: usize, stage: Option<usize>, wait: &mut Vec<StepId>) {
-        let levels = if tensor.wide { Search::levels::<f64>() } else { Search::levels::<f32>() };
-        for _ in 0..levels {
-            let reserve = select_bytes(tensor.models.len() as u64);
-            self.pass(Kind::Select { stage }, t, self.chunks(tensor.elems), reserve, wait);
-        }
+        let reserve = select_bytes(tensor.models.len() as u64);
+        self.pass(Kind::Select { stage }, t, self.chunks(tensor.elems), reserve, wait);
     }
 
     fn norms(&mut self, kind: Kind, tensor: &TensorPlan, t: usize, wait: &mut Vec<StepId>) {
@@ -237,9 +232,14 @@ impl Builder {
     }
 }
 
-/// Counters of one level of a search, for every model.
+/// Whether a stage keeps or drops whole layers or tensors, which it must rank against each other.
+pub(super) fn ranks_groups(prune: Prune) -> bool {
+    matches!(prune.granularity, Granularity::Layer | Granularity::Tensor)
+}
+
+/// Counters of a search, for every model.
 pub(super) fn select_bytes(models: u64) -> u64 {
-    models * (8 << crate::backend::cpu::select::LEVEL_BITS)
+    models * 8 * COUNTERS as u64
 }
 
 /// Partial sums of norms, before and after pruning.

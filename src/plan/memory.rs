@@ -3,7 +3,7 @@
 use super::graph::{norms_bytes, select_bytes};
 use super::{Options, TensorPlan};
 use crate::backend::cpu::prune::{Geometry, Scratch};
-use crate::backend::cpu::select::LEVEL_BITS;
+use crate::backend::cpu::select::COUNTERS;
 use crate::backend::cpu::{SEGMENT, low_rank};
 use crate::backend::{Granularity, Program, Sparsify};
 use crate::error::{Error, Result};
@@ -60,9 +60,10 @@ impl Memory {
             }
         }
         let least = Self::of(tensors, 1, 1 << CHUNK_ELEMS.start());
-        let largest = tensors.iter().max_by_key(|t| step_bytes(t));
-        let needs = largest.filter(|t| step_bytes(t) > 0).map_or(String::new(), |t| {
-            format!("; the largest part is `{}`, which takes {}", t.name, format_bytes(step_bytes(t)))
+        let largest = tensors.iter().max_by_key(|t| (step_bytes(t), t.elems * t.elem_bytes));
+        let needs = largest.map_or(String::new(), |t| match step_bytes(t) {
+            0 => format!("; the largest tensor is `{}`", t.name),
+            bytes => format!("; the largest part is `{}`, which takes {}", t.name, format_bytes(bytes)),
         });
         Err(Error::input(format!(
             "the merge does not fit into a memory budget of {}: it takes at least {}{needs}",
@@ -74,23 +75,29 @@ impl Memory {
 
     fn of(tensors: &[TensorPlan], threads: usize, chunk_elems: u64) -> Self {
         let largest = tensors.iter().map(|t| t.elems).max().unwrap_or_default();
-        let chunk_elems = chunk_elems.min(largest.next_multiple_of(SEGMENT as u64).next_power_of_two()).max(SEGMENT as u64);
+        let chunk_elems =
+            chunk_elems.min(largest.next_multiple_of(SEGMENT as u64).next_power_of_two()).max(SEGMENT as u64);
         let elem_bytes = tensors.iter().map(|t| t.elem_bytes).max().unwrap_or(1);
         let writers = (threads / 4).clamp(1, 4);
         let buffers = threads + 2 * writers;
         let buffer_bytes = chunk_elems * elem_bytes;
         let models = tensors.iter().map(|t| t.models.len()).max().unwrap_or_default();
         let sources = models as u64 + 1;
-        let selects = tensors.iter().any(|t| needs_select(t));
-        let counts = if selects { (models as u64) << (LEVEL_BITS + 2) } else { 0 };
+        let selects = tensors.iter().any(needs_select);
+        let counts = if selects { models as u64 * 4 * COUNTERS as u64 } else { 0 };
+        // What a run of sources takes where they cannot be mapped and are read instead.
+        let longest_row = tensors.iter().filter(|t| t.stages().iter().any(|p| p.granularity == Granularity::Row));
+        let longest_run = longest_row.map(|t| Geometry::of(&t.shape).row_elems).fold(SEGMENT as u64, u64::max);
+        let runs = sources * longest_run * if tensors.iter().any(|t| t.wide) { 8 } else { 4 };
         let per_thread =
-            Scratch::<f32>::bytes(models) + Scratch::<f64>::bytes(models) + counts + THREAD_BYTES;
-        let masks = tensors.iter().map(|t| mask_bytes(t)).max().unwrap_or_default();
-        let held_masks: u64 = if tensors.iter().any(|t| t.stages().iter().any(|p| p.rescale != crate::backend::Rescale::None)) {
-            tensors.iter().map(mask_bytes).sum()
-        } else {
-            masks * (threads as u64 + 1)
-        };
+            Scratch::<f32>::bytes(models) + 2 * Scratch::<f64>::bytes(models) + counts + runs + THREAD_BYTES;
+        let masks = tensors.iter().map(mask_bytes).max().unwrap_or_default();
+        let held_masks: u64 =
+            if tensors.iter().any(|t| t.stages().iter().any(|p| p.rescale != crate::backend::Rescale::None)) {
+                tensors.iter().map(mask_bytes).sum()
+            } else {
+                masks * (threads as u64 + 1)
+            };
         let tables = PROGRAM_BYTES + tensors.len() as u64 * (sources + 2) * ENTRY_BYTES + held_masks;
         let largest_step = tensors.iter().map(step_bytes).max().unwrap_or_default();
         let total = tables + threads as u64 * per_thread + buffers as u64 * buffer_bytes + largest_step;

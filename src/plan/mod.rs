@@ -6,15 +6,17 @@ pub mod graph;
 pub mod memory;
 mod show;
 
+use std::collections::BTreeSet;
+
 use regex::RegexSet;
 
-use crate::backend::{Combine, Granularity, Program, Prune};
+use crate::backend::{Combine, Program, Prune};
 use crate::checkpoint::{Checkpoint, LayerMap, Shard, Tensor};
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Error, Result};
-use crate::methods::{self, Rule, StageContext, TensorContext};
+use crate::methods::{self, ParamKind, Rule, StageContext, TensorContext};
 use crate::output::{Layout, TensorSpec};
-use crate::recipe::{Listed, ModelRef, Recipe, compile_patterns};
+use crate::recipe::{Listed, ModelRef, Recipe, Value, compile_names, compile_patterns};
 use graph::Graph;
 use memory::Memory;
 
@@ -86,6 +88,11 @@ impl TensorPlan {
         }
     }
 
+    /// A stage of the recipe, where it changes this tensor: its place among the tensor's stages, and what it prunes.
+    pub fn stage(&self, id: usize) -> Option<(usize, Prune)> {
+        self.stages().iter().copied().enumerate().find(|(_, prune)| prune.stage == id)
+    }
+
     /// Every source tensor that is read, θ₀ first.
     pub fn reads(&self) -> impl Iterator<Item = SourceTensor> + '_ {
         self.base.into_iter().chain(self.models.iter().copied())
@@ -116,6 +123,8 @@ pub struct Plan {
     pub graph: Graph,
     /// The memory that they take.
     pub memory: Memory,
+    /// What the user should know before the merge starts.
+    pub warnings: Vec<String>,
 }
 
 impl Plan {
@@ -128,7 +137,7 @@ impl Plan {
         let (sources, model_sources) = open_sources(&recipe, &participants)?;
         let reference = &sources[0].checkpoint;
         let layers = LayerMap::new(reference.tensors().iter().map(|t| t.name.as_str()));
-        let copied = compile_patterns(&recipe.copy)?;
+        let copied = compile_names(&recipe.copy)?;
         check::tensors_fit(&sources, &model_sources, &copied)?;
 
         let planner = Planner { recipe: &recipe, options, participants, sources: &sources, model_sources, copied };
@@ -152,7 +161,8 @@ impl Plan {
         let layout = Layout::new(&specs, options.shard_bytes)?;
         let memory = Memory::fit(&tensors, options)?;
         let graph = Graph::new(&tensors, &layers, memory.chunk_elems);
-        Ok(Self { recipe, options, sources, layers, tensors, layout, graph, memory })
+        let warnings = idle_patterns(&recipe, &sources);
+        Ok(Self { recipe, options, sources, layers, tensors, layout, graph, memory, warnings })
     }
 
     /// The checkpoint that lends names, dtypes, copied tensors and configuration files: the base, or the first model.
@@ -191,6 +201,24 @@ impl Plan {
     pub fn to_text(&self) -> String {
         show::text(self)
     }
+}
+
+/// Patterns that match no tensor: most likely typing errors.
+fn idle_patterns(recipe: &Recipe, sources: &[Source]) -> Vec<String> {
+    let names = || sources.iter().flat_map(|s| s.checkpoint.tensors()).map(|t| &t.name);
+    let idle = |key: &str, patterns: &[String], set: Result<RegexSet>| -> Vec<String> {
+        let Ok(set) = set else { return Vec::new() };
+        let matched: BTreeSet<usize> = names().flat_map(|name| set.matches(name)).collect();
+        let missing = (0..patterns.len()).filter(|i| !matched.contains(i));
+        missing.map(|i| format!("the pattern `{}` of `{key}` matches no tensor", patterns[i])).collect()
+    };
+    let mut warnings = idle("copy", &recipe.copy, compile_names(&recipe.copy));
+    for parameter in recipe.method.parameters.iter().filter(|p| p.kind == ParamKind::Patterns) {
+        if let Ok(Value::Patterns(patterns)) = recipe.global(parameter.name, "", 0.0) {
+            warnings.extend(idle(parameter.name, &patterns, compile_patterns(&patterns)));
+        }
+    }
+    warnings
 }
 
 /// Opens each distinct checkpoint once; the second list gives the source of every participant.
@@ -244,8 +272,7 @@ impl Planner<'_> {
             let Rule::Stage(rule) = stage.spec.rule else {
                 return Err(Error::internal(format!("`{}` is not a stage", stage.spec.name)));
             };
-            let context =
-                StageContext { stage, index, tensor: &tensor.name, t, models: self.participants.len() };
+            let context = StageContext { stage, index, tensor: &tensor.name, t, models: self.participants.len() };
             stages.extend(rule(&context)?);
         }
         let Rule::Method(rule) = self.recipe.method.rule else {
@@ -325,10 +352,8 @@ impl Planner<'_> {
 fn check_stages(recipe: &Recipe, tensors: &[TensorPlan]) -> Result<()> {
     let merged = || tensors.iter().filter(|t| t.program != Program::Copy);
     for (index, stage) in recipe.stages.iter().enumerate() {
-        let of = |t: &TensorPlan| t.stages().iter().find(|p| p.stage == index).copied();
-        let ranks_groups =
-            |p: Prune| matches!(p.granularity, Granularity::Layer | Granularity::Tensor);
-        if !merged().filter_map(of).any(ranks_groups) {
+        let of = |t: &TensorPlan| t.stage(index).map(|(_, prune)| prune);
+        if !merged().filter_map(of).any(graph::ranks_groups) {
             continue;
         }
         let mut rules = merged().map(|t| (t, of(t)));

@@ -106,7 +106,8 @@ pub(super) fn json(plan: &Plan) -> Value {
             "files": s.checkpoint.shards().len(),
         })
     });
-    let files = plan.layout.files().iter().map(|f| json!({ "name": f.name, "bytes": f.bytes, "tensors": f.tensors.len() }));
+    let files =
+        plan.layout.files().iter().map(|f| json!({ "name": f.name, "bytes": f.bytes, "tensors": f.tensors.len() }));
     let m = plan.memory;
     json!({
         "schema": SCHEMA,
@@ -151,7 +152,12 @@ fn write_text(plan: &Plan, out: &mut String) -> std::fmt::Result {
     for source in &plan.sources {
         let role = if source.is_base { "base " } else { "model" };
         let (tensors, bytes) = (source.checkpoint.tensors().len(), source.checkpoint.tensor_bytes());
-        writeln!(out, "{role}     {}  ({tensors} tensors, {})", crate::checkpoint::escaped(&source.written), format_bytes(bytes))?;
+        writeln!(
+            out,
+            "{role}     {}  ({tensors} tensors, {})",
+            crate::checkpoint::escaped(&source.written),
+            format_bytes(bytes)
+        )?;
     }
     writeln!(out)?;
     let mut kinds: BTreeMap<String, (usize, u64, u64, f64)> = BTreeMap::new();

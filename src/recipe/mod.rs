@@ -23,7 +23,7 @@ mod value;
 mod yaml;
 
 pub use parameters::Parameters;
-pub use patterns::compile_patterns;
+pub use patterns::{compile_names, compile_patterns};
 pub use value::Value;
 
 /// A validated recipe. Paths are resolved; every parameter is known to its method and in range.

@@ -13,12 +13,20 @@ const COMPILED_BYTES: usize = 1 << 20;
 /// Largest compiled list of patterns.
 const COMPILED_LIST_BYTES: usize = 1 << 24;
 
-/// Compiles patterns of a [`Recipe`](super::Recipe) into one set that matches *whole* tensor names.
+/// Compiles `copy` of a [`Recipe`](super::Recipe), whose patterns match *whole* tensor names: a plain name means itself.
 ///
 /// # Errors
 /// Internal, for patterns that did not come from a recipe and do not compile.
-pub fn compile_patterns(patterns: &[String]) -> Result<RegexSet> {
+pub fn compile_names(patterns: &[String]) -> Result<RegexSet> {
     compile(patterns).map_err(|e| Error::internal(format!("patterns do not compile: {}", reason(&e))))
+}
+
+/// Compiles a parameter's patterns, which match anywhere in a tensor's name. Errors as [`compile_names`].
+pub fn compile_patterns(patterns: &[String]) -> Result<RegexSet> {
+    RegexSetBuilder::new(patterns)
+        .size_limit(COMPILED_LIST_BYTES)
+        .build()
+        .map_err(|e| Error::internal(format!("patterns do not compile: {}", reason(&e))))
 }
 
 fn compile(patterns: &[String]) -> Result<RegexSet, regex::Error> {
@@ -42,7 +50,10 @@ pub(super) fn read(reader: &Reader, node: &Node, key: &str) -> Result<Vec<String
         }
         check(text).map_err(|why| {
             let message = format!("pattern {} of `{key}` does not compile: {why}", quote(text));
-            let hint = "a pattern matches a tensor's whole name; `.` is any character and `.*` any text";
+            let hint = match key {
+                "copy" => "a pattern matches a tensor's whole name; `.` is any character and `.*` any text",
+                _ => "a pattern matches anywhere in a tensor's name; `.` is any character and `.*` any text",
+            };
             reader.error(node.line, message).hint(hint)
         })?;
         Ok(text.clone())

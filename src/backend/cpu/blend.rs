@@ -98,8 +98,8 @@ fn merge_block<C: Widen>(
             }
         }
     }
-    let Scratch { base, tau, a, b, c, .. } = scratch;
-    let (base, elected, weight, out) = (&base[..n], &mut a[..n], &mut b[..n], &mut c[..n]);
+    let Scratch { base, tau, c, .. } = scratch;
+    let (base, out) = (&base[..n], &mut c[..n]);
     out.fill(C::ZERO);
     match &m.combine {
         Combine::Sum { weights, divisor, lambda } => {
@@ -109,16 +109,8 @@ fn merge_block<C: Widen>(
             finish_sum(out, base, *divisor, *lambda);
         }
         Combine::Elect { weights, normalize, lambda } => {
-            elected.fill(C::ZERO);
-            weight.fill(C::ZERO);
-            for (tau, w) in tau.iter_mut().zip(weights) {
-                vector::scale(&mut tau[..n], C::of(*w));
-                vector::add_scaled(elected, &tau[..n], C::ONE);
-            }
-            for (tau, w) in tau.iter().zip(weights) {
-                vector::vote(out, weight, elected, &tau[..n], C::of(*w));
-            }
-            vector::settle(out, weight, elected, *normalize);
+            let weights: Vec<C> = weights.iter().map(|w| C::of(*w)).collect();
+            vector::elect(out, tau, &weights, *normalize);
             vector::apply_change(out, base, C::of(*lambda));
         }
         Combine::MaxMagnitude { lambda } => {
@@ -143,7 +135,13 @@ fn merge_streamed<C: Widen>(m: &Measured, sources: &Sources<'_>, at: usize, n: u
     out.fill(C::ZERO);
     match &m.combine {
         Combine::Average { weights, divisor } => {
-            for (stored, w) in sources.models.iter().zip(weights) {
+            for (i, (stored, w)) in sources.models.iter().zip(weights).enumerate() {
+                if i == 0 {
+                    // Not added to 0, which would make a negative zero of all models a positive one.
+                    stored.widen(at, out);
+                    vector::scale(out, C::of(*w));
+                    continue;
+                }
                 stored.widen(at, model);
                 vector::add_scaled(out, model, C::of(*w));
             }

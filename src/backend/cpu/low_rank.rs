@@ -7,14 +7,14 @@
 //! Floating-point operations a task: r²·max(m, n) for the Gram matrix, about 9·r³ for its decomposition, 2·k·m·n for the
 //! projection and 2·k·m·n for the sum. The sources are read twice a task and once for the sum.
 
-use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
-use super::{BLOCK, SEGMENT};
 use super::blend::load_pruned;
 use super::prune::{Geometry, Scratch, Sources, StageState};
 use super::stored::Widen;
+use super::{BLOCK, SEGMENT};
 use crate::backend::{LowRank, Prune, Rank};
 use crate::error::{Error, Result};
 use crate::linalg::eigen::Eigen;
@@ -365,8 +365,7 @@ mod tests {
     impl ReadRuns for Bytes {
         fn run(&mut self, start: u64, len: usize, take: &mut dyn FnMut(&Sources<'_>)) -> Result<()> {
             let (a, b) = (start as usize * 8, (start as usize + len) * 8);
-            let models: Vec<_> =
-                self.models.iter().map(|m| Stored { dtype: Dtype::F64, bytes: &m[a..b] }).collect();
+            let models: Vec<_> = self.models.iter().map(|m| Stored { dtype: Dtype::F64, bytes: &m[a..b] }).collect();
             take(&Sources { base: None, models: &models, start, len });
             Ok(())
         }
@@ -415,7 +414,7 @@ mod tests {
                 let (merged, facts) = run(&w, Rank::Count(k as u64), 1.7);
                 let mut mean = Mat::<f64>::zeros(m, n);
                 w.iter().for_each(|w| mean += w);
-                mean = mean * (1.0 / models as f64);
+                mean *= 1.0 / models as f64;
                 let mut expected = mean.clone();
                 for (t, w) in w.iter().enumerate() {
                     let a = w - &mean;

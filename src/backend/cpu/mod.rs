@@ -3,6 +3,7 @@
 //! **Invariant:** an element's result depends on nothing but that element's sources and the tensor's statistics, and
 //! every statistic is summed in an order fixed by the tensor's shape; so results do not depend on chunks or threads.
 
+pub mod allocator;
 pub mod blend;
 pub mod features;
 pub mod low_rank;

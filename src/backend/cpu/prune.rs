@@ -39,7 +39,7 @@ impl Geometry {
 
     /// Elements of a column.
     pub fn column_elems(&self) -> u64 {
-        if self.columns == 0 { 0 } else { self.rows * self.row_elems / self.columns }
+        (self.rows * self.row_elems).checked_div(self.columns).unwrap_or_default()
     }
 }
 
@@ -93,7 +93,6 @@ pub struct Scratch<C> {
     /// Task vectors, by model.
     pub tau: Vec<Vec<C>>,
     pub(super) a: Vec<C>,
-    pub(super) b: Vec<C>,
     pub(super) c: Vec<C>,
     pub(super) words: Vec<u32>,
     pub(super) sum: Vec<f64>,
@@ -108,7 +107,6 @@ impl<C: Real> Scratch<C> {
             base: block(),
             tau: (0..models).map(|_| block()).collect(),
             a: block(),
-            b: block(),
             c: block(),
             words: vec![0; BLOCK],
             sum: vec![0.0; BLOCK],
@@ -118,7 +116,7 @@ impl<C: Real> Scratch<C> {
 
     /// Bytes that [`Scratch::new`] allocates.
     pub fn bytes(models: usize) -> u64 {
-        (BLOCK * ((models + 4) * size_of::<C>() + 4 + 16)) as u64
+        (BLOCK * ((models + 3) * size_of::<C>() + 4 + 16)) as u64
     }
 }
 

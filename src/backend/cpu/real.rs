@@ -31,10 +31,14 @@ pub trait Real:
     fn abs(self) -> Self;
     /// The bits of |x| as a number: ordered as magnitudes are, with NaN above infinity.
     fn key(self) -> u64;
+    /// Whether the key is at or above the first bound, and whether it is below the second (bounds of a range of keys).
+    fn beyond(self, hi: u64, lo: u64) -> (bool, bool);
     /// The value of a key.
     fn from_key(key: u64) -> Self;
     /// Neither NaN nor infinite.
     fn is_finite(self) -> bool;
+    /// NaN.
+    fn is_nan(self) -> bool;
 }
 
 macro_rules! real {
@@ -60,12 +64,22 @@ macro_rules! real {
                 u64::from(self.to_bits() & (<$bits>::MAX >> 1))
             }
             #[inline(always)]
+            fn beyond(self, hi: u64, lo: u64) -> (bool, bool) {
+                // In the key's own width, so that a vector holds as many keys as values. A bound past the last key fits too.
+                let key = self.to_bits() & (<$bits>::MAX >> 1);
+                (key >= hi.min(1 << $key_bits) as $bits, key < lo as $bits)
+            }
+            #[inline(always)]
             fn from_key(key: u64) -> Self {
                 <$t>::from_bits(key as $bits)
             }
             #[inline(always)]
             fn is_finite(self) -> bool {
                 <$t>::is_finite(self)
+            }
+            #[inline(always)]
+            fn is_nan(self) -> bool {
+                <$t>::is_nan(self)
             }
         }
     };

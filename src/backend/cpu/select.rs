@@ -1,17 +1,28 @@
-//! The exact k-th largest (or smallest) key of a tensor without sorting it: radix select over the float's bits.
+//! The exact k-th largest (or smallest) key of a tensor without sorting it.
 //!
-//! Level by level, sixteen bits at a time from the top, elements that share the bits found so far are counted by their
-//! next bits; two levels settle an f32, four an f64. Counting is exact and commutes, so chunks may come in any order.
+//! A search narrows a range of keys (bits of |x|, ordered as magnitudes are) until it holds one: a pass counts the keys
+//! beyond the range, and those inside it in 2^17 bins. A sample of a large tensor first brackets the cut so closely that
+//! one pass usually settles it; where the bracket misses, the exact counts say on which side, and the search goes on there.
+//! Counting commutes, so chunks may come in any order, and the result is exact whatever the sample was.
 
+use multiversion::multiversion;
+
+use super::BLOCK;
 use super::blend::load_pruned;
 use super::prune::{self, Geometry, Scratch, Sources, StageState};
 use super::real::Real;
 use super::stored::Widen;
-use super::BLOCK;
 use crate::backend::{Prune, Score};
 
-/// Bits settled by one level.
-pub const LEVEL_BITS: u32 = 16;
+/// Bins of one pass.
+const BINS: usize = 1 << 17;
+/// Counters of one pass and model: the bins, and the keys beyond the range.
+pub const COUNTERS: usize = BINS + 1;
+/// Tensors with fewer elements are not worth a sample.
+const SAMPLED_ELEMS: u64 = 1 << 17;
+/// How many standard deviations of the sample's rank the bracket spans on either side. Samples are of whole blocks,
+/// whose elements are not independent, so this is wider than it looks.
+const MARGIN: f64 = 6.0;
 
 /// What is ranked.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,19 +33,23 @@ pub enum Ranked {
     Score(Score),
 }
 
-/// The search for one model's cut. The counters of its current level are kept apart, so that workers can share it.
+/// The search for one model's cut. Its counters are kept apart, so that workers can share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Search {
-    key_bits: u32,
-    /// Bits settled so far, right-aligned.
-    prefix: u64,
-    /// How many bits are settled.
-    settled: u32,
-    /// Rank of the wanted key among those that share the prefix, from 1.
+    /// Elements that are ranked.
+    elems: u64,
+    /// Rank of the wanted key, from 1.
     rank: u64,
-    /// Elements strictly beyond the prefix.
-    beyond: u64,
     lowest: bool,
+    /// Keys that the cut may be, the last one excluded.
+    lo: u64,
+    hi: u64,
+    /// Past the last key of the type.
+    top: u64,
+    /// A bin holds 2^shift keys.
+    shift: u32,
+    /// Whether this pass only looks at a sample.
+    samples: bool,
 }
 
 /// Where a search ended.
@@ -47,64 +62,121 @@ pub struct Cut {
 }
 
 impl Search {
-    /// For the `rank`-th largest (from 1), or smallest where `lowest`, key of type `C`.
-    pub fn new<C: Real>(rank: u64, lowest: bool) -> Self {
-        Self { key_bits: C::KEY_BITS, prefix: 0, settled: 0, rank, beyond: 0, lowest }
+    /// For the `rank`-th largest (from 1), or smallest where `lowest`, of `elems` keys of type `C`.
+    pub fn new<C: Real>(elems: u64, rank: u64, lowest: bool) -> Self {
+        let top = 1 << C::KEY_BITS;
+        Self { elems, rank, lowest, lo: 0, hi: top, top, shift: shift_for(top), samples: elems >= SAMPLED_ELEMS }
     }
 
-    /// Levels that a key of `C` takes.
-    pub fn levels<C: Real>() -> u32 {
-        C::KEY_BITS.div_ceil(LEVEL_BITS)
+    /// Whether this pass only looks at a sample.
+    pub fn samples(&self) -> bool {
+        self.samples
     }
 
-    fn level_bits(&self) -> u32 {
-        LEVEL_BITS.min(self.key_bits - self.settled)
+    /// Bins that this pass can count into.
+    pub fn bins(&self) -> usize {
+        ((self.hi - self.lo - 1) >> self.shift) as usize + 1
     }
 
-    /// Ends a level whose elements have been counted into `counts` (2^16); the cut once the last one has ended.
-    ///
-    /// Returns `None` also where fewer than `rank` elements were counted, which only an empty tensor does.
+    /// Ends a pass that counted into `counts` ([`COUNTERS`]): the cut, once the range has come down to one key.
     pub fn advance(&mut self, counts: &[u64]) -> Option<Cut> {
-        let bits = self.level_bits();
-        let bins = 1usize << bits;
-        let mut left = self.rank;
-        let at = |i: usize| if self.lowest { i } else { bins - 1 - i };
-        let found = (0..bins).map(at).find(|bin| {
-            let here = counts[*bin];
-            let hit = here >= left;
-            if !hit {
-                left -= here;
-            }
-            hit
-        })?;
-        let here = counts[found];
-        self.beyond += self.rank - left;
-        self.rank = left;
-        self.prefix = (self.prefix << bits) | found as u64;
-        self.settled += bits;
-        if self.settled == self.key_bits {
-            return Some(Cut { key: self.prefix, kept: self.beyond + here });
+        let (bins, beyond) = (&counts[..BINS], counts[BINS]);
+        if self.samples {
+            self.samples = false;
+            self.bracket(bins);
+            return None;
         }
+        let Some((bin, before)) = self.find(bins, self.rank.saturating_sub(beyond)).filter(|_| beyond < self.rank)
+        else {
+            // The bracket missed: go on on the side where the cut must be.
+            let is_beyond = beyond >= self.rank;
+            (self.lo, self.hi) = if is_beyond != self.lowest { (self.hi, self.top) } else { (0, self.lo) };
+            self.shift = shift_for(self.hi - self.lo);
+            return (self.lo >= self.hi).then_some(Cut { key: self.lo, kept: 0 });
+        };
+        if self.shift == 0 {
+            return Some(Cut { key: self.lo + bin as u64, kept: beyond + before + bins[bin] });
+        }
+        self.narrow(bin, bin);
         None
     }
 
-    /// Counts the keys of a block that share the prefix.
-    fn count(&self, keys: impl Iterator<Item = u64>, counts: &mut [u32]) {
-        let shift = self.key_bits - self.settled - self.level_bits();
-        if self.settled == 0 {
-            keys.for_each(|key| counts[(key >> shift) as usize] += 1);
-        } else {
-            let mask = (1u64 << self.level_bits()) - 1;
-            for key in keys {
-                if key >> (shift + self.level_bits()) == self.prefix {
-                    counts[(key >> shift & mask) as usize] += 1;
-                }
+    /// The bin that holds the `rank`-th element of the range, and the elements in bins before it.
+    fn find(&self, bins: &[u64], rank: u64) -> Option<(usize, u64)> {
+        let mut before = 0;
+        let order = |i: usize| if self.lowest { i } else { BINS - 1 - i };
+        (0..BINS).map(order).find_map(|bin| {
+            let here = bins[bin];
+            if before + here >= rank && here > 0 {
+                return Some((bin, before));
             }
-        }
+            before += here;
+            None
+        })
+    }
+
+    /// Brackets the cut from a sample of the whole range.
+    fn bracket(&mut self, bins: &[u64]) {
+        let sampled: u64 = bins.iter().sum();
+        let share = self.rank as f64 / self.elems as f64;
+        let rank = share * sampled as f64;
+        let margin = MARGIN * (sampled as f64 * share * (1.0 - share)).sqrt() + MARGIN;
+        let near = self.find(bins, (rank - margin).max(1.0) as u64).map(|(bin, _)| bin);
+        let far = self.find(bins, (rank + margin) as u64 + 1).map(|(bin, _)| bin);
+        let end = if self.lowest { BINS - 1 } else { 0 };
+        let (near, far) = (near.unwrap_or(BINS - 1 - end), far.unwrap_or(end));
+        self.narrow(near.min(far), near.max(far));
+    }
+
+    /// Narrows the range to bins `from..=to`.
+    fn narrow(&mut self, from: usize, to: usize) {
+        (self.lo, self.hi) = (self.lo + ((from as u64) << self.shift), self.lo + ((to as u64 + 1) << self.shift));
+        self.shift = shift_for(self.hi - self.lo);
     }
 }
 
-/// Counts a run, for every model with a search, into `counts` (one slice of 2^16 a model, zeroed by the caller).
+/// The least shift with which [`BINS`] hold a range of keys.
+fn shift_for(range: u64) -> u32 {
+    range.div_ceil(BINS as u64).next_power_of_two().trailing_zeros()
+}
+
+/// Counts the keys of a block.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn tally<C: Real>(search: &Search, values: &[C], counts: &mut [u32]) {
+    const GROUP: usize = 64;
+    let Search { lo, hi, shift, lowest, .. } = *search;
+    let (bins, beyond) = counts.split_at_mut(BINS);
+    let mut outside = 0u32;
+    let mut groups = values.chunks_exact(GROUP);
+    for group in &mut groups {
+        // Most elements lie outside the range: those inside are found by vector compares, then taken one by one.
+        let mut inside = [0u8; GROUP];
+        for (flag, value) in inside.iter_mut().zip(group) {
+            let (above, below) = value.beyond(hi, lo);
+            *flag = u8::from(!above & !below);
+            outside += u32::from(if lowest { below } else { above });
+        }
+        for (word, eight) in inside.as_chunks::<8>().0.iter().enumerate() {
+            let mut flags = u64::from_le_bytes(*eight);
+            while flags != 0 {
+                let at = word * 8 + flags.trailing_zeros() as usize / 8;
+                bins[((group[at].key() - lo) >> shift) as usize] += 1;
+                flags &= flags - 1;
+            }
+        }
+    }
+    for value in groups.remainder() {
+        let key = value.key();
+        if (lo..hi).contains(&key) {
+            bins[((key - lo) >> shift) as usize] += 1;
+        } else {
+            outside += u32::from((key < lo) == lowest);
+        }
+    }
+    beyond[0] += outside;
+}
+
+/// Counts a run, for every model with a search, into `counts` ([`COUNTERS`] a model, zeroed by the caller).
 #[allow(clippy::too_many_arguments)]
 pub fn count<C: Widen>(
     ranked: Ranked,
@@ -132,7 +204,7 @@ pub fn count<C: Widen>(
                     &scratch.a[..n]
                 }
             };
-            search.count(values.iter().map(|v| v.key()), counts);
+            tally(search, values, counts);
         }
         at += n;
     }
@@ -145,10 +217,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn select<C: Real>(values: &[C], rank: u64, lowest: bool) -> Cut {
-        let mut search = Search::new::<C>(rank, lowest);
+        let mut search = Search::new::<C>(values.len() as u64, rank, lowest);
+        // A small tensor that is sampled all the same, badly: the bracket may miss.
+        search.samples = !values.len().is_multiple_of(3);
         loop {
-            let mut counts = vec![0; 1 << LEVEL_BITS];
-            search.count(values.iter().map(|v| v.key()), &mut counts);
+            let mut counts = vec![0; COUNTERS];
+            let step = if search.samples() { 5 } else { 1 };
+            let seen: Vec<C> = values.iter().copied().step_by(step).collect();
+            tally(&search, &seen, &mut counts);
             let counts: Vec<_> = counts.into_iter().map(u64::from).collect();
             if let Some(cut) = search.advance(&counts) {
                 return cut;
@@ -185,9 +261,33 @@ mod tests {
     }
 
     #[test]
-    fn nan_ranks_above_infinity_and_an_empty_tensor_has_no_cut() {
+    fn nan_ranks_above_infinity() {
         assert!(f32::from_key(select(&[1.0, f32::NAN, f32::INFINITY], 1, false).key).is_nan());
         assert_eq!(f32::from_key(select(&[1.0, f32::NAN, f32::INFINITY], 2, false).key), f32::INFINITY);
-        assert_eq!(Search::new::<f32>(1, false).advance(&[0; 1 << LEVEL_BITS]), None);
+    }
+
+    #[test]
+    fn a_bracket_that_misses_on_either_side_is_recovered_from() {
+        let values: Vec<f32> = (0..1000).map(|i| i as f32 / 7.0).collect();
+        for lowest in [false, true] {
+            for (lo, hi) in [(0.0f32, 1.0f32), (140.0, 150.0), (70.0, 71.0), (1e30, 2e30)] {
+                for rank in [1, 10, 500, 1000] {
+                    let mut search = Search::new::<f32>(1000, rank, lowest);
+                    (search.lo, search.hi) = (lo.key(), hi.key());
+                    search.shift = shift_for(search.hi - search.lo);
+                    let cut = loop {
+                        let mut counts = vec![0; COUNTERS];
+                        tally(&search, &values, &mut counts);
+                        let counts: Vec<_> = counts.into_iter().map(u64::from).collect();
+                        if let Some(cut) = search.advance(&counts) {
+                            break cut;
+                        }
+                    };
+                    let index = if lowest { rank - 1 } else { 1000 - rank };
+                    assert_eq!(f32::from_key(cut.key), values[index as usize]);
+                    assert_eq!(cut.kept, rank);
+                }
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Stored elements: widening them to the computing type, and rounding results once, to nearest even, to what is stored.
 
-use half::slice::HalfFloatSliceExt;
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use multiversion::multiversion;
 
 use super::real::Real;

@@ -30,14 +30,14 @@ vectorised! {
     /// a ← a + c·x
     fn add_scaled<C: Real>(a: &mut [C], x: &[C], c: C) {
         for (a, x) in a.iter_mut().zip(x) {
-            *a = *a + c * *x;
+            *a += c * *x;
         }
     }
 
     /// a ← a + c·(x − b)
     fn add_scaled_difference<C: Real>(a: &mut [C], x: &[C], b: &[C], c: C) {
         for ((a, x), b) in a.iter_mut().zip(x).zip(b) {
-            *a = *a + c * (*x - *b);
+            *a += c * (*x - *b);
         }
     }
 
@@ -96,20 +96,31 @@ vectorised! {
         }
     }
 
-    /// Adds one model's vote to the weighted sum `num` and weight `den` of what has the sign of `elected`.
-    fn vote<C: Real>(num: &mut [C], den: &mut [C], elected: &[C], x: &[C], weight: C) {
-        for (((n, d), s), x) in num.iter_mut().zip(den).zip(elected).zip(x) {
-            let agrees = if *s >= C::ZERO { *x > C::ZERO } else { *x < C::ZERO };
-            *n += if agrees { *x } else { C::ZERO };
-            *d += if agrees { weight } else { C::ZERO };
-        }
-    }
-
-    /// num ← num / den (as it is where den is 0), and NaN where no sign could be elected.
-    fn settle<C: Real>(num: &mut [C], den: &[C], elected: &[C], normalize: bool) {
-        for ((n, d), s) in num.iter_mut().zip(den).zip(elected) {
-            let mean = if normalize && *d != C::ZERO { *n / *d } else { *n };
-            *n = if *s == *s { mean } else { *s };
+    /// Elects a sign per element from Σ w·τ and leaves in `out` the sum, or the weighted mean, of the w·τ that have it;
+    /// NaN where no sign can be elected. What agrees with nothing is divided by nothing.
+    fn elect<C: Real>(out: &mut [C], tau: &[Vec<C>], weights: &[C], normalize: bool) {
+        // A few registers' worth at a time, so that sums and votes never leave them.
+        const LANES: usize = 32;
+        for (group, out) in out.chunks_mut(LANES).enumerate() {
+            let at = group * LANES..group * LANES + out.len();
+            let (mut elected, mut num, mut den) = ([C::ZERO; LANES], [C::ZERO; LANES], [C::ZERO; LANES]);
+            for (tau, w) in tau.iter().zip(weights) {
+                for (s, x) in elected.iter_mut().zip(&tau[at.clone()]) {
+                    *s += *w * *x;
+                }
+            }
+            for (tau, w) in tau.iter().zip(weights) {
+                for (((n, d), s), x) in num.iter_mut().zip(&mut den).zip(&elected).zip(&tau[at.clone()]) {
+                    let x = *w * *x;
+                    let agrees = if *s >= C::ZERO { x > C::ZERO } else { x < C::ZERO };
+                    *n += if agrees { x } else { C::ZERO };
+                    *d += if agrees { *w } else { C::ZERO };
+                }
+            }
+            for (((out, n), d), s) in out.iter_mut().zip(&num).zip(&den).zip(&elected) {
+                let mean = if normalize && *d != C::ZERO { *n / *d } else { *n };
+                *out = if s.is_nan() { *s } else { mean };
+            }
         }
     }
 
