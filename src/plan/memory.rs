@@ -89,8 +89,10 @@ impl Memory {
         let longest_row = tensors.iter().filter(|t| t.stages().iter().any(|p| p.granularity == Granularity::Row));
         let longest_run = longest_row.map(|t| Geometry::of(&t.shape).row_elems).fold(SEGMENT as u64, u64::max);
         let runs = sources * longest_run * if tensors.iter().any(|t| t.wide) { 8 } else { 4 };
+        let low_rank = tensors.iter().filter(|t| matches!(t.program, Program::LowRank(_))).map(TensorPlan::matrix);
+        let packing = low_rank.map(|(m, n)| low_rank::packing_bytes(m, n)).max().unwrap_or_default();
         let per_thread =
-            Scratch::<f32>::bytes(models) + 2 * Scratch::<f64>::bytes(models) + counts + runs + THREAD_BYTES;
+            Scratch::<f32>::bytes(models) + 2 * Scratch::<f64>::bytes(models) + counts + runs + packing + THREAD_BYTES;
         let masks = tensors.iter().map(mask_bytes).max().unwrap_or_default();
         let held_masks: u64 =
             if tensors.iter().any(|t| t.stages().iter().any(|p| p.rescale != crate::backend::Rescale::None)) {

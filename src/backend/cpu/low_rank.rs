@@ -101,6 +101,12 @@ pub fn bytes(m: u64, n: u64, models: u64, rank: Rank) -> u64 {
     8 * (r * r + factors + panel) + Eigen::bytes(r)
 }
 
+/// Bytes that a thread keeps for the packed operands of its matrix products, at most: both sides of a product, 512 of its
+/// depth at a time. The matrix library keeps them for each thread until it ends.
+pub fn packing_bytes(m: u64, n: u64) -> u64 {
+    8 * 512 * (m + n)
+}
+
 /// Floating-point operations of [`merge`].
 pub fn operations(m: u64, n: u64, models: u64, rank: Rank) -> f64 {
     let (r, long, k) = (m.min(n) as f64, m.max(n) as f64, rank.most(m, n) as f64);
