@@ -105,7 +105,8 @@ fn compare(expected: &Tensor, found: &Tensor, start: &Tensor, tolerance: f64) ->
     let apart = pairs(&found, &expected);
     let allowed = tolerance * pairs(&expected, &start) + norm(&mut expected.iter().copied()) * 2_f64.powi(-24);
     // Not `>`: a NaN must fail.
-    (!(apart <= allowed)).then(|| format!("is {apart:e} away, allowed {allowed:e}"))
+    let agrees = apart <= allowed;
+    (!agrees).then(|| format!("is {apart:e} away, allowed {allowed:e}"))
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Runs a [`Plan`]: reads ahead, computes and writes at the same time, inside the plan's memory.
 //!
-//! Computing threads take units of steps from a [scheduler](schedule) in the plan's order; results go into buffers of a
+//! Computing threads take units of steps from a schedule in the plan's order; results go into buffers of a
 //! fixed pool and through a channel to the writing threads, which write each piece in its place, note it in the work
 //! folder's journal once the tensor is whole, and give the buffer back. A thread that asks the kernel to read ahead runs a
 //! bounded distance in front.
