@@ -104,6 +104,7 @@ impl Place {
             (r#""(seconds|gb_per_s)": [-0-9.e]+"#, r#""$1": [NUMBER]"#),
             (r#""(created|timestamp|fingerprint)": ?"[^"]*""#, r#""$1": "[VOLATILE]""#),
             // What a plan takes is measured and tuned elsewhere, and not a matter of the command line.
+            (r#""(passes|steps|read_bytes|bytes_read|operations)": [-0-9.e]+"#, r#""$1": [NUMBER]"#),
             (r#""(total|tables|per_thread|buffer|largest_step|memory)_bytes": \d+"#, r#""${1}_bytes": [SIZE]"#),
             (r"(?m)^memory .* of a budget of", "memory    [SIZE] of a budget of"),
             (r"(threads|buffers) × [0-9.]+ [kMG]?B", "$1 × [SIZE]"),
