@@ -404,7 +404,7 @@ const CASES: &[Case] = &[
     Case(
         "merge_method: cart\nmodels: [{model: b}]\nparameters: {eligible: ['*.mlp']}\n",
         "recipe.yaml:3: pattern `*.mlp` of `eligible` does not compile: repetition operator missing expression",
-        &["a pattern matches a tensor's whole name; `.` is any character and `.*` any text"],
+        &["a pattern matches anywhere in a tensor's name; `.` is any character and `.*` any text"],
     ),
     Case(
         "merge_method: cart\nmodels: [{model: b}]\nparameters: {eligible: [{filter: a, value: b}]}\n",

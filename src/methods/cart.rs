@@ -55,7 +55,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     exclusive: &[&["rank_ratio", "energy", "rank"]],
     rule: Rule::Method(rule),
     tolerance: 1e-4,
-    notes: "At most one of `rank_ratio`, `energy` and `rank`. w' are the weights scaled to mean 1.",
+    notes: "w' are the weights scaled to mean 1.",
 };
 
 /// rank_ratio where the recipe gives neither it, `energy` nor `rank`: near the paper's optimum.

@@ -101,8 +101,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_match_whole_names_only() {
-        let set = compile_patterns(&["lm_head".into(), r"a|.*\.bias".into()]).unwrap();
+    fn names_match_as_a_whole_only() {
+        let set = compile_names(&["lm_head".into(), r"a|.*\.bias".into()]).unwrap();
         for (name, expected) in [
             ("lm_head", true),
             ("lm_head.weight", false),
@@ -112,6 +112,15 @@ mod tests {
             ("x.bias", true),
             ("x.bias\n", false),
         ] {
+            assert_eq!(set.is_match(name), expected, "{name}");
+        }
+        assert!(!compile_names(&[]).unwrap().is_match("a"));
+    }
+
+    #[test]
+    fn patterns_match_anywhere_in_a_name() {
+        let set = compile_patterns(&["mlp".into(), "^h\\.".into()]).unwrap();
+        for (name, expected) in [("model.mlp.up", true), ("h.0.attn", true), ("x.h.0.attn", false), ("attn", false)] {
             assert_eq!(set.is_match(name), expected, "{name}");
         }
         assert!(!compile_patterns(&[]).unwrap().is_match("a"));
