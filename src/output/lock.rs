@@ -16,6 +16,9 @@ pub(super) const LOCK_NAME: &str = "merganser.lock";
 
 /// How often a folder that another process finishes under our feet is tried again.
 const ATTEMPTS: usize = 16;
+/// How often, and how far apart, a lock that is held is tried again.
+const PATIENCE_TRIES: u32 = 25;
+const PATIENCE_STEP: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// Held until dropped, or until the process ends in whatever way.
 #[derive(Debug)]
@@ -33,7 +36,7 @@ impl Lock {
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 Err(e) => return Err(unwritable(&target.partial, &e)),
             };
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            match lock_patiently(&file) {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => {
                     return Err(Error::environment(format!(
@@ -86,4 +89,16 @@ fn is_same_file(file: &File, path: &Path) -> bool {
         (Ok(a), Ok(b)) => a.dev() == b.dev() && a.ino() == b.ino(),
         _ => false,
     }
+}
+
+/// Tries for a moment: a process that has just ended, or a child that is about to start another program, still holds the
+/// lock for some milliseconds.
+fn lock_patiently(file: &File) -> rustix::io::Result<()> {
+    for _ in 0..PATIENCE_TRIES {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(PATIENCE_STEP),
+            result => return result,
+        }
+    }
+    flock(file, FlockOperation::NonBlockingLockExclusive)
 }
