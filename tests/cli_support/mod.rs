@@ -64,8 +64,18 @@ impl Place {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_merganser"));
         command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
-        // What a user's shell may say of widths, colours and backtraces.
-        for name in ["COLUMNS", "LINES", "CLICOLOR_FORCE", "FORCE_COLOR", "RUST_BACKTRACE", "RUST_LIB_BACKTRACE"] {
+        // What a user's shell may say of widths, colours and backtraces; `CI` makes the argument parser trust any terminal.
+        const SAID: [&str; 8] = [
+            "COLUMNS",
+            "LINES",
+            "CI",
+            "CLICOLOR",
+            "CLICOLOR_FORCE",
+            "FORCE_COLOR",
+            "RUST_BACKTRACE",
+            "RUST_LIB_BACKTRACE",
+        ];
+        for name in SAID {
             command.env_remove(name);
         }
         command
