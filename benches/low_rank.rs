@@ -11,7 +11,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use merganser::Result;
 use merganser::backend::cpu::low_rank::{ReadRuns, merge, operations};
 use merganser::backend::cpu::prune::{Scratch, Sources};
-use merganser::backend::{LowRank, Rank};
+use merganser::backend::{Centre, LowRank, MatrixRule, Rank};
 
 const SIDE: u64 = 768;
 
@@ -27,11 +27,12 @@ impl ReadRuns for InMemory<'_> {
 
 fn low_rank(criterion: &mut Criterion) {
     let family = Family::new((SIDE * SIDE) as usize);
-    let work = LowRank { stages: Vec::new(), weights: vec![1.0; MODELS], rank: Rank::Ratio(0.08), lambda: 2.0 };
+    let rule = MatrixRule::Truncate(Rank::Ratio(0.08));
+    let work = LowRank { stages: Vec::new(), weights: vec![1.0; MODELS], centre: Centre::Average, rule, lambda: 2.0 };
     let (mut scratch, mut wide) = (Scratch::<f32>::new(MODELS), Scratch::<f64>::new(MODELS));
     let mut group = criterion.benchmark_group("low_rank");
     group.sample_size(10);
-    group.throughput(Throughput::Elements(operations(SIDE, SIDE, MODELS as u64, work.rank) as u64));
+    group.throughput(Throughput::Elements(operations(&work, (SIDE, SIDE), false) as u64));
     group.bench_function("cart 768×768", |bench| {
         bench.iter(|| {
             let mut emit = |values: &[f64]| {

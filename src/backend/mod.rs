@@ -5,7 +5,10 @@
 
 pub mod cpu;
 pub mod device;
+mod matrix;
 pub mod philox;
+
+pub use matrix::{Centre, LowRank, MatrixRule, Rank};
 
 /// How one tensor of the output comes about.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,7 +17,7 @@ pub enum Program {
     Copy,
     /// An element-wise merge.
     Blend(Blend),
-    /// A merge of low-rank parts of matrices.
+    /// A merge of matrices by their singular vectors.
     LowRank(LowRank),
 }
 
@@ -167,30 +170,6 @@ pub enum Rescale {
     L1,
     /// (Σ τ²)^½
     L2,
-}
-
-/// A low-rank merge of one matrix: `W̄ + λ Σ w'_t SVD_k(W_t − W̄)` (CART, arXiv 2412.12153).
-#[derive(Debug, Clone, PartialEq)]
-pub struct LowRank {
-    /// Stages in front of the method, in order.
-    pub stages: Vec<Prune>,
-    /// Weights as given, by model.
-    pub weights: Vec<f64>,
-    /// How many singular triples are kept.
-    pub rank: Rank,
-    /// λ.
-    pub lambda: f64,
-}
-
-/// How many singular triples of a matrix are kept.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Rank {
-    /// k = max(1, ⌊ratio · min(m, n)⌋).
-    Ratio(f64),
-    /// The least k ≥ 1 with Σ_{i≤k} σ² ≥ energy · Σ σ².
-    Energy(f64),
-    /// This many, at most min(m, n).
-    Count(u64),
 }
 
 /// k largest of n: none for 0, all for 1, else max(1, ⌊share · n⌋).

@@ -401,9 +401,20 @@ impl State {
             }
         }
         if let Some(low_rank) = &output.low_rank {
-            facts.insert("rank".into(), json!(low_rank.rank));
-            facts.insert("energy".into(), json!(low_rank.energy));
-            facts.insert("residual".into(), json!(low_rank.residual));
+            let LowRankFacts { rank, energy, residual, precision, singular_value } = low_rank;
+            let by_model = [
+                ("rank", json!(rank)),
+                ("energy", json!(energy)),
+                ("residual", json!(residual)),
+                ("precision", json!(precision)),
+            ];
+            // What a rule does not have, it leaves empty.
+            let has = |value: &Value| value.as_array().is_some_and(|values| !values.is_empty());
+            facts
+                .extend(by_model.into_iter().filter(|(_, value)| has(value)).map(|(name, value)| (name.into(), value)));
+            if let Some(value) = singular_value {
+                facts.insert("singular_value".into(), json!(value));
+            }
         }
         Value::Object(facts)
     }

@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::SyncSender;
 
+use faer::traits::RealField;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::Engine;
@@ -83,7 +84,7 @@ impl<'a, 'p> Worker<'a, 'p> {
         Ok(())
     }
 
-    fn unit<C: Widen>(&mut self, id: StepId, step: &Step, tensor: &TensorPlan, unit: u64) -> Result<()>
+    fn unit<C: Widen + RealField>(&mut self, id: StepId, step: &Step, tensor: &TensorPlan, unit: u64) -> Result<()>
     where
         Self: ScratchFor<C>,
     {
@@ -294,7 +295,7 @@ impl<'a, 'p> Worker<'a, 'p> {
         self.sink(index).send(unit as usize, out)
     }
 
-    fn low_rank<C: Widen>(&mut self, index: usize, work: &LowRank, is_first: bool) -> Result<()>
+    fn low_rank<C: Widen + RealField>(&mut self, index: usize, work: &LowRank, is_first: bool) -> Result<()>
     where
         Self: ScratchFor<C>,
     {

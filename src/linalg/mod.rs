@@ -1,3 +1,7 @@
 //! Dense linear algebra on the CPU: a thin layer over faer, single-threaded so that a result does not depend on threads.
 
-pub mod eigen;
+mod memory;
+pub mod polar;
+pub mod symmetric;
+pub mod tridiagonal;
+pub mod triples;

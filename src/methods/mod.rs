@@ -10,13 +10,17 @@ use crate::recipe::{Listed, Recipe};
 
 mod cart;
 mod dare;
+mod iso;
 mod linear;
+mod low_rank;
 mod lwptv;
 mod magmax;
+mod matrices;
 mod passthrough;
 mod slerp;
 mod task_arithmetic;
 mod ties;
+mod tsv;
 
 /// Every method and stage, in the order in which they are shown.
 pub static REGISTRY: &[&MethodSpec] = &[
@@ -29,6 +33,10 @@ pub static REGISTRY: &[&MethodSpec] = &[
     &slerp::SPEC,
     &passthrough::SPEC,
     &cart::SPEC,
+    &low_rank::SPEC,
+    &tsv::SPEC,
+    &iso::COMMON,
+    &iso::COMMON_AND_SPECIFIC,
     &lwptv::SPEC,
 ];
 

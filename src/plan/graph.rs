@@ -188,13 +188,12 @@ impl Builder {
         };
         let (m, n) = tensor.matrix();
         let reserve = match &tensor.program {
-            Program::LowRank(w) => crate::backend::cpu::low_rank::bytes(m, n, tensor.models.len() as u64, w.rank),
+            Program::LowRank(work) => crate::backend::cpu::low_rank::bytes(work, (m, n), tensor.wide),
             _ => 0,
         };
         self.pass(Kind::Merge, t, units, reserve, &mut wait);
-        if let Program::LowRank(_) = tensor.program {
-            // The Gram matrix and the projection read the sources once a model each, the sum once.
-            self.graph.passes[t] += 2 * tensor.models.len() as u64;
+        if let Program::LowRank(work) = &tensor.program {
+            self.graph.passes[t] += crate::backend::cpu::low_rank::passes(work, (m, n), tensor.wide) - 1;
         }
     }
 

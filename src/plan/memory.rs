@@ -151,7 +151,7 @@ pub fn step_bytes(tensor: &TensorPlan) -> u64 {
     }
     if let Program::LowRank(work) = &tensor.program {
         let (m, n) = tensor.matrix();
-        most = most.max(low_rank::bytes(m, n, models, work.rank));
+        most = most.max(low_rank::bytes(work, (m, n), tensor.wide));
     }
     if let Program::Blend(blend) = &tensor.program
         && (matches!(blend.sparsify, Sparsify::TopK { rescale: true, .. })

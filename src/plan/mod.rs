@@ -299,7 +299,8 @@ impl Planner<'_> {
         }
         let reads_base = match &program {
             Program::Blend(blend) => blend.combine.reads_base(),
-            Program::LowRank(_) | Program::Copy => has_stages,
+            Program::LowRank(work) => work.reads_base(),
+            Program::Copy => has_stages,
         };
         let wide = models.iter().map(stored).any(|t| t.dtype == Dtype::F64)
             || dtype == Dtype::F64

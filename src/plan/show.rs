@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::graph::Kind;
 use super::{Plan, TensorPlan};
-use crate::backend::{Blend, Combine, Program, Rank, Sparsify, cpu::low_rank};
+use crate::backend::{Blend, Combine, MatrixRule, Program, Rank, Sparsify, cpu::low_rank};
 use crate::output::Fingerprint;
 use crate::output::source_digest::to_hex;
 use crate::units::format_bytes;
@@ -59,9 +59,12 @@ fn describe(tensor: &TensorPlan) -> String {
         }
         Program::LowRank(work) => {
             let (m, n) = tensor.matrix();
-            match work.rank {
-                Rank::Energy(share) => format!("low rank, energy {share}"),
-                rank => format!("low rank, k = {}", rank.most(m, n)),
+            match work.rule {
+                MatrixRule::Truncate(Rank::Energy(share)) => format!("low rank, energy {share}"),
+                MatrixRule::Truncate(rank) => format!("low rank, k = {}", rank.most(m, n)),
+                MatrixRule::TaskSingular => "task singular vectors".into(),
+                MatrixRule::Isotropic => "isotropic".into(),
+                MatrixRule::CommonAndSpecific { .. } => "isotropic, common and specific".into(),
             }
         }
     }
@@ -72,9 +75,17 @@ fn operations(tensor: &TensorPlan) -> f64 {
     match &tensor.program {
         Program::LowRank(work) => {
             let (m, n) = tensor.matrix();
-            low_rank::operations(m, n, tensor.models.len() as u64, work.rank)
+            low_rank::operations(work, (m, n), tensor.wide)
         }
         _ => 0.0,
+    }
+}
+
+/// How a matrix is decomposed.
+fn decomposition(tensor: &TensorPlan) -> Option<String> {
+    match &tensor.program {
+        Program::LowRank(work) => Some(low_rank::algorithm(work, tensor.matrix(), tensor.wide)),
+        _ => None,
     }
 }
 
@@ -92,6 +103,7 @@ pub(super) fn json(plan: &Plan) -> Value {
             "read_bytes": plan.pass_bytes(i) * plan.graph.passes(i),
             "write_bytes": place.bytes,
             "operations": operations(t),
+            "decomposition": decomposition(t),
             "memory_bytes": super::memory::step_bytes(t),
             "file": plan.layout.files()[place.file].name,
             "offset": place.offset,

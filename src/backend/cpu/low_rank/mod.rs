@@ -1,0 +1,116 @@
+//! Merges of one matrix by singular vectors: CART (arXiv 2412.12153) and its uncentred control in [`truncated`], TSV-M
+//! (arXiv 2412.00081) and Iso-C and Iso-CTS (arXiv 2502.04959) in [`orthogonal`]; both read task vectors through
+//! [`task_vectors`].
+
+mod certificate;
+mod elementwise;
+mod orthogonal;
+mod panels;
+mod task_vectors;
+mod truncated;
+
+#[cfg(test)]
+mod tests;
+
+use faer::traits::RealField;
+
+use self::panels::Shape;
+use self::task_vectors::TaskVectors;
+use super::prune::{Scratch, Sources, StageState};
+use super::stored::Widen;
+use crate::backend::{LowRank, MatrixRule, Prune};
+use crate::error::Result;
+
+pub use self::truncated::Decomposition;
+
+/// Where a matrix's elements come from.
+pub trait ReadRuns {
+    /// Calls `take` with the sources of elements `start..start + len` of the tensor.
+    ///
+    /// # Errors
+    /// If a source cannot be read.
+    fn run(&mut self, start: u64, len: usize, take: &mut dyn FnMut(&Sources<'_>)) -> Result<()>;
+}
+
+/// What was done to a matrix.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LowRankFacts {
+    /// Singular triples kept, by model.
+    pub rank: Vec<u64>,
+    /// Σ_{i≤k} σ² / Σ σ², by model.
+    pub energy: Vec<f64>,
+    /// ‖A_t − L_t‖_F / ‖A_t‖_F, measured on what was summed, by model; of truncations only.
+    pub residual: Vec<f64>,
+    /// The arithmetic that the factors come from, `float32` (certified) or `float64`, by model; of truncations only.
+    pub precision: Vec<&'static str>,
+    /// What every singular value was set to; of isotropic merges only.
+    pub singular_value: Option<f64>,
+}
+
+/// Bytes that [`merge`] allocates for an m×n matrix, beside the worker's scratch.
+pub fn bytes(work: &LowRank, (m, n): (u64, u64), wide: bool) -> u64 {
+    let (shape, models) = (Shape { m: m as usize, n: n as usize }, work.weights.len() as u64);
+    match work.rule {
+        MatrixRule::Truncate(rank) => truncated::bytes(shape, models, rank, wide),
+        rule => orthogonal::bytes(shape, models, rule),
+    }
+}
+
+/// How often [`merge`] reads the sources of an m×n matrix.
+pub fn passes(work: &LowRank, (m, n): (u64, u64), wide: bool) -> u64 {
+    let (shape, models) = (Shape { m: m as usize, n: n as usize }, work.weights.len() as u64);
+    match work.rule {
+        MatrixRule::Truncate(rank) => truncated::passes(shape, models, rank, wide),
+        rule => orthogonal::passes(models, rule),
+    }
+}
+
+/// Bytes that a thread keeps for the packed operands of its matrix products, at most: both sides of a product, 512 of its
+/// depth at a time. The matrix library keeps them for each thread until it ends.
+pub fn packing_bytes(m: u64, n: u64) -> u64 {
+    8 * 512 * (m + n)
+}
+
+/// Floating-point operations of [`merge`] on an m×n matrix.
+pub fn operations(work: &LowRank, (m, n): (u64, u64), wide: bool) -> f64 {
+    let (shape, models) = (Shape { m: m as usize, n: n as usize }, work.weights.len() as u64);
+    match work.rule {
+        MatrixRule::Truncate(rank) => truncated::operations(shape, models, rank, wide),
+        rule => orthogonal::operations(shape, models, rule),
+    }
+}
+
+/// How [`merge`] decomposes each task vector of an m×n matrix, in a few words.
+pub fn algorithm(work: &LowRank, (m, n): (u64, u64), wide: bool) -> String {
+    match work.rule {
+        MatrixRule::Truncate(rank) => Decomposition::of(Shape { m: m as usize, n: n as usize }, rank, wide).to_string(),
+        MatrixRule::TaskSingular => "leading singular triples, polar factors, float64".into(),
+        MatrixRule::Isotropic => "polar factor, float64".into(),
+        MatrixRule::CommonAndSpecific { .. } => "leading singular triples, polar factors, float64".into(),
+    }
+}
+
+/// Merges an m×n matrix; `emit` gets the merged values of whole rows, in order.
+///
+/// # Errors
+/// If a source cannot be read or holds a NaN or an infinity, or `emit` fails.
+#[allow(clippy::too_many_arguments)]
+pub fn merge<C: Widen + RealField>(
+    work: &LowRank,
+    (m, n): (u64, u64),
+    stages: &[(Prune, StageState)],
+    source: &mut dyn ReadRuns,
+    scratch: &mut Scratch<C>,
+    wide_scratch: &mut Scratch<f64>,
+    emit: &mut dyn FnMut(&[f64]) -> Result<()>,
+) -> Result<LowRankFacts> {
+    let shape = Shape { m: m as usize, n: n as usize };
+    let mut vectors = TaskVectors::new(work, shape, stages, source, scratch, wide_scratch);
+    match work.rule {
+        MatrixRule::Truncate(rank) => {
+            let truncated = truncated::decompose(&mut vectors, rank)?;
+            truncated.sum(&mut vectors, work, emit)
+        }
+        rule => orthogonal::merge(&mut vectors, work, rule, emit),
+    }
+}

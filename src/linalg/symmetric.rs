@@ -1,0 +1,132 @@
+//! The leading eigenpairs of a dense symmetric matrix: reduced to tridiagonal form, in f32 or f64, and solved there in f64.
+
+use faer::dyn_stack::{MemBuffer, MemStack, StackReq};
+use faer::linalg::evd::tridiag::{tridiag_in_place, tridiag_in_place_scratch};
+use faer::linalg::householder::{
+    apply_block_householder_sequence_on_the_left_in_place_scratch as apply_scratch,
+    apply_block_householder_sequence_on_the_left_in_place_with_conj as apply,
+};
+use faer::traits::RealField;
+use faer::{Conj, Mat, Par};
+
+use super::memory;
+use super::tridiagonal::Tridiagonal;
+use crate::error::Result;
+
+/// Householder vectors that are applied together.
+const BLOCK: usize = 32;
+
+/// A symmetric matrix as Q T Qᵀ.
+#[derive(Debug)]
+pub struct Symmetric<T> {
+    /// T.
+    pub tridiagonal: Tridiagonal,
+    /// Householder vectors of Q, below the diagonal.
+    reflectors: Mat<T>,
+    /// Their block factors.
+    factors: Mat<T>,
+}
+
+impl<T: RealField + Copy + Into<f64>> Symmetric<T> {
+    /// Reduces the matrix (n×n, n ≥ 1, finite) whose lower triangle is given; its memory is used. About 4/3·n³ operations.
+    ///
+    /// # Errors
+    /// If memory cannot be had.
+    pub fn reduce(mut matrix: Mat<T>) -> Result<Self> {
+        let n = matrix.nrows();
+        let mut factors = Mat::zeros(BLOCK, n.saturating_sub(1));
+        let mut scratch = buffer(n, Self::reduce_scratch(n))?;
+        let stack = MemStack::new(&mut scratch);
+        tridiag_in_place(matrix.as_mut(), factors.as_mut(), Par::Seq, stack, Default::default());
+        let diagonal = (0..n).map(|i| matrix[(i, i)].into()).collect();
+        let off = (1..n).map(|i| matrix[(i, i - 1)].into()).collect();
+        Ok(Self { tridiagonal: Tridiagonal::new(diagonal, off), reflectors: matrix, factors })
+    }
+
+    /// Vectors (n×count, orthonormal to T's rounding) of the `count` greatest eigenvalues, descending. About 2·n²·count
+    /// operations for up to half of them, and some 9·n³ beyond.
+    ///
+    /// # Errors
+    /// If memory cannot be had, or the iteration does not converge.
+    pub fn vectors(&self, count: usize, of: impl Fn(f64) -> T) -> Result<Mat<T>> {
+        let n = self.tridiagonal.size();
+        let inner = self.tridiagonal.vectors(count)?;
+        let mut vectors = Mat::from_fn(n, count, |i, j| of(inner[(i, j)]));
+        drop(inner);
+        if n > 1 {
+            let mut scratch = buffer(n, apply_scratch::<T>(n - 1, BLOCK, count))?;
+            apply(
+                self.reflectors.as_ref().submatrix(1, 0, n - 1, n - 1),
+                self.factors.as_ref(),
+                Conj::No,
+                vectors.as_mut().subrows_mut(1, n - 1),
+                Par::Seq,
+                MemStack::new(&mut scratch),
+            );
+        }
+        Ok(vectors)
+    }
+
+    /// Bytes that [`Self::reduce`] and [`Self::vectors`] allocate, beside the matrix and with what they return.
+    pub fn bytes(n: u64, count: u64) -> u64 {
+        let (size, n, count) = (size_of::<T>() as u64, n as usize, count as usize);
+        let reduce = Self::reduce_scratch(n).size_bytes();
+        let applied = apply_scratch::<T>(n.saturating_sub(1), BLOCK, count).size_bytes();
+        BLOCK as u64 * n as u64 * size
+            + (reduce.max(applied) as u64).max(Tridiagonal::bytes(n as u64, count as u64))
+            + n as u64 * count as u64 * (size + 8)
+    }
+
+    fn reduce_scratch(n: usize) -> StackReq {
+        tridiag_in_place_scratch::<T>(n, Par::Seq, Default::default())
+    }
+}
+
+fn buffer(n: usize, request: StackReq) -> Result<MemBuffer> {
+    MemBuffer::try_new(request).map_err(|_| memory::missing("eigen-decomposition", n, request.size_bytes()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn gram(n: usize, rank: usize) -> Mat<f64> {
+        let b = Mat::from_fn(n, rank, |i, j| ((i * 31 + j * j * 17 + i * j) % 23) as f64 - 11.0);
+        &b * b.transpose()
+    }
+
+    #[test]
+    fn leading_pairs_are_pairs_of_the_matrix() {
+        for (n, rank) in [(1, 1), (2, 2), (37, 40), (90, 5), (70, 0)] {
+            let a = gram(n, rank);
+            for count in [1, n.div_ceil(3), n] {
+                let reduced = Symmetric::reduce(a.clone()).unwrap();
+                let (values, vectors) = (reduced.tridiagonal.values(count), reduced.vectors(count, |x| x).unwrap());
+                assert!(values.windows(2).all(|w| w[0] >= w[1]));
+                let scaled = Mat::from_fn(n, count, |i, j| vectors[(i, j)] * values[j]);
+                let error = (&a * &vectors - scaled).norm_l2();
+                assert!(error <= 1e-11 * a.norm_l2(), "{n}, rank {rank}, {count}: {error}");
+                let unit = vectors.transpose() * &vectors;
+                assert!((unit - Mat::<f64>::identity(count, count)).norm_l2() < 1e-11);
+                if count == n {
+                    assert!(
+                        (values.iter().sum::<f64>() - (0..n).map(|i| a[(i, i)]).sum::<f64>()).abs()
+                            <= 1e-9 * a.norm_l2()
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn in_f32_pairs_are_as_good_as_f32_is() {
+        let a = gram(64, 80);
+        let narrow = Mat::from_fn(64, 64, |i, j| a[(i, j)] as f32);
+        let reduced = Symmetric::reduce(narrow).unwrap();
+        let (values, vectors) = (reduced.tridiagonal.values(9), reduced.vectors(9, |x| x as f32).unwrap());
+        let vectors = Mat::from_fn(64, 9, |i, j| f64::from(vectors[(i, j)]));
+        let scaled = Mat::from_fn(64, 9, |i, j| vectors[(i, j)] * values[j]);
+        assert!((&a * &vectors - scaled).norm_l2() <= 1e-5 * a.norm_l2());
+    }
+}
