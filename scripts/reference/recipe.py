@@ -18,9 +18,16 @@ DEFAULTS = {
     "slerp": {"t": ...},
     "passthrough": {"scale": None},
     "cart": {"weight": 1.0, "lambda": 2.0, "rank_ratio": None, "energy": None, "rank": None, "eligible": None},
+    "low_rank": {"weight": 1.0, "lambda": 0.4, "rank_ratio": None, "energy": None, "rank": None, "eligible": None},
+    "tsv_m": {"weight": 1.0, "lambda": 1.0, "eligible": None},
+    "iso_c": {"weight": 1.0, "lambda": 1.0, "eligible": None},
+    "iso_cts": {"weight": 1.0, "lambda": 1.0, "common_space_fraction": 0.8, "eligible": None},
     "lwptv": {"score": "deviation", "granularity": "column", "keep": 0.6, "order": "keep_salient", "rescale": "none"},
 }
-NEEDS_BASE = ("task_arithmetic", "ties", "dare_linear", "dare_ties", "magmax", "slerp")
+NEEDS_BASE = ("task_arithmetic", "ties", "dare_linear", "dare_ties", "magmax", "slerp", "low_rank", "tsv_m", "iso_c", "iso_cts")
+# How near merganser comes to the reference, relative to the size of the change: methods that keep a part of a spectrum
+# depend on its gap.
+TOLERANCES = {"cart": 1e-4, "low_rank": 1e-4}
 
 
 def block_of(name):
@@ -96,6 +103,7 @@ class Recipe:
             self.models, self.model_parameters = [self.base], [self.base_entry[1]]
         if self.method in ("slerp", "passthrough") and len(self.models) != 1:
             raise ValueError(f"{self.method} takes one model besides the base")
+        self.tolerance = TOLERANCES.get(self.method, 1e-5)
         self.depth = {}  # blocks under each prefix, counted as the highest index plus one
         for name in self.lead:
             if block := block_of(name):

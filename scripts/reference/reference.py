@@ -13,6 +13,8 @@ from rules import RULES, Case  # noqa: E402
 
 __all__ = ["Merged", "Recipe", "merge"]
 
+SURE = 1e-7  # below this margin a decomposition may keep other directions in another arithmetic: the tensor is set aside
+
 
 @dataclasses.dataclass
 class Merged:
@@ -22,6 +24,7 @@ class Merged:
     value: np.ndarray | None = None  # the merged values, float64
     start: np.ndarray | None = None  # what the change is measured from: the base, or else the first model
     doubtful: np.ndarray | None = None  # elements where a choice hangs on rounding
+    margin: float = 1.0  # how far the choices of decompositions were from rounding, relative to the largest singular value
 
 
 def load(recipe, name):
@@ -68,5 +71,8 @@ def merge(recipe):
         value, doubtful = result if isinstance(result, tuple) else (result, np.zeros(result.shape, dtype=bool))
         if name in unsure:
             doubtful = doubtful | unsure[name]
+        margin = min(case.margins, default=1.0)
+        if margin < SURE:
+            doubtful = np.ones(value.shape, dtype=bool)
         start = base if base is not None else models[0]
-        yield Merged(name, recipe.out_dtype or dtype, value=np.asarray(value), start=start, doubtful=doubtful)
+        yield Merged(name, recipe.out_dtype or dtype, value=np.asarray(value), start=start, doubtful=doubtful, margin=margin)

@@ -5,11 +5,11 @@ hangs on rounding, which a comparison sets aside.
 """
 
 import dataclasses
-import re
 
 import numpy as np
 
 import philox
+from spectral import is_eligible, iso_c, iso_cts, low_rank, rank_kept, top, tsv_m
 
 
 @dataclasses.dataclass
@@ -22,6 +22,7 @@ class Case:
     models: list  # the fine-tunes' values, pruning not applied
     deltas: list | None  # task vectors after the stages; None without a base
     staged: bool
+    margins: list = dataclasses.field(default_factory=list)  # how far the choices of decompositions were from rounding
 
     def shared(self, key):
         return self.recipe.shared(key, self.name)
@@ -160,60 +161,15 @@ def passthrough(case):
     return case.models[0] if scale is None else case.models[0] * scale
 
 
-PROJECTIONS = {
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "gate_up_proj", "qkv_proj", "out_proj", "in_proj",
-    "in_proj_weight", "query", "key", "value", "query_key_value", "fc1", "fc2", "c_attn", "c_fc", "c_proj",
-}
-NOT_IN_BLOCKS = {"lm_head", "head", "classifier", "score"}
-
-
-def eligible(name):
-    """Whether CART takes a matrix of this name by default: attention, feed-forward part or projection of a block."""
-    segments = name.lower().split(".")
-    contains = lambda *words: any(word in segment for segment in segments for word in words)  # noqa: E731
-    if contains("embed", "norm", "bias") or NOT_IN_BLOCKS.intersection(segments):
-        return False
-    pairs = set(zip(segments, segments[1:]))
-    return (
-        contains("attn", "attention", "mlp")
-        or bool(PROJECTIONS.intersection(segments))
-        or bool(pairs & {("intermediate", "dense"), ("output", "dense")})
-    )
-
-
-def rank_kept(case, singular_values):
-    """How many singular triples are kept."""
-    ways = {key: case.shared(key) for key in ("rank_ratio", "energy", "rank")}
-    given = [key for key, value in ways.items() if value is not None]
-    if len(given) > 1:
-        raise ValueError(f"cart: give at most one of rank_ratio, energy and rank, not {given}")
-    most = len(singular_values)
-    if given == ["energy"]:
-        gathered = np.cumsum(singular_values**2)
-        # The last term is the total itself, so this always finds one; a total of 0 gives rank 1.
-        return int(np.argmax(gathered >= ways["energy"] * gathered[-1])) + 1
-    if given == ["rank"]:
-        return min(int(ways["rank"]), most)
-    ratio = ways["rank_ratio"] if given else 0.08
-    return max(1, int(ratio * most))
-
-
 def cart(case):
     weights, models = averaged(case)
     mean, total = average(case, weights, models), sum(weights)
-    patterns = case.recipe.parameters.get("eligible")
-    if patterns is None:
-        chosen = eligible(case.name)
-    else:
-        patterns = [patterns] if isinstance(patterns, str) else patterns
-        chosen = any(re.search(pattern, case.name) for pattern in patterns)
-    if not chosen or mean.ndim != 2 or mean.size == 0:
+    if not is_eligible(case, mean.shape):
         return mean
     change = np.zeros_like(mean)
     for weight, model in zip(weights, models):
-        u, s, vt = np.linalg.svd(model - mean, full_matrices=False)
-        k = rank_kept(case, s)
-        change += (weight * len(weights) / total) * ((u[:, :k] * s[:k]) @ vt[:k])
+        u, s, v = top(case, model - mean, lambda s: rank_kept(case, s))
+        change += (weight * len(weights) / total) * ((u * s) @ v.T)
     return mean + case.shared("lambda") * change
 
 
@@ -227,4 +183,8 @@ RULES = {
     "slerp": slerp,
     "passthrough": passthrough,
     "cart": cart,
+    "low_rank": low_rank,
+    "tsv_m": tsv_m,
+    "iso_c": iso_c,
+    "iso_cts": iso_cts,
 }
