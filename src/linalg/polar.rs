@@ -38,7 +38,7 @@ pub fn polar(x: MatRef<'_, f64>) -> Result<Polar> {
     let gram = x.transpose() * x;
     let trace: f64 = (0..n).map(|i| gram[(i, i)]).sum();
     if trace.is_finite() && trace > LEAST_TRACE {
-        let reduced = Symmetric::reduce(gram)?;
+        let mut reduced = Symmetric::reduce(gram)?;
         let squares = reduced.tridiagonal.values(n);
         if squares[n - 1] > WELL_CONDITIONED * squares[0] {
             let vectors = reduced.vectors(n, |v| v)?;

@@ -48,7 +48,7 @@ impl<T: RealField + Copy + Into<f64>> Symmetric<T> {
     ///
     /// # Errors
     /// If memory cannot be had, or the iteration does not converge.
-    pub fn vectors(&self, count: usize, of: impl Fn(f64) -> T) -> Result<Mat<T>> {
+    pub fn vectors(&mut self, count: usize, of: impl Fn(f64) -> T) -> Result<Mat<T>> {
         let n = self.tridiagonal.size();
         let inner = self.tridiagonal.vectors(count)?;
         let mut vectors = Mat::from_fn(n, count, |i, j| of(inner[(i, j)]));
@@ -101,7 +101,7 @@ mod tests {
         for (n, rank) in [(1, 1), (2, 2), (37, 40), (90, 5), (70, 0)] {
             let a = gram(n, rank);
             for count in [1, n.div_ceil(3), n] {
-                let reduced = Symmetric::reduce(a.clone()).unwrap();
+                let mut reduced = Symmetric::reduce(a.clone()).unwrap();
                 let (values, vectors) = (reduced.tridiagonal.values(count), reduced.vectors(count, |x| x).unwrap());
                 assert!(values.windows(2).all(|w| w[0] >= w[1]));
                 let scaled = Mat::from_fn(n, count, |i, j| vectors[(i, j)] * values[j]);
@@ -123,7 +123,7 @@ mod tests {
     fn in_f32_pairs_are_as_good_as_f32_is() {
         let a = gram(64, 80);
         let narrow = Mat::from_fn(64, 64, |i, j| a[(i, j)] as f32);
-        let reduced = Symmetric::reduce(narrow).unwrap();
+        let mut reduced = Symmetric::reduce(narrow).unwrap();
         let (values, vectors) = (reduced.tridiagonal.values(9), reduced.vectors(9, |x| x as f32).unwrap());
         let vectors = Mat::from_fn(64, 9, |i, j| f64::from(vectors[(i, j)]));
         let scaled = Mat::from_fn(64, 9, |i, j| vectors[(i, j)] * values[j]);

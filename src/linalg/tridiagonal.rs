@@ -27,6 +27,8 @@ pub struct Tridiagonal {
     scale: f64,
     /// Every eigenvalue of the scaled matrix lies within ± this (Gershgorin).
     radius: f64,
+    /// Its greatest eigenvalues, descending, as far as they are known.
+    known: Vec<f64>,
 }
 
 impl Tridiagonal {
@@ -38,7 +40,7 @@ impl Tridiagonal {
         let at = |i: Option<usize>| i.and_then(|i| off.get(i)).map_or(0.0, |x| x.abs());
         let rows = diagonal.iter().enumerate().map(|(i, d)| d.abs() + at(i.checked_sub(1)) + at(Some(i)));
         let radius = rows.fold(0.0, f64::max) * (1.0 + 1e-12);
-        Self { diagonal, off, scale, radius }
+        Self { diagonal, off, scale, radius, known: Vec::new() }
     }
 
     /// n.
@@ -47,19 +49,18 @@ impl Tridiagonal {
     }
 
     /// The `count` greatest eigenvalues, descending, to within a few ε‖T‖.
-    pub fn values(&self, count: usize) -> Vec<f64> {
-        self.scaled_values(0..count).into_iter().map(|x| x * self.scale).collect()
+    pub fn values(&mut self, count: usize) -> Vec<f64> {
+        self.find_values(count);
+        self.known[..count].iter().map(|x| x * self.scale).collect()
     }
 
-    /// Eigenvalues of the scaled matrix, by their places in descending order.
-    fn scaled_values(&self, places: std::ops::Range<usize>) -> Vec<f64> {
-        let squares: Vec<f64> = self.off.iter().map(|x| x * x).collect();
-        let mut values = Vec::with_capacity(places.len());
+    /// Makes this many eigenvalues known.
+    fn find_values(&mut self, count: usize) {
         if self.radius == 0.0 {
-            return vec![0.0; places.len()];
+            self.known.resize(count.max(self.known.len()), 0.0);
         }
-        for first in places.clone().step_by(LANES) {
-            let count = LANES.min(places.end - first);
+        let squares: Vec<f64> = self.off.iter().map(|x| x * x).collect();
+        for first in (self.known.len()..count).step_by(LANES) {
             let (mut lo, mut hi) = ([-self.radius; LANES], [self.radius; LANES]);
             while hi[0] - lo[0] > 2.0 * f64::EPSILON * self.radius {
                 let mid: [f64; LANES] = std::array::from_fn(|j| lo[j] + (hi[j] - lo[j]) * 0.5);
@@ -69,11 +70,10 @@ impl Tridiagonal {
                     if above[j] > first + j { lo[j] = mid[j] } else { hi[j] = mid[j] }
                 }
             }
-            values.extend((0..count).map(|j| lo[j] + (hi[j] - lo[j]) * 0.5));
+            self.known.extend((0..LANES.min(count - first)).map(|j| lo[j] + (hi[j] - lo[j]) * 0.5));
         }
         // Neighbours that bisection cannot tell apart may come out in either order.
-        values.sort_by(|a, b| b.total_cmp(a));
-        values
+        self.known.sort_by(|a, b| b.total_cmp(a));
     }
 
     /// Orthonormal vectors (n×count) of the `count` greatest eigenvalues, descending; those of values that cannot be told
@@ -81,7 +81,7 @@ impl Tridiagonal {
     ///
     /// # Errors
     /// If memory cannot be had, or no method converges.
-    pub fn vectors(&self, count: usize) -> Result<Mat<f64>> {
+    pub fn vectors(&mut self, count: usize) -> Result<Mat<f64>> {
         // Beyond half of them divide and conquer is cheaper.
         if 2 * count <= self.size()
             && let Some(vectors) = self.by_inverse_iteration(count)
@@ -92,9 +92,10 @@ impl Tridiagonal {
     }
 
     /// Two rounds of inverse iteration; `None` if it does not converge.
-    fn by_inverse_iteration(&self, count: usize) -> Option<Mat<f64>> {
+    fn by_inverse_iteration(&mut self, count: usize) -> Option<Mat<f64>> {
         let n = self.size();
-        let values = self.scaled_values(0..count);
+        self.find_values(count);
+        let values = &self.known[..count];
         let mut random = 0x9E37_79B9_7F4A_7C15u64;
         let mut vectors = Mat::from_fn(n, count, |_, _| {
             // A fixed sequence without structure (Knuth's multiplier).
@@ -237,9 +238,9 @@ mod tests {
     }
 
     /// Against faer's decomposition of the dense matrix.
-    fn check(t: &Tridiagonal, count: usize) {
+    fn check(mut t: Tridiagonal, count: usize) {
         let n = t.size();
-        let a = dense(t);
+        let a = dense(&t);
         let exact = a.self_adjoint_eigenvalues(faer::Side::Lower).unwrap();
         let norm = exact.iter().fold(0.0f64, |m, x| m.max(x.abs()));
         let values = t.values(count);
@@ -274,9 +275,8 @@ mod tests {
     #[test]
     fn random_matrices_of_every_small_size_and_some_larger() {
         for n in (1..40).chain([64, 65, 130, 257]) {
-            let t = Tridiagonal::new(pseudo(n, 3), pseudo(n - 1, 5));
             for count in [1, n / 3, n / 2, n].into_iter().filter(|c| (1..=n).contains(c)) {
-                check(&t, count);
+                check(Tridiagonal::new(pseudo(n, 3), pseudo(n - 1, 5)), count);
             }
         }
     }
@@ -285,23 +285,23 @@ mod tests {
     fn clusters_multiple_values_and_splits_keep_vectors_orthonormal() {
         let n = 60;
         // Zero; a multiple of the identity; pairs that are equal; Wilkinson's matrix; two copies of one block; blocks of zeros.
-        check(&Tridiagonal::new(vec![0.0; n], vec![0.0; n - 1]), 20);
-        check(&Tridiagonal::new(vec![3.0; n], vec![0.0; n - 1]), 20);
-        check(&Tridiagonal::new((0..n).map(|i| (i / 2) as f64).collect(), vec![0.0; n - 1]), 21);
-        check(&Tridiagonal::new((0..61).map(|i| (i as f64 - 30.0).abs()).collect(), vec![1.0; 60]), 30);
+        check(Tridiagonal::new(vec![0.0; n], vec![0.0; n - 1]), 20);
+        check(Tridiagonal::new(vec![3.0; n], vec![0.0; n - 1]), 20);
+        check(Tridiagonal::new((0..n).map(|i| (i / 2) as f64).collect(), vec![0.0; n - 1]), 21);
+        check(Tridiagonal::new((0..61).map(|i| (i as f64 - 30.0).abs()).collect(), vec![1.0; 60]), 30);
         let twice: Vec<f64> = pseudo(30, 9).into_iter().chain(pseudo(30, 9)).collect();
         let mut off: Vec<f64> = pseudo(30, 11).into_iter().chain(pseudo(29, 11)).collect();
         off[29] = 0.0;
-        check(&Tridiagonal::new(twice, off), 30);
+        check(Tridiagonal::new(twice, off), 30);
         let rank = |i: usize| if i < 7 { 1.0 } else { 0.0 };
-        check(&Tridiagonal::new((0..n).map(rank).collect(), (0..n - 1).map(|i| rank(i) * 0.5).collect()), 25);
+        check(Tridiagonal::new((0..n).map(rank).collect(), (0..n - 1).map(|i| rank(i) * 0.5).collect()), 25);
     }
 
     #[test]
     fn scales_do_not_matter() {
         for scale in [1e-290, 1e-70, 1e70, 1e290] {
             let by = |values: Vec<f64>| values.into_iter().map(|x| x * scale).collect();
-            check(&Tridiagonal::new(by(pseudo(50, 1)), by(pseudo(49, 2))), 20);
+            check(Tridiagonal::new(by(pseudo(50, 1)), by(pseudo(49, 2))), 20);
         }
     }
 }

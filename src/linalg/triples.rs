@@ -50,7 +50,7 @@ impl Triples {
         if !trace.is_finite() || trace <= LEAST_TRACE {
             return Ok(None);
         }
-        let reduced = Symmetric::reduce(gram)?;
+        let mut reduced = Symmetric::reduce(gram)?;
         let squares = reduced.tridiagonal.values(k);
         if squares[k - 1] <= FROM_GRAM * squares[0] {
             return Ok(None);

@@ -193,6 +193,14 @@ fn write_text(plan: &Plan, out: &mut String) -> std::fmt::Result {
             format_bytes(*written)
         )?;
     }
+    let mut decompositions: BTreeMap<String, usize> = BTreeMap::new();
+    plan.tensors.iter().filter_map(decomposition).for_each(|how| *decompositions.entry(how).or_default() += 1);
+    if !decompositions.is_empty() {
+        writeln!(out)?;
+    }
+    for (how, count) in decompositions {
+        writeln!(out, "{count} {} by {how}", if count == 1 { "matrix" } else { "matrices" })?;
+    }
     let barriers = plan.graph.steps.iter().filter(|s| matches!(s.kind, Kind::Rank(_))).count();
     if barriers > 0 {
         writeln!(out, "\nLayers or tensors are ranked against each other: one pass over all models comes first.")?;

@@ -126,7 +126,8 @@ fn truncate_f32(a: &Mat<f64>, k: usize) -> (Mat<f64>, LowRankFacts) {
 
 #[test]
 fn from_f32_sources_both_bounds_hold_on_every_spectrum() {
-    let spectra: [(&str, fn(usize) -> f64, &str); 8] = [
+    type Spectrum = fn(usize) -> f64;
+    let spectra: [(&str, Spectrum, &str); 8] = [
         ("flat", |j| 1.0 - 1e-3 * j as f64, "float32"),
         ("steep", |j| 0.3f64.powi(j as i32), "float64"),
         ("decaying", |j| 1.0 / (1.0 + j as f64), "float32"),

@@ -143,7 +143,7 @@ fn certified<C: Widen + RealField>(
         if !certificate::fits(whole, elems) {
             continue;
         }
-        let reduced = Symmetric::reduce(lower)?;
+        let mut reduced = Symmetric::reduce(lower)?;
         let beyond = (p < r).then(|| reduced.tridiagonal.values(p + 1)[p]);
         let basis = reduced.vectors(p, |x| x as f32)?;
         drop(reduced);
@@ -185,7 +185,7 @@ fn exact<C: Widen + RealField>(vectors: &mut TaskVectors<'_, C>, t: usize, rank:
     let shape = vectors.shape;
     let mut grams = grams::<_, f64>(vectors, t..t + 1)?;
     let Some(Gram { lower, whole }) = grams.pop() else { return Err(Error::internal("no Gram matrix")) };
-    let reduced = Symmetric::reduce(lower)?;
+    let mut reduced = Symmetric::reduce(lower)?;
     let (m, n) = (shape.m as u64, shape.n as u64);
     // Rounding may leave values that are not positive where they should be 0.
     let values: Vec<f64> =
@@ -290,7 +290,7 @@ fn ritz(product: MatRef<'_, f32>, k: usize) -> Result<(Vec<f64>, Mat<f32>)> {
         let rows = widened(product.subrows(at, WIDENED.min(product.nrows() - at)));
         matmul(gram.as_mut(), Accum::Add, rows.transpose(), rows.as_ref(), 1.0, Par::Seq);
     }
-    let reduced = Symmetric::reduce(gram)?;
+    let mut reduced = Symmetric::reduce(gram)?;
     let rotation = reduced.vectors(k, |x| x)?;
     Ok((reduced.tridiagonal.values(k), Mat::from_fn(p, k, |i, j| rotation[(i, j)] as f32)))
 }
