@@ -1,6 +1,8 @@
 """Which matrices are decomposed, and the four low-rank methods on task vectors: float64, `numpy.linalg.svd`, by definition.
 
-Singular values at or below max(rows, columns) · 2⁻⁵² · σ₁ are null: their directions are rounding noise, and are left out.
+Singular values of a task vector, or of a sum of them, at or below max(rows, columns) · 2⁻⁵² · σ₁ are null: their directions
+are rounding noise, and are left out. In what is computed from decompositions (directions side by side, what lies outside a
+subspace) the noise is larger: singular vectors are known to 2⁻⁵² over the gaps of their spectrum. There half the digits count.
 A result hangs on rounding where a kept singular value nearly equals the next one, or where a direction that a polar factor
 makes as long as the others was nearly null. `case.margins` collects how far each choice was from that, relative to σ₁.
 """
@@ -60,35 +62,44 @@ def rank_kept(case, singular_values):
     return max(1, int(ratio * most))
 
 
-def null_below(matrix, largest):
-    """The size up to which a singular value of `matrix` is rounding noise, where `largest` is what the noise goes with."""
-    return max(matrix.shape) * 2.0**-52 * largest
+DERIVED = 2.0**-26  # null in what is computed from decompositions, relative to what it was computed from
+NOISE = 2.0**-40  # what is null there should be far below that; else the choice hangs on rounding
 
 
-def top(case, matrix, k, largest=None):
+def is_null(case, matrix, s, derived_from=None):
+    """Which singular values of a matrix are rounding noise. `derived_from`: size of what a derived matrix was computed from."""
+    if derived_from is None:
+        return s <= max(matrix.shape) * 2.0**-52 * s[0]
+    null = s <= DERIVED * derived_from
+    if (s[null] > NOISE * derived_from).any():
+        case.margins.append(0.0)
+    return null
+
+
+def top(case, matrix, k, derived_from=None):
     """(U_k, σ_k, V_k) of the k largest singular values; a null one has zero columns. `k`: a number, or a function of σ."""
     u, s, vt = np.linalg.svd(matrix, full_matrices=False)
     k = k(s) if callable(k) else k
-    largest = s[0] if largest is None else largest
-    null = s <= null_below(matrix, largest)
+    largest = s[0] if derived_from is None else derived_from
+    null = is_null(case, matrix, s, derived_from)
     if 0 < k < len(s) and not null[k - 1]:
         case.margins.append(float((s[k - 1] - s[k]) / largest))
     u, s, vt = np.where(null, 0.0, u), np.where(null, 0.0, s), np.where(null[:, None], 0.0, vt)
     return u[:, :k], s[:k], vt[:k].T
 
 
-def directions(case, matrix, k, largest=None):
+def directions(case, matrix, k, derived_from=None):
     """As `top`, for what a polar factor makes orthonormal: there a small singular value counts as much as a large one."""
-    u, s, v = top(case, matrix, k, largest)
+    u, s, v = top(case, matrix, k, derived_from)
     if s.any():
-        case.margins.append(float(s[s > 0][-1] / (s[0] if largest is None else largest)))
+        case.margins.append(float(s[s > 0][-1] / (s[0] if derived_from is None else derived_from)))
     return u, s, v
 
 
-def polar(case, matrix):
+def polar(case, matrix, derived=True):
     """(P Qᵀ over the singular values that are not null, all the singular values) of a matrix P S Qᵀ."""
     p, s, qt = np.linalg.svd(matrix, full_matrices=False)
-    kept = s > null_below(matrix, s[0])
+    kept = ~is_null(case, matrix, s, s[0] if derived else None)
     if kept.any():
         case.margins.append(float(s[kept][-1] / s[0]))
     return p[:, kept] @ qt[kept], s
@@ -136,7 +147,7 @@ def tsv_m(case):
 
 def iso_c(case):
     def merge(tasks):
-        flat, s = polar(case, sum(tasks))
+        flat, s = polar(case, sum(tasks), derived=False)
         return s.mean() * flat
 
     return add(case, merge)
@@ -149,9 +160,8 @@ def iso_cts(case):
         common = directions(case, sum(tasks), r - n * t)
         parts = []
         for task in tasks:
-            # The noise of the difference goes with what is subtracted from, however little is left.
             rest = task - common[0] @ (common[0].T @ task)
-            parts.append(directions(case, rest, n, largest=np.linalg.norm(task, 2)))
+            parts.append(directions(case, rest, n, derived_from=np.linalg.norm(task, 2)))
         u, s, v = (np.concatenate(columns, axis=-1) for columns in zip(*parts, common))
         return s.mean() * (polar(case, u)[0] @ polar(case, v)[0].T)
 
