@@ -10,26 +10,30 @@ use crate::error::{Error, Result};
 /// Least σ_min²/σ_max² for which the factor is had from the Gram matrix: its error is about 2⁻⁵² over this.
 const WELL_CONDITIONED: f64 = 1e-9;
 
+/// Share of s₁ up to which a singular value of anything computed from singular vectors is rounding.
+pub const NULL_OF_COMPUTED: f64 = 1.0 / (1u64 << 26) as f64;
+
 /// P Qᵀ and the singular values of X = P S Qᵀ.
 #[derive(Debug)]
 pub struct Polar {
-    /// P Qᵀ (m×n) over the singular values that are not numerically null: those above max(m, n)·2⁻⁵²·s₁.
+    /// P Qᵀ (m×n) over the singular values that are not numerically null.
     pub factor: Mat<f64>,
     /// min(m, n) values, in no order.
     pub singular: Vec<f64>,
 }
 
-/// The polar factor of an m×n matrix (finite), to an error of about 1e-6 or better.
+/// The polar factor of an m×n matrix (finite), to an error of about 1e-6 or better, over the singular values above
+/// max(m, n)·2⁻⁵²·s₁ and above `null`·s₁.
 ///
 /// Where the singular values span less than four and a half decades, as X (XᵀX)^(-½) from the Gram matrix and its
 /// eigen-decomposition; else from a singular value decomposition, which does not square them.
 ///
 /// # Errors
 /// If memory cannot be had, or no decomposition converges.
-pub fn polar(x: MatRef<'_, f64>) -> Result<Polar> {
+pub fn polar(x: MatRef<'_, f64>, null: f64) -> Result<Polar> {
     let (m, n) = x.shape();
     if m < n {
-        let Polar { factor, singular } = polar(x.transpose())?;
+        let Polar { factor, singular } = polar(x.transpose(), null)?;
         return Ok(Polar { factor: factor.transpose().to_owned(), singular });
     }
     if n == 0 {
@@ -48,16 +52,16 @@ pub fn polar(x: MatRef<'_, f64>) -> Result<Polar> {
             return Ok(Polar { factor: x * root, singular: squares.into_iter().map(f64::sqrt).collect() });
         }
     }
-    by_svd(x)
+    by_svd(x, null)
 }
 
-fn by_svd(x: MatRef<'_, f64>) -> Result<Polar> {
+fn by_svd(x: MatRef<'_, f64>, null: f64) -> Result<Polar> {
     let (m, n) = x.shape();
     let svd = x.thin_svd().map_err(|_| {
         Error::internal(format!("the singular value decomposition of an {m}×{n} matrix did not converge"))
     })?;
     let singular: Vec<f64> = svd.S().column_vector().iter().copied().collect();
-    let null = m.max(n) as f64 * f64::EPSILON * singular.first().copied().unwrap_or(0.0);
+    let null = (m.max(n) as f64 * f64::EPSILON).max(null) * singular.first().copied().unwrap_or(0.0);
     let kept = singular.iter().filter(|s| **s > null).count();
     let mut factor = Mat::zeros(m, n);
     let (left, right) = (svd.U().subcols(0, kept), svd.V().subcols(0, kept));
@@ -100,7 +104,7 @@ mod tests {
                 let last = (m.min(n) - 1).max(1) as f64;
                 let (x, exact) = with_spectrum(m, n, |j| 10f64.powf(-decades * j as f64 / last));
                 for scale in [1.0, 1e-150, 1e150] {
-                    let found = polar((&x * scale).as_ref()).unwrap();
+                    let found = polar((&x * scale).as_ref(), 0.0).unwrap();
                     let error = (&found.factor - &exact).norm_max();
                     assert!(error < 2e-6, "{m}×{n}, {decades} decades, {scale}: {error}");
                     let most = found.singular.iter().fold(0.0f64, |m, s| m.max(*s));
@@ -113,8 +117,12 @@ mod tests {
     #[test]
     fn null_directions_are_left_out() {
         let (x, _) = with_spectrum(24, 17, |j| if j < 5 { 3.0 } else { 0.0 });
-        let found = polar(x.as_ref()).unwrap().factor;
+        let found = polar(x.as_ref(), 0.0).unwrap().factor;
         assert!((&x - &found * 3.0).norm_max() < 1e-12);
-        assert_eq!(polar(Mat::<f64>::zeros(4, 6).as_ref()).unwrap().factor, Mat::<f64>::zeros(4, 6));
+        // What rounding leaves of a direction counts as one, or not, as the caller says.
+        let (x, exact) = with_spectrum(24, 17, |j| if j < 5 { 3.0 } else { 1e-9 });
+        assert!((polar(x.as_ref(), 0.0).unwrap().factor - &exact).norm_max() < 1e-5);
+        assert!((&x - polar(x.as_ref(), NULL_OF_COMPUTED).unwrap().factor * 3.0).norm_max() < 1e-8);
+        assert_eq!(polar(Mat::<f64>::zeros(4, 6).as_ref(), 0.0).unwrap().factor, Mat::<f64>::zeros(4, 6));
     }
 }

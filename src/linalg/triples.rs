@@ -15,7 +15,7 @@ pub(super) const LEAST_TRACE: f64 = 1e-200;
 /// The k leading singular triples of an m×n matrix, σ descending.
 #[derive(Debug)]
 pub struct Triples {
-    /// m×k; a column of zeros where σ is numerically null: at most max(m, n)·2⁻⁵²·σ_1.
+    /// m×k; a column of zeros where σ is numerically null.
     pub left: Mat<f64>,
     /// k values.
     pub singular: Vec<f64>,
@@ -24,23 +24,30 @@ pub struct Triples {
 }
 
 impl Triples {
-    /// Of an m×n matrix (finite), k ≤ min(m, n).
+    /// Of an m×n matrix (finite), k ≤ min(m, n). A σ at or below max(m, n)·2⁻⁵²·σ_1, or at or below `null`, is numerically
+    /// null: of a matrix that is a difference, `null` tells what rounding leaves where nothing is left.
     ///
     /// # Errors
     /// If memory cannot be had, or no decomposition converges.
-    pub fn leading(a: MatRef<'_, f64>, k: usize) -> Result<Self> {
+    pub fn leading(a: MatRef<'_, f64>, k: usize, null: f64) -> Result<Self> {
         let (m, n) = a.shape();
         if m > n {
-            let Self { left, singular, right } = Self::leading(a.transpose(), k)?;
+            let Self { left, singular, right } = Self::leading(a.transpose(), k, null)?;
             return Ok(Self { left: right, singular, right: left });
         }
         if k == 0 {
             return Ok(Self { left: Mat::zeros(m, 0), singular: Vec::new(), right: Mat::zeros(n, 0) });
         }
-        match Self::from_gram(a, k)? {
-            Some(triples) => Ok(triples),
-            None => Self::from_svd(a, k),
+        let mut triples = match Self::from_gram(a, k)? {
+            Some(triples) => triples,
+            None => Self::from_svd(a, k)?,
+        };
+        let null = null.max(n as f64 * f64::EPSILON * triples.singular[0]);
+        for (j, _) in triples.singular.iter().enumerate().filter(|(_, s)| **s <= null) {
+            triples.left.col_as_slice_mut(j).fill(0.0);
+            triples.right.col_as_slice_mut(j).fill(0.0);
         }
+        Ok(triples)
     }
 
     /// `None` where the Gram matrix does not hold enough digits.
@@ -70,15 +77,11 @@ impl Triples {
         let svd = a.thin_svd().map_err(|_| {
             Error::internal(format!("the singular value decomposition of an {m}×{n} matrix did not converge"))
         })?;
-        let singular: Vec<f64> = svd.S().column_vector().iter().take(k).copied().collect();
-        let null = m.max(n) as f64 * f64::EPSILON * singular[0];
-        let kept = singular.iter().filter(|s| **s > null).count();
-        let part = |from: MatRef<'_, f64>| {
-            let mut to = Mat::zeros(from.nrows(), k);
-            to.as_mut().subcols_mut(0, kept).copy_from(from.subcols(0, kept));
-            to
-        };
-        Ok(Self { left: part(svd.U()), right: part(svd.V()), singular })
+        Ok(Self {
+            left: svd.U().subcols(0, k).to_owned(),
+            singular: svd.S().column_vector().iter().take(k).copied().collect(),
+            right: svd.V().subcols(0, k).to_owned(),
+        })
     }
 
     /// Bytes that [`Self::leading`] allocates, with what it returns: at most, as for a singular value decomposition.
@@ -113,7 +116,7 @@ mod tests {
                 let scaled = Mat::from_fn(m, r, |i, j| b[(i, j)] * sigma(j));
                 let a = scaled * c.transpose();
                 for k in [0, 1, r / 2, r] {
-                    let t = Triples::leading(a.as_ref(), k).unwrap();
+                    let t = Triples::leading(a.as_ref(), k, 0.0).unwrap();
                     for j in 0..k {
                         assert!((t.singular[j] - sigma(j)).abs() < 1e-13, "{m}×{n}, {steep}: {j}");
                         let (u, v) = (t.left.col(j), t.right.col(j));
@@ -125,7 +128,7 @@ mod tests {
                 }
             }
         }
-        let zero = Triples::leading(Mat::<f64>::zeros(3, 5).as_ref(), 2).unwrap();
+        let zero = Triples::leading(Mat::<f64>::zeros(3, 5).as_ref(), 2, 0.0).unwrap();
         assert_eq!((zero.singular, zero.left), (vec![0.0, 0.0], Mat::zeros(3, 2)));
     }
 }

@@ -11,7 +11,7 @@ use super::task_vectors::TaskVectors;
 use crate::backend::cpu::stored::Widen;
 use crate::backend::{LowRank, MatrixRule};
 use crate::error::{Error, Result};
-use crate::linalg::polar::{self, polar};
+use crate::linalg::polar::{self, NULL_OF_COMPUTED, polar};
 use crate::linalg::triples::Triples;
 
 /// A change as left · rightᵀ times a number, or as a whole matrix.
@@ -54,7 +54,7 @@ fn task_singular<C: Widen>(
     for (t, w) in weights.iter().enumerate() {
         let a = whole(vectors, t..t + 1, &[*w])?;
         let squares = a.squared_norm_l2();
-        let triples = Triples::leading(a.as_ref(), k)?;
+        let triples = Triples::leading(a.as_ref(), k, 0.0)?;
         let kept: f64 = triples.singular.iter().map(|s| s * s).sum();
         facts.rank.push(k as u64);
         facts.energy.push(if squares == 0.0 { 1.0 } else { (kept / squares).min(1.0) });
@@ -70,7 +70,7 @@ fn task_singular<C: Widen>(
 /// mean(σ)·U Vᵀ of the sum.
 fn isotropic<C: Widen>(vectors: &mut TaskVectors<'_, C>, weights: &[f64], facts: &mut LowRankFacts) -> Result<Change> {
     let sum = whole(vectors, 0..weights.len(), weights)?;
-    let polar::Polar { mut factor, singular } = polar(sum.as_ref())?;
+    let polar::Polar { mut factor, singular } = polar(sum.as_ref(), 0.0)?;
     let mean = singular.iter().sum::<f64>() / singular.len().max(1) as f64;
     facts.singular_value = Some(mean);
     factor *= mean;
@@ -87,16 +87,17 @@ fn common_and_specific<C: Widen>(
     let (shape, models) = (vectors.shape, vectors.models());
     let (common, each) = subspaces(shape.short(), models, share);
     let sum = whole(vectors, 0..models, weights)?;
-    let common_triples = Triples::leading(sum.as_ref(), common)?;
+    let common_triples = Triples::leading(sum.as_ref(), common, 0.0)?;
     drop(sum);
     let mut all = Concatenated::new(shape, common + each * models);
     let basis = common_triples.left.as_ref();
     for (t, w) in weights.iter().enumerate() {
         let mut a = whole(vectors, t..t + 1, &[*w])?;
+        let size = a.norm_l2();
         let inside = basis.transpose() * &a;
         matmul(a.as_mut(), Accum::Add, basis, inside.as_ref(), -1.0, Par::Seq);
         facts.rank.push(each as u64);
-        all.push(Triples::leading(a.as_ref(), each)?);
+        all.push(Triples::leading(a.as_ref(), each, NULL_OF_COMPUTED * size)?);
     }
     all.push(common_triples);
     let (mut left, right) = all.orthonormal()?;
@@ -138,7 +139,9 @@ impl Concatenated {
     }
 
     fn orthonormal(&self) -> Result<(Mat<f64>, Mat<f64>)> {
-        Ok((polar(self.left.as_ref())?.factor, polar(self.right.as_ref())?.factor))
+        // Vectors that several matrices share are one direction, whatever rounding makes of their difference.
+        let factor = |of: &Mat<f64>| Ok(polar(of.as_ref(), NULL_OF_COMPUTED)?.factor);
+        Ok((factor(&self.left)?, factor(&self.right)?))
     }
 }
 
