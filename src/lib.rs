@@ -54,6 +54,7 @@
 //! | [`engine`] | runs a plan: reads ahead, computes and writes at once, bounded and resumable |
 //! | [`backend`] | the operations that rules are made of, and the CPU that carries them out |
 //! | [`linalg`] | dense linear algebra of low-rank methods |
+//! | [`factors`] | low-rank factors stored instead of their sum, and models rebuilt from them |
 //! | [`output`] | the output's files, built beside it and renamed into place once complete |
 //! | [`report`] | manifest, model card, verification, comparison |
 //! | [`cli`] | the command line |
@@ -64,6 +65,7 @@ pub mod cli;
 pub mod dtype;
 pub mod engine;
 pub mod error;
+pub mod factors;
 pub mod linalg;
 pub mod methods;
 pub mod output;

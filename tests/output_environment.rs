@@ -52,7 +52,13 @@ impl Drop for Mount {
 
 /// Two files of one MiB each.
 fn large() -> Layout {
-    let one = |name: &str| TensorSpec { name: name.into(), dtype: Dtype::U8, shape: vec![1 << 20], bytes: 1 << 20 };
+    let one = |name: &str| TensorSpec {
+        name: name.into(),
+        folder: None,
+        dtype: Dtype::U8,
+        shape: vec![1 << 20],
+        bytes: 1 << 20,
+    };
     Layout::new(&[one("a"), one("b")], 1 << 20).unwrap()
 }
 

@@ -181,7 +181,13 @@ fn a_folder_without_a_manifest_is_an_input_error() {
 fn large_tensors_are_read_in_pieces_and_nan_in_any_piece_is_counted() {
     let elems = 1_500_000_u64; // six MB: several pieces
     let tensors: Vec<TensorSpec> = (0..2)
-        .map(|i| TensorSpec { name: format!("t{i}"), dtype: Dtype::F32, shape: vec![elems], bytes: elems * 4 })
+        .map(|i| TensorSpec {
+            name: format!("t{i}"),
+            folder: None,
+            dtype: Dtype::F32,
+            shape: vec![elems],
+            bytes: elems * 4,
+        })
         .collect();
     let layout = Layout::new(&tensors, 1 << 30).unwrap();
     let dir = tempfile::tempdir().unwrap();

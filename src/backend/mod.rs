@@ -19,6 +19,37 @@ pub enum Program {
     Blend(Blend),
     /// A merge of matrices by their singular vectors.
     LowRank(LowRank),
+    /// A factor of a low-rank part, made along with the matrix.
+    Factor {
+        /// The matrix, as a position among the output's tensors.
+        of: usize,
+        /// Whose low-rank part, in model order.
+        task: usize,
+        /// Which factor.
+        side: Side,
+    },
+}
+
+/// Which factor of L = left · right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// U Σ, m×k.
+    Left,
+    /// Vᵀ, k×n.
+    Right,
+}
+
+impl Side {
+    /// Both, in the order in which they are stored.
+    pub const BOTH: [Side; 2] = [Side::Left, Side::Right];
+
+    /// `left` or `right`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Side::Left => "left",
+            Side::Right => "right",
+        }
+    }
 }
 
 /// An element-wise merge: task vectors are pruned by stages, sparsified, then combined.

@@ -2,6 +2,7 @@
 
 mod compare;
 mod devices;
+mod extract;
 mod failure;
 mod inspect;
 mod log;
@@ -49,6 +50,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Merge(merge::Merge),
+    Extract(extract::Extract),
     Plan(plan::Plan),
     Inspect(inspect::Inspect),
     Compare(compare::Compare),
@@ -74,6 +76,7 @@ impl Cli {
         self.log.start();
         match self.command {
             Command::Merge(args) => args.run(&self.log),
+            Command::Extract(args) => args.run(&self.log),
             Command::Plan(args) => args.run(),
             Command::Inspect(args) => args.run(),
             Command::Compare(args) => args.run(&self.log),

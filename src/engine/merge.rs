@@ -11,7 +11,7 @@ use crate::backend::Program;
 use crate::error::Result;
 use crate::output::source_digest::{from_hex, to_hex};
 use crate::output::{Copies, JournalEntry, OpenOptions, Opened, SourceDigests, WorkDir};
-use crate::plan::{Plan, SourceTensor};
+use crate::plan::{Factors, Plan, SourceTensor};
 use crate::report::card::{Card, CardModel};
 use crate::report::manifest::{
     Device, DigestKinds, Manifest, OutputTensor, Phase, SCHEMA, Source, SourceFile, Timings, Totals,
@@ -100,9 +100,20 @@ pub fn merge(request: &Request<'_>, progress: &Progress, stop: &Stop) -> Result<
     let manifest = manifest(plan, &work.finished(), timings)?;
     let title = request.out.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let card = card(plan, &manifest, &title, copies.has("config.json"));
-    let finished = work.finish(manifest, &card, &copies.files)?;
+    let mut files = copies.files;
+    if let Some(factors) = &plan.factors {
+        files.extend(factors.small_files(&plan.recipe, &title, config(plan).as_ref()));
+    }
+    let finished = work.finish(manifest, &card, &files)?;
     let notes = copies.notes.into_iter().chain(finished.warnings).collect();
     Ok(Done { path: finished.path, manifest: finished.manifest, resumed, was_done: false, notes })
+}
+
+/// What `config.json` of the model that lends its files says, if it has one that can be read.
+fn config(plan: &Plan) -> Option<Value> {
+    let path = plan.reference().folder()?.join("config.json");
+    let is_small = std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() <= crate::output::copy::MAX_BYTES);
+    serde_json::from_slice(&std::fs::read(path).ok().filter(|_| is_small)?).ok()
 }
 
 /// Every failure after the work began can be gone on from.
@@ -119,7 +130,9 @@ fn manifest(plan: &Plan, finished: &HashMap<String, JournalEntry>, timings: Timi
         let place = plan.layout.placement(i);
         let Some(entry) = finished.get(&tensor.name) else { continue };
         totals.copied += usize::from(tensor.program == Program::Copy);
-        totals.parameters += tensor.shape.iter().product::<u64>();
+        if !matches!(tensor.program, Program::Factor { .. }) {
+            totals.parameters += tensor.shape.iter().product::<u64>();
+        }
         totals.bytes += place.bytes;
         totals.nonfinite.output += entry.nonfinite.output;
         totals.nonfinite.introduced += entry.nonfinite.introduced;
@@ -211,6 +224,7 @@ fn card(plan: &Plan, manifest: &Manifest, title: &str, has_config: bool) -> Stri
         dtypes: dtypes.into_iter().collect(),
         parameters: manifest.totals.parameters,
         has_config,
+        note: plan.factors.as_ref().map(Factors::in_words),
     }
     .render()
 }

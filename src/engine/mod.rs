@@ -6,6 +6,7 @@
 //! bounded distance in front.
 
 mod buffers;
+mod factors;
 mod merge;
 mod progress;
 mod readahead;
@@ -23,6 +24,7 @@ pub use stop::Stop;
 use std::sync::Mutex;
 use std::sync::mpsc;
 
+use crate::backend::Program;
 use crate::error::Result;
 use crate::output::{JournalEntry, WorkDir};
 use crate::plan::{Plan, TensorPlan};
@@ -38,7 +40,15 @@ use worker::Worker;
 pub fn run(plan: &Plan, work: &WorkDir, progress: &Progress, stop: &Stop) -> Result<()> {
     crate::backend::cpu::allocator::return_freed_memory();
     let finished = work.finished();
-    let is_done: Vec<bool> = plan.tensors.iter().map(|t| finished.contains_key(&t.name)).collect();
+    let is_whole = |tensor: usize| finished.contains_key(&plan.tensors[tensor].name);
+    // A matrix and its factors are made together, or again together.
+    let together = |t: &TensorPlan| t.factors.iter().flatten().all(|factor| is_whole(*factor));
+    let mut is_done: Vec<bool> = plan.tensors.iter().enumerate().map(|(i, t)| is_whole(i) && together(t)).collect();
+    for (i, tensor) in plan.tensors.iter().enumerate() {
+        if let Program::Factor { of, .. } = tensor.program {
+            is_done[i] = is_done[of];
+        }
+    }
     for (i, done) in is_done.iter().enumerate() {
         if *done {
             progress.skip(plan.pass_bytes(i) * plan.graph.passes(i) + plan.layout.placement(i).bytes);

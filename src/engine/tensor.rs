@@ -69,7 +69,9 @@ impl TensorRun {
         let (sparsify, combine) = match &tensor.program {
             Program::Blend(blend) => (blend.sparsify.clone(), blend.combine.clone()),
             // Never looked at.
-            Program::Copy | Program::LowRank(_) => (Sparsify::None, Combine::Scale { factor: 1.0 }),
+            Program::Copy | Program::LowRank(_) | Program::Factor { .. } => {
+                (Sparsify::None, Combine::Scale { factor: 1.0 })
+            }
         };
         let measured = Measured {
             geometry: Geometry::of(&tensor.shape),
@@ -370,20 +372,25 @@ impl State {
             tensor: tensor.name.clone(),
             digest: output.digests.finish()?.to_hex().to_string(),
             nonfinite: Nonfinite { output: output.facts.nonfinite, introduced: output.facts.introduced },
-            facts: self.facts(tensor, &output),
+            facts: self.facts(plan, tensor, &output),
             sources: sources.collect::<Result<_>>()?,
             boot: String::new(),
         }))
     }
 
     /// What the manifest states of the tensor beside its digests.
-    fn facts(&self, tensor: &TensorPlan, output: &Output) -> Value {
+    fn facts(&self, plan: &Plan, tensor: &TensorPlan, output: &Output) -> Value {
         let share = |kept: &[u64]| -> Value {
             kept.iter().map(|k| if tensor.elems == 0 { 1.0 } else { *k as f64 / tensor.elems as f64 }).collect()
         };
         let mut facts = Map::new();
         if tensor.program == Program::Copy {
             facts.insert("copied".into(), true.into());
+        }
+        if let Program::Factor { of, task, side } = tensor.program {
+            facts.insert("factor".into(), side.word().into());
+            facts.insert("of".into(), plan.tensors[of].name.clone().into());
+            facts.insert("task".into(), plan.factors.as_ref().map(|f| f.header.tasks[task].name.clone()).into());
         }
         if !self.kept.is_empty() {
             let stages = self.kept.iter().map(|kept| json!({ "kept": kept, "share_kept": share(kept) }));

@@ -2,13 +2,14 @@
 
 use std::sync::mpsc::SyncSender;
 
+use faer::MatRef;
 use faer::traits::RealField;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::Engine;
 use super::sink::Sink;
 use super::tensor::hashed_as;
 use super::writer::Written;
+use super::{Engine, factors};
 use crate::backend::cpu::blend::{RunFacts, blend};
 use crate::backend::cpu::low_rank::{self, ReadRuns};
 use crate::backend::cpu::prune::{Scratch, Sources};
@@ -100,6 +101,7 @@ impl<'a, 'p> Worker<'a, 'p> {
                 Program::Copy => self.copy(step.tensor, unit, start, end, is_first),
                 Program::Blend(_) => self.blend::<C>(step.tensor, unit, start, end, is_first),
                 Program::LowRank(work) => self.low_rank::<C>(step.tensor, work, is_first),
+                Program::Factor { .. } => Err(Error::internal("a factor has no step of its own")),
             },
             Kind::Select { stage } => {
                 let searches = run.searches(tensor, stage.and_then(|id| tensor.stage(id)).map(|(_, prune)| prune));
@@ -306,14 +308,22 @@ impl<'a, 'p> Worker<'a, 'p> {
         let mut raw = std::mem::take(&mut self.raw);
         let mut centring = Scratch::<f64>::new(tensor.models.len());
         let mut runs = Runs::new(engine, tensor, &mut raw, is_first);
+        let to_writers = self.to_writers.clone();
         let (scratch, ..) = self.parts();
-        let facts = low_rank::merge(
+        let mut store = |task: usize, left: MatRef<'_, C>, right: MatRef<'_, C>| {
+            tensor
+                .factors
+                .get(task)
+                .map_or(Ok(()), |outputs| factors::store(engine, &to_writers, *outputs, left, right))
+        };
+        let facts = low_rank::merge_and_take(
             work,
             tensor.matrix(),
             &measured.stages,
             &mut runs,
             scratch,
             &mut centring,
+            &mut store,
             &mut |values| sink.push(values),
         );
         let blocks = runs.blocks();

@@ -44,7 +44,7 @@ pub enum Content {
 /// A small file of the output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SmallFile {
-    /// Its name, without a folder.
+    /// Its name in OUT: without a folder, or in that of an adapter.
     pub name: String,
     /// Its content.
     pub content: Content,
@@ -111,7 +111,8 @@ impl Copies {
     }
 }
 
-fn is_wanted(name: &str) -> bool {
+/// Whether a file of this name is copied.
+pub(crate) fn is_wanted(name: &str) -> bool {
     let named = NAMES.contains(&name)
         || PREFIXES.iter().any(|p| name.starts_with(p))
         || SUFFIXES.iter().any(|s| name.ends_with(s));

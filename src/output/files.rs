@@ -55,7 +55,8 @@ impl DataFiles {
         let mut kept = Vec::with_capacity(layout.files().len());
         for planned in layout.files() {
             let path = folder.join(&planned.name);
-            let (file, is_kept) = open_one(&path, planned, keep)
+            let (file, is_kept) = make_folder(&path, folder)
+                .and_then(|()| open_one(&path, planned, keep))
                 .map_err(|e| write_error(&e, &path, format_args!("create `{}`", path.display()), resume_hint))?;
             kept.push(is_kept);
             files.push(DataFile { file, path, header_bytes: planned.header.len() as u64, bytes: planned.bytes });
@@ -130,6 +131,17 @@ impl DataFiles {
     }
 }
 
+/// Makes the adapter's folder that a file is to be in, if it is to be in one.
+fn make_folder(file: &Path, folder: &Path) -> std::io::Result<()> {
+    match file.parent() {
+        Some(parent) if parent != folder => match std::fs::create_dir(parent) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+            made => made,
+        },
+        _ => Ok(()),
+    }
+}
+
 /// Opens or makes one file; whether it could be kept. Files that are not kept are emptied.
 fn open_one(path: &Path, planned: &FileLayout, keep: bool) -> std::io::Result<(File, bool)> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
@@ -194,7 +206,8 @@ mod tests {
     use crate::output::layout::TensorSpec;
 
     fn layout() -> Layout {
-        let tensor = |name: &str| TensorSpec { name: name.into(), dtype: Dtype::U8, shape: vec![100], bytes: 100 };
+        let tensor =
+            |name: &str| TensorSpec { name: name.into(), folder: None, dtype: Dtype::U8, shape: vec![100], bytes: 100 };
         Layout::new(&[tensor("a"), tensor("b")], 100).unwrap()
     }
 

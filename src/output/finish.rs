@@ -52,13 +52,20 @@ impl WorkDir {
             .index_json()?
             .map(|text| SmallFile { name: INDEX_NAME.into(), content: Content::Bytes(text.into_bytes()) });
         let mut taken: BTreeSet<&str> = self.layout.files().iter().map(|f| f.name.as_str()).collect();
+        let adapters: BTreeSet<&str> = taken.iter().filter_map(|name| Some(name.split_once('/')?.0)).collect();
         taken.extend([CARD_NAME, MANIFEST_NAME, LOCK_NAME, PLAN_NAME, JOURNAL_NAME]);
+        taken.extend(&adapters);
         for file in index.iter().chain(files) {
-            if !taken.insert(&file.name) || Path::new(&file.name).file_name() != Some(OsStr::new(&file.name)) {
+            let plain = match file.name.split_once('/') {
+                Some((folder, name)) if adapters.contains(folder) => name,
+                _ => &file.name,
+            };
+            if !taken.insert(&file.name) || Path::new(plain).file_name() != Some(OsStr::new(plain)) {
                 return Err(Error::internal(format!("`{}` cannot be the name of a copied file", file.name)));
             }
             listed.push(write_small(&folder, &file.name, &file.content, self.resume_hint())?);
         }
+        adapters.iter().try_for_each(|adapter| sync_folder(&folder.join(adapter)))?;
         write_small(&folder, CARD_NAME, &Content::Bytes(card.into()), self.resume_hint())?;
         manifest.fingerprint = self.fingerprint.digest().to_owned();
         manifest.files = listed;

@@ -3,7 +3,7 @@
 //! Files are cut as Hugging Face cuts them: greedily in the base's order, a tensor larger than a shard alone in its
 //! own. Within a file, tensors stand by element size, largest first, so that each starts at a multiple of its element
 //! size without gaps (safetensors allows none); the header is padded with spaces so that the data starts at a
-//! multiple of [`DATA_ALIGNMENT`].
+//! multiple of [`DATA_ALIGNMENT`]. Tensors of an adapter stand apart, in the one file of the adapter's folder.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -21,17 +21,30 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// Name of the index of a sharded output.
 pub const INDEX_NAME: &str = "model.safetensors.index.json";
 
+/// Name of the file of tensors in an adapter's folder.
+pub const ADAPTER_NAME: &str = "adapter_model.safetensors";
+
 /// One tensor to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
-    /// Its name.
+    /// Its name, which no other tensor of the output has.
     pub name: String,
+    /// The folder in OUT of the adapter that it belongs to; its name then begins with `FOLDER/`, which the file leaves out.
+    pub folder: Option<String>,
     /// Its stored element type.
     pub dtype: Dtype,
     /// Its shape; empty for a scalar.
     pub shape: Vec<u64>,
     /// Its stored size in bytes, which must be what `shape` and `dtype` make.
     pub bytes: u64,
+}
+
+impl TensorSpec {
+    /// Its name in its file.
+    pub fn stored_name(&self) -> &str {
+        let within = |folder: &String| self.name.strip_prefix(folder.as_str())?.strip_prefix('/');
+        self.folder.as_ref().and_then(within).unwrap_or(&self.name)
+    }
 }
 
 /// Where a tensor's bytes go.
@@ -48,7 +61,7 @@ pub struct Placement {
 /// One output file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileLayout {
-    /// Its name, without a folder.
+    /// Its name in OUT: a plain one, or that of an adapter's folder, a slash, and [`ADAPTER_NAME`].
     pub name: String,
     /// The bytes in front of the data: the length word and the padded JSON.
     pub header: Vec<u8>,
@@ -76,18 +89,33 @@ impl Layout {
     /// Two tensors of one name, a name that safetensors reserves, a size that does not belong to its shape, a header
     /// that no reader would accept, or sizes beyond 2⁶³.
     pub fn new(tensors: &[TensorSpec], shard_bytes: u64) -> Result<Self> {
+        Self::with_metadata(tensors, shard_bytes, &[])
+    }
+
+    /// As [`Layout::new`], with entries for the metadata of the model's own files beside their `format`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Layout::new`].
+    pub fn with_metadata(tensors: &[TensorSpec], shard_bytes: u64, metadata: &[(&str, String)]) -> Result<Self> {
         check(tensors)?;
         if shard_bytes == 0 {
             return Err(Error::input("the shard size is 0 bytes").hint("give a size such as `--shard-size 5GB`"));
         }
         let shards = cut(tensors, shard_bytes)?;
+        let adapters = adapters(tensors);
         let mut placements = vec![Placement { file: 0, offset: 0, bytes: 0 }; tensors.len()];
-        let mut files = Vec::with_capacity(shards.len());
-        for (i, mut members) in shards.iter().cloned().enumerate() {
+        let mut files = Vec::with_capacity(shards.len() + adapters.len());
+        for (i, mut members) in shards.iter().chain(&adapters).cloned().enumerate() {
             // Stable: equal element sizes keep the base's order.
             members.sort_by_key(|&t| std::cmp::Reverse(tensors[t].dtype.bitsize()));
-            let name = file_name(i, shards.len());
-            let (header, data_bytes) = header(tensors, &members, &name)?;
+            let folder = members.first().and_then(|&t| tensors[t].folder.as_ref());
+            let name = match folder {
+                Some(folder) => format!("{folder}/{ADAPTER_NAME}"),
+                None => file_name(i, shards.len()),
+            };
+            let metadata = if folder.is_some() { &[] } else { metadata };
+            let (header, data_bytes) = header(tensors, &members, &name, metadata)?;
             let start = header.len() as u64;
             let mut offset = start;
             for &t in &members {
@@ -110,7 +138,7 @@ impl Layout {
         &self.tensors
     }
 
-    /// The files, in the order of their names.
+    /// The files: the model's in the order of their names, then the adapters'.
     pub fn files(&self) -> &[FileLayout] {
         &self.files
     }
@@ -137,7 +165,8 @@ impl Layout {
 
     /// The text of `model.safetensors.index.json`, sorted as Hugging Face sorts it; `None` for a single file.
     pub fn index_json(&self) -> Result<Option<String>> {
-        if self.files.len() < 2 {
+        let own = || self.tensors.iter().zip(&self.placements).filter(|(t, _)| t.folder.is_none());
+        if self.files.iter().filter(|f| !f.name.contains('/')).count() < 2 {
             return Ok(None);
         }
         #[derive(Serialize)]
@@ -149,13 +178,9 @@ impl Layout {
             metadata: Metadata,
             weight_map: BTreeMap<&'a str, &'a str>,
         }
-        let weight_map = self
-            .tensors
-            .iter()
-            .zip(&self.placements)
-            .map(|(t, p)| (t.name.as_str(), self.files[p.file].name.as_str()))
-            .collect();
-        let index = Index { metadata: Metadata { total_size: self.data_bytes }, weight_map };
+        let weight_map = own().map(|(t, p)| (t.name.as_str(), self.files[p.file].name.as_str())).collect();
+        let total_size = own().map(|(t, _)| t.bytes).sum();
+        let index = Index { metadata: Metadata { total_size }, weight_map };
         let mut text = serde_json::to_string_pretty(&index).map_err(|e| Error::internal(format!("index: {e}")))?;
         text.push('\n');
         Ok(Some(text))
@@ -210,7 +235,7 @@ fn cut(tensors: &[TensorSpec], shard_bytes: u64) -> Result<Vec<Vec<usize>>> {
     let mut shards = Vec::new();
     let mut open = Vec::new();
     let mut open_bytes = 0_u64;
-    for (i, tensor) in tensors.iter().enumerate() {
+    for (i, tensor) in tensors.iter().enumerate().filter(|(_, t)| t.folder.is_none()) {
         if tensor.bytes > shard_bytes {
             shards.push(vec![i]);
             continue;
@@ -228,6 +253,20 @@ fn cut(tensors: &[TensorSpec], shard_bytes: u64) -> Result<Vec<Vec<usize>>> {
     Ok(shards)
 }
 
+/// The tensors of each adapter, in the order in which their folders come up.
+fn adapters(tensors: &[TensorSpec]) -> Vec<Vec<usize>> {
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    let mut adapters: Vec<Vec<usize>> = Vec::new();
+    for (i, folder) in tensors.iter().enumerate().filter_map(|(i, t)| Some((i, t.folder.as_deref()?))) {
+        let place = *places.entry(folder).or_insert(adapters.len());
+        if place == adapters.len() {
+            adapters.push(Vec::new());
+        }
+        adapters[place].push(i);
+    }
+    adapters
+}
+
 #[derive(Serialize)]
 struct HeaderEntry<'a> {
     dtype: Dtype,
@@ -236,15 +275,27 @@ struct HeaderEntry<'a> {
 }
 
 /// The length word and the padded JSON of a file with these members, and the number of data bytes behind them.
-fn header(tensors: &[TensorSpec], members: &[usize], file: &str) -> Result<(Vec<u8>, u64)> {
+fn header(
+    tensors: &[TensorSpec],
+    members: &[usize],
+    file: &str,
+    metadata: &[(&str, String)],
+) -> Result<(Vec<u8>, u64)> {
     let internal = |e| Error::internal(format!("cannot write the header of `{file}`: {e}"));
-    let mut json = br#"{"__metadata__":{"format":"pt"}"#.to_vec();
+    let mut json = br#"{"__metadata__":{"format":"pt""#.to_vec();
+    for (key, value) in metadata {
+        json.push(b',');
+        serde_json::to_writer(&mut json, key).map_err(internal)?;
+        json.push(b':');
+        serde_json::to_writer(&mut json, value).map_err(internal)?;
+    }
+    json.push(b'}');
     let mut offset = 0_u64;
     for &t in members {
         let tensor = &tensors[t];
         let end = add(offset, tensor.bytes)?;
         json.push(b',');
-        serde_json::to_writer(&mut json, &tensor.name).map_err(internal)?;
+        serde_json::to_writer(&mut json, tensor.stored_name()).map_err(internal)?;
         json.push(b':');
         let entry = HeaderEntry { dtype: tensor.dtype, shape: &tensor.shape, data_offsets: [offset, end] };
         serde_json::to_writer(&mut json, &entry).map_err(internal)?;
@@ -274,7 +325,7 @@ mod tests {
 
     fn spec(name: &str, dtype: Dtype, shape: &[u64]) -> TensorSpec {
         let bytes = (shape.iter().product::<u64>() * dtype.bitsize() as u64) / 8;
-        TensorSpec { name: name.into(), dtype, shape: shape.into(), bytes }
+        TensorSpec { name: name.into(), folder: None, dtype, shape: shape.into(), bytes }
     }
 
     fn names(layout: &Layout, file: usize) -> Vec<&str> {
@@ -333,9 +384,9 @@ mod tests {
         assert!(Layout::new(&[], 0).is_err());
         let wrong = TensorSpec { bytes: 5, ..spec("a", Dtype::F32, &[1]) };
         assert!(Layout::new(&[wrong], 10).unwrap_err().to_string().contains("5 bytes"));
-        let overflow = TensorSpec { name: "a".into(), dtype: Dtype::F32, shape: vec![1 << 62, 4], bytes: 0 };
+        let overflow = TensorSpec { shape: vec![1 << 62, 4], bytes: 0, ..spec("a", Dtype::F32, &[1]) };
         assert!(Layout::new(&[overflow], 10).is_err());
-        let half_byte = TensorSpec { name: "a".into(), dtype: Dtype::F4, shape: vec![3], bytes: 1 };
+        let half_byte = TensorSpec { shape: vec![3], bytes: 1, ..spec("a", Dtype::F4, &[2]) };
         assert!(Layout::new(&[half_byte], 10).is_err());
         let huge = |n: usize| (0..n).map(|i| spec(&format!("t{i}"), Dtype::U8, &[(1 << 61) - 1])).collect::<Vec<_>>();
         assert!(Layout::new(&huge(9), u64::MAX).unwrap_err().to_string().contains("2^64"));
@@ -345,7 +396,7 @@ mod tests {
 
     #[test]
     fn an_empty_tensor_with_a_vast_other_dimension_has_no_bytes() {
-        let tensor = TensorSpec { name: "a".into(), dtype: Dtype::F32, shape: vec![1 << 63, 0, 7], bytes: 0 };
+        let tensor = TensorSpec { shape: vec![1 << 63, 0, 7], bytes: 0, ..spec("a", Dtype::F32, &[0]) };
         let layout = Layout::new(&[tensor], 10).unwrap();
         assert_eq!(layout.placement(0).bytes, 0);
         assert_eq!(safetensors::SafeTensors::deserialize(&layout.files()[0].header).unwrap().len(), 1);

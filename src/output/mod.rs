@@ -20,7 +20,7 @@ pub mod source_digest;
 mod target;
 pub mod workdir;
 
-pub use copy::{Copies, SmallFile};
+pub use copy::{Content, Copies, SmallFile};
 pub use digest::PieceDigests;
 pub use fingerprint::Fingerprint;
 pub use finish::{CARD_NAME, Finished};

@@ -141,7 +141,10 @@ impl Builder {
             }
         }
         for (t, wait) in members.iter().zip(waits) {
-            self.merge(&tensors[*t], *t, wait);
+            // Factors come about in the step of their matrix.
+            if !matches!(tensors[*t].program, Program::Factor { .. }) {
+                self.merge(&tensors[*t], *t, wait);
+            }
         }
     }
 
@@ -171,7 +174,7 @@ impl Builder {
     fn merge(&mut self, tensor: &TensorPlan, t: usize, mut wait: Vec<StepId>) {
         let units = match &tensor.program {
             Program::Copy => self.chunks(tensor.elems),
-            Program::LowRank(_) => 1,
+            Program::LowRank(_) | Program::Factor { .. } => 1,
             Program::Blend(blend) => {
                 if let Sparsify::TopK { rescale, .. } = &blend.sparsify {
                     self.select(tensor, t, None, &mut wait);
@@ -186,14 +189,10 @@ impl Builder {
                 self.chunks(tensor.elems)
             }
         };
-        let (m, n) = tensor.matrix();
-        let reserve = match &tensor.program {
-            Program::LowRank(work) => crate::backend::cpu::low_rank::bytes(work, (m, n), tensor.wide),
-            _ => 0,
-        };
-        self.pass(Kind::Merge, t, units, reserve, &mut wait);
+        self.pass(Kind::Merge, t, units, super::memory::low_rank_bytes(tensor), &mut wait);
         if let Program::LowRank(work) = &tensor.program {
-            self.graph.passes[t] += crate::backend::cpu::low_rank::passes(work, (m, n), tensor.wide) - 1;
+            let passes = crate::backend::cpu::low_rank::passes(work, tensor.matrix(), tensor.wide);
+            self.graph.passes[t] += passes - 1;
         }
     }
 

@@ -5,7 +5,7 @@ use super::{Options, TensorPlan};
 use crate::backend::cpu::prune::{Geometry, Scratch};
 use crate::backend::cpu::select::COUNTERS;
 use crate::backend::cpu::{SEGMENT, low_rank};
-use crate::backend::{Granularity, Program, Sparsify};
+use crate::backend::{Granularity, MatrixRule, Program, Sparsify};
 use crate::error::{Error, Result};
 use crate::units::format_bytes;
 
@@ -100,7 +100,11 @@ impl Memory {
             } else {
                 masks * (threads as u64 + 1)
             };
-        let tables = PROGRAM_BYTES + tensors.len() as u64 * (sources + 2) * ENTRY_BYTES + held_masks;
+        let (factors, own): (Vec<_>, Vec<_>) =
+            tensors.iter().partition(|t| matches!(t.program, Program::Factor { .. }));
+        // A factor stands in the output's tables alone; its name is in the header, the index and the manifest.
+        let entries = own.len() as u64 * (sources + 2) + factors.len() as u64 * 3;
+        let tables = PROGRAM_BYTES + entries * ENTRY_BYTES + held_masks;
         let largest_step = tensors.iter().map(step_bytes).max().unwrap_or_default();
         let total = tables + threads as u64 * per_thread + buffers as u64 * buffer_bytes + largest_step;
         Self {
@@ -149,10 +153,7 @@ pub fn step_bytes(tensor: &TensorPlan) -> u64 {
             _ => norms_bytes(tensor.elems, models),
         });
     }
-    if let Program::LowRank(work) = &tensor.program {
-        let (m, n) = tensor.matrix();
-        most = most.max(low_rank::bytes(work, (m, n), tensor.wide));
-    }
+    most = most.max(low_rank_bytes(tensor));
     if let Program::Blend(blend) = &tensor.program
         && (matches!(blend.sparsify, Sparsify::TopK { rescale: true, .. })
             || matches!(blend.combine, crate::backend::Combine::Slerp { .. }))
@@ -160,4 +161,17 @@ pub fn step_bytes(tensor: &TensorPlan) -> u64 {
         most = most.max(norms_bytes(tensor.elems, models));
     }
     most
+}
+
+/// What the step of a matrix merge needs; 0 for other tensors.
+pub(super) fn low_rank_bytes(tensor: &TensorPlan) -> u64 {
+    let Program::LowRank(work) = &tensor.program else { return 0 };
+    let (m, n) = tensor.matrix();
+    // Norms of a factor's columns and their order, and a row on its way out.
+    let k = match work.rule {
+        MatrixRule::Truncate(rank) => rank.most(m, n),
+        _ => 0,
+    };
+    let factors = if tensor.factors.is_empty() { 0 } else { 8 * (5 * k + n) };
+    low_rank::bytes(work, (m, n), tensor.wide) + factors
 }

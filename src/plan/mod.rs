@@ -2,6 +2,7 @@
 //! the output. Reads no tensor data.
 
 mod check;
+mod factors;
 pub mod graph;
 pub mod memory;
 mod show;
@@ -17,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::methods::{self, ParamKind, Rule, StageContext, TensorContext};
 use crate::output::{Layout, TensorSpec};
 use crate::recipe::{Listed, ModelRef, Recipe, Value, compile_names, compile_patterns};
+pub use factors::Factors;
 use graph::Graph;
 use memory::Memory;
 
@@ -58,6 +60,8 @@ pub struct SourceTensor {
 pub struct TensorPlan {
     /// Its name.
     pub name: String,
+    /// The adapter's folder that it goes to; its name then begins with it.
+    pub folder: Option<String>,
     /// Its shape.
     pub shape: Vec<u64>,
     /// Its elements; of a tensor that is copied, its bytes over [`TensorPlan::elem_bytes`].
@@ -76,13 +80,15 @@ pub struct TensorPlan {
     pub models: Vec<SourceTensor>,
     /// Its layer, as a position in [`LayerMap::groups`].
     pub layer: usize,
+    /// The left and right factors that are made along with it, by task, as positions in [`Plan::tensors`].
+    pub factors: Vec<[usize; 2]>,
 }
 
 impl TensorPlan {
     /// Stages that prune its task vectors.
     pub fn stages(&self) -> &[Prune] {
         match &self.program {
-            Program::Copy => &[],
+            Program::Copy | Program::Factor { .. } => &[],
             Program::Blend(blend) => &blend.stages,
             Program::LowRank(low_rank) => &low_rank.stages,
         }
@@ -115,8 +121,10 @@ pub struct Plan {
     pub sources: Vec<Source>,
     /// Layers of the output's tensors.
     pub layers: LayerMap,
-    /// Output tensors, in the order of the base's files.
+    /// Output tensors, in the order of the base's files, and then the factors.
     pub tensors: Vec<TensorPlan>,
+    /// What is said of factors, where the recipe wants them stored.
+    pub factors: Option<Factors>,
     /// The output's files.
     pub layout: Layout,
     /// The steps that make the output tensors.
@@ -147,22 +155,29 @@ impl Plan {
             tensors.push(planner.tensor(index, tensor, layer, layers.groups()[layer].t)?);
         }
         check_stages(&recipe, &tensors)?;
+        let factors = Factors::plan(&recipe, &planner.participants, reference, &mut tensors)?;
 
         let specs: Vec<_> = tensors
             .iter()
-            .zip(reference.tensors())
-            .map(|(t, stored)| TensorSpec {
+            .enumerate()
+            .map(|(i, t)| TensorSpec {
                 name: t.name.clone(),
+                folder: t.folder.clone(),
                 dtype: t.dtype,
                 shape: t.shape.clone(),
-                bytes: if t.program == Program::Copy { stored.bytes } else { t.elems * t.elem_bytes },
+                bytes: match reference.tensors().get(i) {
+                    Some(stored) if t.program == Program::Copy => stored.bytes,
+                    _ => t.elems * t.elem_bytes,
+                },
             })
             .collect();
-        let layout = Layout::new(&specs, options.shard_bytes)?;
+        let metadata = factors.as_ref().map(Factors::metadata).transpose()?.unwrap_or_default();
+        let layout = Layout::with_metadata(&specs, options.shard_bytes, &metadata)?;
         let memory = Memory::fit(&tensors, options)?;
         let graph = Graph::new(&tensors, &layers, memory.chunk_elems);
-        let warnings = idle_patterns(&recipe, &sources);
-        Ok(Self { recipe, options, sources, layers, tensors, layout, graph, memory, warnings })
+        let mut warnings = idle_patterns(&recipe, &sources);
+        warnings.extend(factors.iter().flat_map(|f| f.warnings.clone()));
+        Ok(Self { recipe, options, sources, layers, tensors, factors, layout, graph, memory, warnings })
     }
 
     /// The checkpoint that lends names, dtypes, copied tensors and configuration files: the base, or the first model.
@@ -300,13 +315,14 @@ impl Planner<'_> {
         let reads_base = match &program {
             Program::Blend(blend) => blend.combine.reads_base(),
             Program::LowRank(work) => work.reads_base(),
-            Program::Copy => has_stages,
+            Program::Copy | Program::Factor { .. } => has_stages,
         };
         let wide = models.iter().map(stored).any(|t| t.dtype == Dtype::F64)
             || dtype == Dtype::F64
             || (reads_base && tensor.dtype == Dtype::F64);
         Ok(TensorPlan {
             name: tensor.name.clone(),
+            folder: None,
             shape: tensor.shape.clone(),
             elems: tensor.elems,
             dtype,
@@ -316,6 +332,7 @@ impl Planner<'_> {
             base: reads_base.then_some(here),
             models,
             layer,
+            factors: Vec::new(),
         })
     }
 
@@ -323,6 +340,7 @@ impl Planner<'_> {
         let elem_bytes = tensor.dtype.size_bytes().unwrap_or(1);
         TensorPlan {
             name: tensor.name.clone(),
+            folder: None,
             shape: tensor.shape.clone(),
             elems: tensor.bytes / elem_bytes,
             dtype: tensor.dtype,
@@ -332,6 +350,7 @@ impl Planner<'_> {
             base: Some(from),
             models: Vec::new(),
             layer,
+            factors: Vec::new(),
         }
     }
 

@@ -10,6 +10,7 @@ use super::{Plan, TensorPlan};
 use crate::backend::{Blend, Combine, MatrixRule, Program, Rank, Sparsify, cpu::low_rank};
 use crate::output::Fingerprint;
 use crate::output::source_digest::to_hex;
+use crate::recipe::OutputKind;
 use crate::units::format_bytes;
 
 /// Version of the JSON document.
@@ -67,6 +68,7 @@ fn describe(tensor: &TensorPlan) -> String {
                 MatrixRule::CommonAndSpecific { .. } => "isotropic, common and specific".into(),
             }
         }
+        Program::Factor { .. } => "factor of a low-rank part".into(),
     }
 }
 
@@ -97,7 +99,7 @@ pub(super) fn json(plan: &Plan) -> Value {
             "shape": t.shape,
             "dtype": t.dtype.to_string(),
             "work": describe(t),
-            "compute": if t.program == Program::Copy { Value::Null } else if t.wide { "f64".into() } else { "f32".into() },
+            "compute": if matches!(t.program, Program::Copy | Program::Factor { .. }) { Value::Null } else if t.wide { "f64".into() } else { "f32".into() },
             "layer": plan.layers.groups()[t.layer].label,
             "passes": plan.graph.passes(i),
             "read_bytes": plan.pass_bytes(i) * plan.graph.passes(i),
@@ -121,9 +123,11 @@ pub(super) fn json(plan: &Plan) -> Value {
     let files =
         plan.layout.files().iter().map(|f| json!({ "name": f.name, "bytes": f.bytes, "tensors": f.tensors.len() }));
     let m = plan.memory;
+    let output = plan.factors.as_ref().map_or_else(|| json!({ "kind": "merged" }), |f| f.to_json(&plan.tensors));
     json!({
         "schema": SCHEMA,
         "recipe": plan.recipe.to_json(),
+        "output": output,
         "sources": sources.collect::<Vec<_>>(),
         "tensors": tensors.collect::<Vec<_>>(),
         "files": files.collect::<Vec<_>>(),
@@ -175,7 +179,11 @@ fn write_text(plan: &Plan, out: &mut String) -> std::fmt::Result {
     let mut kinds: BTreeMap<String, (usize, u64, u64, f64)> = BTreeMap::new();
     for (i, tensor) in plan.tensors.iter().enumerate() {
         let passes = plan.graph.passes(i);
-        let kind = format!("{}  ({passes} {})", describe(tensor), if passes == 1 { "pass" } else { "passes" });
+        let kind = match passes {
+            0 => describe(tensor),
+            1 => format!("{}  (1 pass)", describe(tensor)),
+            _ => format!("{}  ({passes} passes)", describe(tensor)),
+        };
         let sum = kinds.entry(kind).or_default();
         sum.0 += 1;
         sum.1 += plan.pass_bytes(i) * passes;
@@ -215,6 +223,22 @@ fn write_text(plan: &Plan, out: &mut String) -> std::fmt::Result {
         plan.layout.files().len(),
         if plan.layout.files().len() == 1 { "" } else { "s" },
     )?;
+    if let Some(factors) = &plan.factors {
+        let what = if factors.kind == OutputKind::Lora { "LoRA adapters" } else { "low-rank factors" };
+        let dtypes: Vec<String> = factors.dtypes.iter().map(ToString::to_string).collect();
+        writeln!(
+            out,
+            "stored    the centre, and {what} of {} matrices in {}, {} for {} task{}:",
+            factors.matrices,
+            dtypes.join(" and "),
+            format_bytes(factors.bytes),
+            factors.header.tasks.len(),
+            if factors.header.tasks.len() == 1 { "" } else { "s" },
+        )?;
+        for task in &factors.header.tasks {
+            writeln!(out, "          {}  ({})", task.name, crate::checkpoint::escaped(&task.model))?;
+        }
+    }
     writeln!(out, "reads     {}", format_bytes(plan.read_bytes()))?;
     writeln!(
         out,

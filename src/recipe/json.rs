@@ -19,7 +19,7 @@ pub(super) fn recipe(recipe: &Recipe) -> Json {
         .filter(|p| !recipe.parameters.setting(p.name).is_some_and(|s| s.is_total()))
         .filter_map(|p| Some((p.name.to_string(), Value::default_of(p)?.given()?.to_json())))
         .collect();
-    json!({
+    let mut all = json!({
         "merge_method": recipe.method.name,
         "base_model": recipe.base.as_ref().map(|b| b.written.as_str()),
         "models": models,
@@ -28,7 +28,13 @@ pub(super) fn recipe(recipe: &Recipe) -> Json {
         "task_vector_stages": recipe.stages.iter().map(stage).collect::<Vec<_>>(),
         "copy": recipe.copy,
         "out_dtype": recipe.out_dtype.and_then(DtypeExt::recipe_name),
-    })
+    });
+    // A recipe that merges a model reads as it did before there was anything else to write.
+    if let Some(factors) = recipe.output.to_json() {
+        all["output"] = recipe.output.kind.word().into();
+        all["factors"] = factors;
+    }
+    all
 }
 
 /// A stage with its defaults filled in, in the order of its specification.

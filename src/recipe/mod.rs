@@ -14,6 +14,7 @@ mod dtypes;
 mod foreign;
 mod json;
 mod models;
+mod output;
 mod parameters;
 mod patterns;
 mod read;
@@ -22,6 +23,7 @@ mod scalar;
 mod value;
 mod yaml;
 
+pub use output::{Output, OutputKind};
 pub use parameters::Parameters;
 pub use patterns::{compile_names, compile_patterns};
 pub use value::Value;
@@ -49,6 +51,8 @@ pub struct Recipe {
     pub copy: Vec<String>,
     /// `out_dtype`, or else `dtype`: what merged float tensors are stored as; `None`: each keeps the base's dtype.
     pub out_dtype: Option<Dtype>,
+    /// `output` and `factors`: what is written.
+    pub output: Output,
     /// What is accepted but has no effect, for the user to be told.
     pub warnings: Vec<String>,
 }

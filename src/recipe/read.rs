@@ -5,15 +5,25 @@ use std::path::{Path, PathBuf};
 use super::parameters::{self, Place};
 use super::reader::{Reader, list_of_names, text};
 use super::yaml::{self, Data, Entry, Node, quote};
-use super::{Model, Parameters, Recipe, Stage, dtypes, foreign, models, patterns};
+use super::{Model, Parameters, Recipe, Stage, dtypes, foreign, models, output, patterns};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::methods::{self, BaseModel, MethodSpec, ParamDefault, REGISTRY, Role};
 use crate::suggest::nearest;
 
 /// The keys of a recipe.
-const KEYS: [&str; 8] =
-    ["merge_method", "base_model", "models", "parameters", "task_vector_stages", "copy", "dtype", "out_dtype"];
+const KEYS: [&str; 10] = [
+    "merge_method",
+    "base_model",
+    "models",
+    "parameters",
+    "task_vector_stages",
+    "copy",
+    "dtype",
+    "out_dtype",
+    "output",
+    "factors",
+];
 
 /// Most stages: far above use, and a bound on the work that a recipe can ask for.
 const MOST_STAGES: usize = 64;
@@ -119,6 +129,7 @@ impl<'n> Keys<'n> {
             None => Vec::new(),
         };
         let out_dtype = self.out_dtype(reader)?;
+        let output = output::read(reader, self.get("output"), self.get("factors"), method, &parameters)?;
         Ok(Recipe {
             path: PathBuf::new(),
             text: String::new(),
@@ -130,6 +141,7 @@ impl<'n> Keys<'n> {
             stages,
             copy,
             out_dtype,
+            output,
             warnings: Vec::new(),
         })
     }

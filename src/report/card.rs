@@ -31,6 +31,8 @@ pub struct Card<'a> {
     pub parameters: u64,
     /// Whether the output has a `config.json`, which makes it a model that `transformers` loads.
     pub has_config: bool,
+    /// What else the output holds than a merged model.
+    pub note: Option<String>,
 }
 
 /// One row of the table of models.
@@ -78,6 +80,9 @@ impl Card<'_> {
         ));
         line(&format!("Source of the method: {}\n", plain(self.method_source)));
         line(&format!("{} parameters, stored as {}.\n", self.parameters, plain(&self.dtypes.join(", "))));
+        if let Some(note) = &self.note {
+            line(&format!("{note}\n"));
+        }
         line("## Models\n\n| model | role | parameters |\n|---|---|---|");
         for model in &self.models {
             let parameters = if model.parameters.is_empty() { String::new() } else { code(model.parameters) };
@@ -91,6 +96,53 @@ impl Card<'_> {
             "`{MANIFEST_NAME}` has the digests of every source and of every tensor; `merganser verify` checks them."
         ));
         text
+    }
+}
+
+/// The card of a task's model that was rebuilt from factors. Holds nothing of when or where that happened.
+#[derive(Debug, Clone)]
+pub struct RebuiltCard<'a> {
+    /// The output's name.
+    pub title: &'a str,
+    /// The task's name.
+    pub task: &'a str,
+    /// The task's model, as the recipe of the merge wrote it.
+    pub model: &'a str,
+    /// What its low-rank part is multiplied by.
+    pub lambda: f64,
+    /// Version of merganser.
+    pub version: &'a str,
+    /// Element types that the output's tensors have, as safetensors names them.
+    pub dtypes: Vec<String>,
+    /// Number of elements of all tensors.
+    pub parameters: u64,
+    /// Tensors rebuilt from factors.
+    pub rebuilt: usize,
+    /// Whether the output has a `config.json`.
+    pub has_config: bool,
+}
+
+impl RebuiltCard<'_> {
+    /// The text of `README.md`.
+    pub fn render(&self) -> String {
+        let library = if self.has_config { "library_name: transformers\n" } else { "" };
+        let model = yaml_string(hub_name(self.model));
+        format!(
+            "---\n{library}base_model:\n- {model}\ntags:\n- merganser\n---\n\n# {title}\n\n\
+             The model {name} as merganser {version} rebuilt it from low-rank factors, task {task}: the centre of a merge plus \
+             {lambda} times the task's own low-rank part in {rebuilt} matrices, and the centre in all other tensors.\n\n\
+             {parameters} parameters, stored as {dtypes}.\n\n\
+             `{MANIFEST_NAME}` has the merge's recipe, and the digests of the factors and of every tensor; `merganser verify` \
+             checks them.\n",
+            title = plain(self.title),
+            name = code(self.model),
+            version = plain(self.version),
+            task = code(self.task),
+            lambda = self.lambda,
+            rebuilt = self.rebuilt,
+            parameters = self.parameters,
+            dtypes = plain(&self.dtypes.join(", ")),
+        )
     }
 }
 
@@ -170,6 +222,7 @@ mod tests {
             dtypes: vec!["BF16".into(), "I64".into()],
             parameters: 1234,
             has_config: true,
+            note: None,
         }
     }
 
@@ -220,6 +273,29 @@ merganser merge recipe.yaml -o merged --seed 7
 "#;
         assert_eq!(card().render(), expected);
         assert!(!Card { has_config: false, ..card() }.render().contains("transformers"));
+    }
+
+    #[test]
+    fn a_rebuilt_models_card_names_its_task_and_cannot_be_broken_out_of() {
+        let card = RebuiltCard {
+            title: "ma_th",
+            task: "math",
+            model: "models/math",
+            lambda: 0.5,
+            version: "0.1.0",
+            dtypes: vec!["BF16".into()],
+            parameters: 7,
+            rebuilt: 3,
+            has_config: true,
+        };
+        let text = card.render();
+        assert!(text.starts_with(
+            "---\nlibrary_name: transformers\nbase_model:\n- \"models/math\"\ntags:\n- merganser\n---\n\n# ma\\_th\n"
+        ));
+        assert!(text.contains("task `math`: the centre of a merge plus 0.5 times") && text.contains("in 3 matrices"));
+        let evil = RebuiltCard { model: "x\n---\n# y", ..card }.render();
+        assert_eq!(evil.lines().filter(|line| *line == "---").count(), 2);
+        assert_eq!(evil.lines().filter(|line| line.starts_with("# ")).count(), 1);
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! Checks a finished output against its manifest: files, headers, digests, and elements that are not finite.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Component, Path};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
@@ -77,7 +76,7 @@ pub fn verify(out: &Path, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Re
     let mut problems = Problems::default();
     let small_files = check_small_files(out, &manifest, &mut problems);
     let by_file = tensors_by_file(&manifest, &mut problems);
-    check_index(out, &manifest, by_file.len(), &mut problems);
+    check_index(out, &manifest, by_file.keys().filter(|name| !name.contains('/')).count(), &mut problems);
     check_extra_files(out, &by_file, &mut problems)?;
 
     let mut open = Vec::new();
@@ -124,10 +123,17 @@ impl Problems {
     }
 }
 
-/// Opens a file of the folder itself: a manifest must not lead elsewhere.
+/// Opens a file of the folder itself or of an adapter's folder in it: a manifest must not lead elsewhere.
 fn open_inside(out: &Path, name: &str) -> Result<File, String> {
-    if Path::new(name).file_name() != Some(OsStr::new(name)) || name.contains('\0') {
-        return Err("is not a plain name: it leads out of the folder".into());
+    let leads_out = || Err("is not a plain name: it leads out of the folder".into());
+    let parts: Vec<&str> = name.split('/').collect();
+    if parts.len() > 2 || !parts.iter().all(|part| is_plain(part)) {
+        return leads_out();
+    }
+    if let [folder, _] = parts[..]
+        && fs::symlink_metadata(out.join(folder)).is_ok_and(|m| !m.is_dir())
+    {
+        return leads_out();
     }
     let path = out.join(name);
     match fs::metadata(&path) {
@@ -135,6 +141,14 @@ fn open_inside(out: &Path, name: &str) -> Result<File, String> {
         Ok(m) if !m.is_file() => Err("is not a regular file".into()),
         _ => File::open(&path).map_err(|e| format!("cannot be read: {e}")),
     }
+}
+
+/// Whether this is the name of something in a folder, and not a way out of it.
+fn is_plain(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    let is_one =
+        matches!((components.next(), components.next()), (Some(Component::Normal(only)), None) if only == name);
+    is_one && !name.contains('\0')
 }
 
 /// Sizes of all listed files and digests of those that have one; how many have one.
@@ -207,7 +221,9 @@ fn check_index(out: &Path, manifest: &Manifest, files: usize, problems: &mut Pro
         Ok(index) => index,
         Err(e) => return problems.add(name, None, format!("`{INDEX_NAME}` is damaged: {e}")),
     };
-    let wanted: BTreeMap<&str, &str> = manifest.tensors.iter().map(|t| (t.name.as_str(), t.file.as_str())).collect();
+    // Adapters are no part of the model, and not in its index.
+    let own = manifest.tensors.iter().filter(|t| !t.file.contains('/'));
+    let wanted: BTreeMap<&str, &str> = own.map(|t| (t.name.as_str(), t.file.as_str())).collect();
     let empty = serde_json::Map::new();
     let found = index.get("weight_map").and_then(Value::as_object).unwrap_or(&empty);
     let found: BTreeMap<&str, &str> = found.iter().map(|(k, v)| (k.as_str(), v.as_str().unwrap_or(""))).collect();
@@ -229,6 +245,20 @@ fn check_extra_files(out: &Path, by_file: &BTreeMap<&str, Vec<&OutputTensor>>, p
             extra.insert(name);
         }
     }
+    let adapters: BTreeSet<&str> = by_file.keys().filter_map(|name| Some(name.split_once('/')?.0)).collect();
+    for adapter in adapters.into_iter().filter(|adapter| is_plain(adapter)) {
+        // One that is missing, or that leads elsewhere, is told with its file.
+        let path = out.join(adapter);
+        if !fs::symlink_metadata(&path).is_ok_and(|m| m.is_dir()) {
+            continue;
+        }
+        for entry in fs::read_dir(&path).map_err(listing)? {
+            let name = format!("{adapter}/{}", entry.map_err(listing)?.file_name().to_string_lossy());
+            if name.ends_with(".safetensors") && !by_file.contains_key(name.as_str()) {
+                extra.insert(name);
+            }
+        }
+    }
     for name in extra {
         let message = format!("`{name}` is not in the manifest, and readers would load it");
         problems.add(Some(&name), None, message);
@@ -247,7 +277,11 @@ fn add_jobs<'a>(
 ) -> Result<()> {
     let mut wanted: HashMap<&str, &'a OutputTensor> = wanted.iter().map(|&t| (t.name.as_str(), t)).collect();
     for stored in stored {
-        let tensor = stored.name.clone();
+        // The manifest's names of an adapter's tensors begin with its folder.
+        let tensor = match name.split_once('/') {
+            Some((folder, _)) => format!("{folder}/{}", stored.name),
+            None => stored.name.clone(),
+        };
         let Some(wanted) = wanted.remove(tensor.as_str()) else {
             let message = format!("tensor `{tensor}` in `{name}` is not in the manifest");
             problems.add(Some(name), Some(&tensor), message);

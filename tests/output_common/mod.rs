@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 pub fn tensors() -> Vec<TensorSpec> {
     let one = |name: &str, dtype: Dtype, shape: &[u64]| {
         let bytes = shape.iter().product::<u64>() * dtype.bitsize() as u64 / 8;
-        TensorSpec { name: name.into(), dtype, shape: shape.into(), bytes }
+        TensorSpec { name: name.into(), folder: None, dtype, shape: shape.into(), bytes }
     };
     vec![
         one("embed", Dtype::BF16, &[40, 10]),

@@ -12,6 +12,7 @@ mod truncated;
 #[cfg(test)]
 mod tests;
 
+use faer::MatRef;
 use faer::traits::RealField;
 
 use self::panels::Shape;
@@ -46,6 +47,10 @@ pub struct LowRankFacts {
     /// What every singular value was set to; of isotropic merges only.
     pub singular_value: Option<f64>,
 }
+
+/// Takes the factors (left m×k, right n×k) of the low-rank part of a model, L_t = left rightᵀ. The columns of both are
+/// orthogonal, those of one of them of length 1.
+pub type TakeFactors<'a, C> = dyn FnMut(usize, MatRef<'_, C>, MatRef<'_, C>) -> Result<()> + 'a;
 
 /// Bytes that [`merge`] allocates for an m×n matrix, beside the worker's scratch.
 pub fn bytes(work: &LowRank, (m, n): (u64, u64), wide: bool) -> u64 {
@@ -104,11 +109,31 @@ pub fn merge<C: Widen + RealField>(
     wide_scratch: &mut Scratch<f64>,
     emit: &mut dyn FnMut(&[f64]) -> Result<()>,
 ) -> Result<LowRankFacts> {
+    merge_and_take(work, (m, n), stages, source, scratch, wide_scratch, &mut |_, _, _| Ok(()), emit)
+}
+
+/// As [`merge`]; `take_factors` gets the factors of each model in turn before the first row is emitted. Truncations alone
+/// have any.
+///
+/// # Errors
+/// As [`merge`], or if `take_factors` fails.
+#[allow(clippy::too_many_arguments)]
+pub fn merge_and_take<C: Widen + RealField>(
+    work: &LowRank,
+    (m, n): (u64, u64),
+    stages: &[(Prune, StageState)],
+    source: &mut dyn ReadRuns,
+    scratch: &mut Scratch<C>,
+    wide_scratch: &mut Scratch<f64>,
+    take_factors: &mut TakeFactors<'_, C>,
+    emit: &mut dyn FnMut(&[f64]) -> Result<()>,
+) -> Result<LowRankFacts> {
     let shape = Shape { m: m as usize, n: n as usize };
     let mut vectors = TaskVectors::new(work, shape, stages, source, scratch, wide_scratch);
     match work.rule {
         MatrixRule::Truncate(rank) => {
             let truncated = truncated::decompose(&mut vectors, rank)?;
+            truncated.each(shape, take_factors)?;
             truncated.sum(&mut vectors, work, emit)
         }
         rule => orthogonal::merge(&mut vectors, work, rule, emit),

@@ -16,11 +16,11 @@ use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::traits::RealField;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
-use super::LowRankFacts;
 use super::certificate::{self, Measured};
 use super::elementwise::{add_low_rank, squares};
 use super::panels::Shape;
 use super::task_vectors::TaskVectors;
+use super::{LowRankFacts, TakeFactors};
 use crate::backend::cpu::real::Real;
 use crate::backend::cpu::stored::Widen;
 use crate::backend::{LowRank, Rank};
@@ -304,6 +304,17 @@ fn rounded<P: Real, C: Real>(from: MatRef<'_, P>) -> Mat<C> {
 }
 
 impl<C: Widen + RealField> Decomposed<C> {
+    /// Hands out the factors of every task, in order.
+    ///
+    /// # Errors
+    /// If `take` fails.
+    pub fn each(&self, shape: Shape, take: &mut TakeFactors<'_, C>) -> Result<()> {
+        self.0.iter().enumerate().try_for_each(|(t, truncated)| {
+            let (left, right) = truncated.sides(shape);
+            take(t, left, right)
+        })
+    }
+
     /// Emits the origin plus λ Σ w'_t L_t by whole rows, and measures what is left of each task vector.
     ///
     /// # Errors
