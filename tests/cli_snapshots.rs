@@ -15,7 +15,7 @@ fn with_fixed<'a>(args: &[&'a str]) -> Vec<&'a str> {
 fn help_of_every_command() {
     let place = Place::new();
     place.snapshot("help", &["--help"]);
-    for command in ["merge", "plan", "inspect", "compare", "verify", "methods", "devices"] {
+    for command in ["merge", "extract", "plan", "inspect", "compare", "verify", "methods", "devices"] {
         place.snapshot(&format!("help-{command}"), &[command, "--help"]);
     }
 }
@@ -72,6 +72,28 @@ fn merges_and_their_verification() {
     std::fs::remove_file(place.path("out/config.json")).unwrap();
     place.snapshot("verify-damaged", &["verify", "out"]);
     place.snapshot("verify-damaged-json", &["verify", "out", "--json"]);
+}
+
+#[test]
+fn factors_adapters_and_models_rebuilt_from_them() {
+    let place = Place::new();
+    place.recipe("factors", "merge_method: cart\noutput: factors\nparameters: {rank: 2}\n", "base");
+    place.recipe("lora", "merge_method: cart\noutput: lora\nparameters: {rank: 2}\n", "base");
+    place.snapshot("plan-factors", &with_fixed(&["plan", "factors.yaml"]));
+    place.snapshot("plan-lora", &with_fixed(&["plan", "lora.yaml"]));
+    place.snapshot("merge-factors", &with_fixed(&["merge", "factors.yaml", "-o", "factors"]));
+    place.snapshot("merge-lora", &with_fixed(&["merge", "lora.yaml", "-o", "lora"]));
+    place.snapshot("verify-lora", &["verify", "lora"]);
+    place.snapshot("extract", &with_fixed(&["extract", "factors", "--task", "b", "-o", "task"]));
+    place.snapshot("extract-again", &with_fixed(&["extract", "factors", "--task", "b", "-o", "task"]));
+    place.snapshot(
+        "extract-json",
+        &with_fixed(&["extract", "factors", "--task", "c", "-o", "task-c", "--lambda", "-0.5", "--json"]),
+    );
+    place.snapshot("extract-unknown-task", &["extract", "factors", "--task", "bb", "-o", "other"]);
+    place.snapshot("extract-unknown-task-json", &["extract", "factors", "--task", "math", "-o", "other", "--json"]);
+    place.snapshot("extract-no-factors", &["extract", "family/base", "--task", "b", "-o", "other"]);
+    place.snapshot("extract-lambda", &["extract", "factors", "--task", "b", "-o", "other", "--lambda", "nan"]);
 }
 
 #[test]

@@ -76,7 +76,7 @@ const CASES: &[Case] = &[
         "recipe.yaml:1: unknown key `merge_methode`",
         &[
             "did you mean `merge_method`?",
-            "known keys: `merge_method`, `base_model`, `models`, `parameters`, `task_vector_stages`, `copy`, `dtype` and `out_dtype`",
+            "known keys: `merge_method`, `base_model`, `models`, `parameters`, `task_vector_stages`, `copy`, `dtype`, `out_dtype`, `output` and `factors`",
         ],
     ),
     Case(
@@ -89,14 +89,14 @@ const CASES: &[Case] = &[
         "recipe.yaml:2: unknown key `stages`",
         &[
             "did you mean `task_vector_stages`?",
-            "known keys: `merge_method`, `base_model`, `models`, `parameters`, `task_vector_stages`, `copy`, `dtype` and `out_dtype`",
+            "known keys: `merge_method`, `base_model`, `models`, `parameters`, `task_vector_stages`, `copy`, `dtype`, `out_dtype`, `output` and `factors`",
         ],
     ),
     Case(
         "merge_method: linear\n\"\\e[2J\": 1\n",
         "recipe.yaml:2: unknown key `\\u{1b}[2J`",
         &[
-            "known keys: `merge_method`, `base_model`, `models`, `parameters`, `task_vector_stages`, `copy`, `dtype` and `out_dtype`",
+            "known keys: `merge_method`, `base_model`, `models`, `parameters`, `task_vector_stages`, `copy`, `dtype`, `out_dtype`, `output` and `factors`",
         ],
     ),
     Case(
@@ -179,6 +179,52 @@ const CASES: &[Case] = &[
         "merge_method: slerp\nbase_model: a\nmodels: [{model: b}]\n",
         "recipe.yaml:1: method `slerp` needs the parameter `t`: position between the base (0) and the other model (1)",
         &["write `parameters: {t: …}`"],
+    ),
+    // What is written.
+    Case(
+        "merge_method: cart\nmodels: [{model: a}]\noutput: factor\n",
+        "recipe.yaml:3: `output` must be one of `merged`, `factors` or `lora`, found `factor`",
+        &["did you mean `factors`?"],
+    ),
+    Case(
+        "merge_method: cart\nmodels: [{model: a}]\noutput: [lora]\n",
+        "recipe.yaml:3: `output` must be a word, found a list",
+        &[],
+    ),
+    Case(
+        "merge_method: linear\nmodels: [{model: a}]\noutput: lora\n",
+        "recipe.yaml:3: `output: lora` stores low-rank parts, and method `linear` makes none",
+        &["methods that make them: …"],
+    ),
+    Case(
+        "merge_method: cart\nmodels: [{model: a}]\nparameters:\n  energy: 0.9\noutput: factors\n",
+        "recipe.yaml:4: `energy` leaves the rank open until the data is read, and `output: factors` needs it before",
+        &["give `rank_ratio` or `rank` instead"],
+    ),
+    Case(
+        "merge_method: cart\nmodels: [{model: a}]\nfactors: {dtype: bf16}\n",
+        "recipe.yaml:3: `factors` says how factors are stored, and this recipe stores none",
+        &["add `output: factors` or `output: lora`, or leave it out"],
+    ),
+    Case(
+        "merge_method: cart\nmodels: [{model: a}]\noutput: factors\nfactors: {dtyp: bf16}\n",
+        "recipe.yaml:4: unknown key `dtyp` in `factors`",
+        &["did you mean `dtype`?", "known keys: `dtype` and `base_model_name_or_path`"],
+    ),
+    Case(
+        "merge_method: cart\nmodels: [{model: a}]\noutput: factors\nfactors: {dtype: float64}\n",
+        "recipe.yaml:4: factors cannot be stored as float64",
+        &["write `float16`, `bfloat16` or `float32`"],
+    ),
+    Case(
+        "merge_method: cart\nmodels: [{model: a}]\noutput: factors\nfactors: {base_model_name_or_path: a}\n",
+        "recipe.yaml:4: `base_model_name_or_path` is for adapters, and `output: factors` writes none",
+        &["leave it out, or write `output: lora`"],
+    ),
+    Case(
+        "merge_method: cart\nmodels: [{model: a}]\noutput: lora\nfactors: bf16\n",
+        "recipe.yaml:4: `factors` must be a mapping, found `bf16`",
+        &[],
     ),
     // Parameters: keys.
     Case(
@@ -453,8 +499,14 @@ const CASES: &[Case] = &[
 ];
 
 /// Hints that list the registry's names: the table holds their first words, so that a new method changes none of it.
-const LISTS: [&str; 5] =
-    ["methods: ", "parameters of `", "methods that have it: ", "methods that take stages: ", "stages: "];
+const LISTS: [&str; 6] = [
+    "methods: ",
+    "parameters of `",
+    "methods that have it: ",
+    "methods that take stages: ",
+    "methods that make them: ",
+    "stages: ",
+];
 
 fn shortened(hint: &str) -> String {
     match hint.split_once(": ") {
