@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicU64;
 
 use merganser::dtype::Dtype::{self, *};
 use merganser::engine::Stop;
+use merganser::factors::extract::Done;
 use merganser::factors::{Extraction, Header, METADATA_KEY, Side, Store, extract, factor_name};
 use merge_support::family::Family;
 use merge_support::recipes::Text;
@@ -54,6 +55,10 @@ fn yaml(text: &Text) -> String {
 
 /// Rebuilds a task's model.
 fn rebuild(out: &Path, task: &str, to: &Path, lambda: f64, way: Run) -> merganser::Result<()> {
+    rebuild_until(out, task, to, lambda, way, &Stop::default()).map(drop)
+}
+
+fn rebuild_until(out: &Path, task: &str, to: &Path, lambda: f64, way: Run, stop: &Stop) -> merganser::Result<Done> {
     let store = Store::open(out)?;
     let extraction = Extraction {
         task: store.task(task)?,
@@ -66,7 +71,7 @@ fn rebuild(out: &Path, task: &str, to: &Path, lambda: f64, way: Run) -> merganse
         resume: way.resume,
         overwrite: way.overwrite,
     };
-    extract(&extraction, &AtomicU64::new(0), &Stop::default()).map(drop)
+    extract(&extraction, &AtomicU64::new(0), stop)
 }
 
 /// A matrix by rows.
@@ -470,6 +475,47 @@ fn verification_looks_into_adapters_and_never_out_of_the_folder() {
     assert!(problems().contains("leads out of the folder"), "{}", problems());
     std::fs::remove_file(out.join("model-1")).unwrap();
     assert!(problems().contains("is missing"), "{}", problems());
+}
+
+#[test]
+fn a_stopped_extraction_goes_on_and_starts_again_only_as_the_options_allow() {
+    let family = family();
+    let out = family.merged("factors", &yaml(&text("factors", "float32"))).out;
+    let (whole, to) = (family.path("whole"), family.path("task"));
+    rebuild(&out, "model-1", &whole, 1.0, Run::default()).unwrap();
+    let stop = Stop::default();
+    stop.flag().store(15, std::sync::atomic::Ordering::Relaxed);
+    let stopped = rebuild_until(&out, "model-1", &to, 1.0, Run::default(), &stop).unwrap_err();
+    assert_eq!(stopped.exit_code(), 143);
+    assert!(stopped.hints().iter().any(|h| h.contains("--resume")));
+    assert!(!to.exists() && merge_support::partial(&to).exists());
+    let again = rebuild(&out, "model-1", &to, 1.0, Run::default()).unwrap_err().to_string();
+    assert!(again.contains("interrupted"), "{again}");
+    let resume = Run { resume: true, ..Run::default() };
+    let other = rebuild(&out, "model-1", &to, 0.5, resume).unwrap_err().to_string();
+    assert!(other.contains("`lambda` was 1.0, is now 0.5"), "{other}");
+    rebuild(&out, "model-1", &to, 1.0, resume).unwrap();
+    assert_whole(&to);
+    assert_eq!(digests(&to), digests(&whole));
+    assert!(rebuild_until(&out, "model-1", &to, 1.0, resume, &Stop::default()).unwrap().was_done);
+    rebuild(&out, "model-2", &to, 1.0, Run { overwrite: true, ..Run::default() }).unwrap();
+    assert_ne!(digests(&to), digests(&whole));
+}
+
+#[test]
+fn around_the_base_the_centre_is_the_base_everywhere() {
+    let family = family();
+    let text = Text::plain("low_rank", 3).set("rank", "2").more("output: factors");
+    let merged = family.merged("low-rank", &text.yaml());
+    for tensor in &family.members[0] {
+        assert_eq!(&merged.tensors[&tensor.name], tensor);
+    }
+    // The same where the stored type differs, or a stage ranks every tensor against the others.
+    let text = text.more("out_dtype: float64").lwptv("granularity: tensor, keep: 0.5");
+    let merged = family.merged("low-rank-wide", &text.yaml());
+    for tensor in family.members[0].iter().filter(|t| t.is_float()) {
+        assert_eq!(merged.values(&tensor.name), tensor.values(), "{}", tensor.name);
+    }
 }
 
 /// The tensors of an output of factors in one file, and the metadata's header.
