@@ -503,6 +503,50 @@ fn a_stopped_extraction_goes_on_and_starts_again_only_as_the_options_allow() {
 }
 
 #[test]
+fn what_has_no_factors_can_be_stored_for_every_task_and_comes_back_bit_for_bit() {
+    let family = family();
+    let others = text("factors", "float32");
+    let others = Text { more: others.more.replace("float32", "float32, others: task"), ..others };
+    let merged = family.merged("others", &yaml(&others));
+    assert_whole(&merged.out);
+    let to = family.path("task");
+    rebuild(&merged.out, "model-2", &to, 1.0, Run::default()).unwrap();
+    assert_whole(&to);
+    let found = read(&to);
+    let mut kept = 0;
+    for tensor in &family.members[2] {
+        if merged.tensors.contains_key(&of(&tensor.name, 2, Side::Left)) {
+            continue;
+        }
+        kept += 1;
+        assert_eq!(&found[&tensor.name], tensor, "the task's own");
+    }
+    assert_eq!(kept, SPECS.len() - MATRICES);
+    rebuild(&merged.out, "model-2", &family.path("centre"), 0.0, Run::default()).unwrap();
+    for (name, tensor) in read(&family.path("centre")) {
+        assert_eq!(tensor, merged.tensors[&name], "{name}");
+    }
+    rebuild(&merged.out, "model-2", &family.path("half"), 0.5, Run::default()).unwrap();
+    let name = "model.layers.0.norm.weight";
+    let half = read(&family.path("half"))[name].values();
+    for ((half, own), centre) in half.iter().zip(found[name].values()).zip(merged.values(name)) {
+        assert!((half - (own + centre) / 2.0).abs() <= 1e-7 * (own.abs() + centre.abs()));
+    }
+    let mut forged =
+        Forged { tensors: merged.tensors.clone(), header: serde_json::to_value(header(&merged.out)).unwrap() };
+    forged.tensors.remove(&format!("merganser.tasks.model-3.{name}")).unwrap();
+    let folder = family.path("forged-others");
+    std::fs::create_dir(&folder).unwrap();
+    forged.write(&folder);
+    let error = Store::open(&folder).unwrap_err().to_string();
+    assert!(error.contains("task `model-3` has nothing of its own of `model.layers.0.norm.weight`"), "{error}");
+    forged.tensors.insert(format!("merganser.tasks.model-3.{name}"), Tensor::new("x", F32, &[32], &[0.0; 32]));
+    forged.write(&folder);
+    let error = Store::open(&folder).unwrap_err().to_string();
+    assert!(error.contains("has shape [32], expected [33]"), "{error}");
+}
+
+#[test]
 fn around_the_base_the_centre_is_the_base_everywhere() {
     let family = family();
     let text = Text::plain("low_rank", 3).set("rank", "2").more("output: factors");
@@ -561,9 +605,9 @@ fn forged_and_damaged_factors_are_told_and_nothing_is_written() {
         (Box::new(|f| drop(f.tensors.remove(&right))), "q_proj.weight.right` is missing"),
         (
             Box::new(|f| drop((f.tensors.remove(&left), f.tensors.remove(&right)))),
-            "task `model-1` has no factors of `model.layers.0.self_attn.q_proj.weight`, and task `model-2` has",
+            "task `model-1` has nothing of its own of `model.layers.0.self_attn.q_proj.weight`, and task `model-2` has",
         ),
-        (Box::new(|f| drop(f.tensors.remove(name))), "is of a matrix that is not there"),
+        (Box::new(|f| drop(f.tensors.remove(name))), "is of a tensor that is not there"),
         (
             Box::new(|f| drop(f.tensors.insert(left.clone(), zeros(&[32, 9], F32)))),
             "has shape [32, 9], expected [33, k] with k of at most 33",

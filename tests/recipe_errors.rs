@@ -209,7 +209,7 @@ const CASES: &[Case] = &[
     Case(
         "merge_method: cart\nmodels: [{model: a}]\noutput: factors\nfactors: {dtyp: bf16}\n",
         "recipe.yaml:4: unknown key `dtyp` in `factors`",
-        &["did you mean `dtype`?", "known keys: `dtype` and `base_model_name_or_path`"],
+        &["did you mean `dtype`?", "known keys: `dtype`, `others` and `base_model_name_or_path`"],
     ),
     Case(
         "merge_method: cart\nmodels: [{model: a}]\noutput: factors\nfactors: {dtype: float64}\n",
@@ -225,6 +225,22 @@ const CASES: &[Case] = &[
         "merge_method: cart\nmodels: [{model: a}]\noutput: lora\nfactors: bf16\n",
         "recipe.yaml:4: `factors` must be a mapping, found `bf16`",
         &[],
+    ),
+    Case(
+        "merge_method: cart\nmodels: [{model: a}]\noutput: factors\nfactors: {others: tasks}\n",
+        "recipe.yaml:4: `others` must be one of `centre` or `task`, found `tasks`",
+        &["did you mean `task`?"],
+    ),
+    Case(
+        "merge_method: cart\nmodels: [{model: a}]\noutput: lora\nfactors: {others: task}\n",
+        "recipe.yaml:4: `others: task` cannot be: an adapter changes matrices alone",
+        &["leave it out"],
+    ),
+    Case(
+        "merge_method: cart\nbase_model: b\nmodels: [{model: a}]\noutput: factors\nfactors: {others: task}\n\
+         task_vector_stages: [{stage: lwptv}]\n",
+        "recipe.yaml:5: `others: task` cannot be: a task-vector stage changes the tasks' tensors, and these would be stored unchanged",
+        &["leave it out"],
     ),
     // Parameters: keys.
     Case(

@@ -130,7 +130,7 @@ fn manifest(plan: &Plan, finished: &HashMap<String, JournalEntry>, timings: Timi
         let place = plan.layout.placement(i);
         let Some(entry) = finished.get(&tensor.name) else { continue };
         totals.copied += usize::from(tensor.program == Program::Copy);
-        if !matches!(tensor.program, Program::Factor { .. }) {
+        if plan.factors.as_ref().is_none_or(|factors| i < factors.first) {
             totals.parameters += tensor.shape.iter().product::<u64>();
         }
         totals.bytes += place.bytes;

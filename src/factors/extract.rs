@@ -250,7 +250,9 @@ fn manifest(
     for (i, index) in store.own.iter().enumerate() {
         let (tensor, place) = (&store.checkpoint.tensors()[*index], layout.placement(i));
         let Some(entry) = finished.get(&tensor.name) else { continue };
-        totals.copied += usize::from(store.factors(extraction.task, *index).is_none());
+        let is_centre =
+            store.factors(extraction.task, *index).is_none() && store.other(extraction.task, *index).is_none();
+        totals.copied += usize::from(is_centre);
         totals.parameters += tensor.elems;
         totals.bytes += tensor.bytes;
         totals.nonfinite.output += entry.nonfinite.output;

@@ -62,6 +62,19 @@ pub struct Task {
     pub model: String,
 }
 
+/// What the names of tasks' whole tensors begin with.
+const OTHER_PREFIX: &str = "merganser.tasks.";
+
+/// The name of a task's own `tensor`, stored whole.
+pub fn other_name(task: &str, tensor: &str) -> String {
+    format!("{OTHER_PREFIX}{task}.{tensor}")
+}
+
+/// The task and tensor of the name of a task's own tensor; `None` for the name of something else.
+pub fn parse_other(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix(OTHER_PREFIX)?.split_once('.')
+}
+
 /// The name of a factor of `tensor` for a task.
 pub fn factor_name(task: &str, tensor: &str, side: Side) -> String {
     format!("{PREFIX}{task}.{tensor}.{}", side.word())
@@ -85,6 +98,7 @@ mod tests {
                 assert_eq!(parse_name(&factor_name("task-1_a", tensor, side)), Some(("task-1_a", tensor, side)));
             }
         }
+        assert_eq!(parse_other(&other_name("a", "norm.weight")), Some(("a", "norm.weight")));
         for other in ["w.left", "merganser.factors.a", "merganser.factors.a.left", "merganser.factors.a.w.middle"] {
             assert_eq!(parse_name(other), None, "{other}");
         }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::json;
 
 use super::extract::Extraction;
-use super::rebuild::{add, product, tile_columns};
+use super::rebuild::{add, product, tile_columns, towards};
 use crate::backend::cpu::stored::{Stored, Widen};
 use crate::checkpoint::Tensor;
 use crate::dtype::{Dtype, DtypeExt};
@@ -83,6 +83,9 @@ fn total_bytes(extraction: &Extraction<'_>, threads: usize, chunk_elems: u64) ->
             let stored = left.dtype.size_bytes().unwrap_or(1);
             bytes += 8 * chunk + rows.min(left.shape[0]) * k * (8 + stored) + 8 * (k + 3) * columns;
         }
+        if let Some(own) = store.other(extraction.task, *index) {
+            bytes += chunk * (16 + own.dtype.size_bytes().unwrap_or(1));
+        }
         per_thread = bytes.max(per_thread);
     }
     let blocks: u64 = store.own.iter().map(|t| store.checkpoint.tensors()[*t].elems.div_ceil(1 << 16) * 100).sum();
@@ -143,11 +146,12 @@ impl Job {
         self.elems.div_ceil(self.chunk_elems).max(1) as usize
     }
 
-    /// The tensors that are read: the centre, and the left and right factor where it has them.
+    /// The tensors that are read: the centre, and the left and right factor or the task's own tensor where it has them.
     pub fn sources<'a>(&self, extraction: &Extraction<'a>) -> impl Iterator<Item = &'a Tensor> + use<'a> {
         let store = extraction.store;
         let factors = store.factors(extraction.task, self.tensor);
-        std::iter::once(&store.checkpoint.tensors()[self.tensor]).chain(factors.into_iter().flatten())
+        let own = store.other(extraction.task, self.tensor);
+        std::iter::once(&store.checkpoint.tensors()[self.tensor]).chain(factors.into_iter().flatten()).chain(own)
     }
 
     /// Reads or rebuilds a piece.
@@ -172,6 +176,26 @@ impl Job {
         blocks.extend(centre.chunks(size as usize).enumerate().map(|(i, part)| (0, first + i, block(part))));
         let mut read_bytes = centre.len() as u64;
 
+        if let Some(own) = store.other(extraction.task, self.tensor).filter(|_| self.elems > 0) {
+            values.resize((range.end - range.start) as usize, 0.0);
+            Stored { dtype: tensor.dtype, bytes: centre }.widen(0, values);
+            left.resize(values.len(), 0.0);
+            self.widen(extraction, own, range.clone(), raw, left)?;
+            let is_finite = |(v, w): &(&f64, &f64)| v.is_finite() && w.is_finite();
+            let were_finite = values.iter().zip(&*left).filter(is_finite).count() as u64;
+            towards(values, left, extraction.lambda);
+            bytes.resize(values.len() * self.elem_bytes as usize, 0);
+            let mut found = Nonfinite::default();
+            if f64::narrow(values, tensor.dtype, bytes) {
+                found.output = nonfinite::count(tensor.dtype, bytes);
+                found.introduced = found.output.saturating_sub(values.len() as u64 - were_finite);
+            }
+            if index == 0 {
+                read_bytes += own.bytes;
+                blocks.extend(hash(extraction, own, 1, raw)?);
+            }
+            return self.piece(index, offset, bytes, found, blocks, read_bytes);
+        }
         let Some(factors) = store.factors(extraction.task, self.tensor).filter(|_| self.elems > 0) else {
             let output = nonfinite::count(tensor.dtype, centre);
             let found = Nonfinite { output, introduced: 0 };
@@ -285,9 +309,10 @@ impl Job {
         };
         let sources = self.sources(extraction).zip(&*sources).map(digest_of).collect::<Result<Vec<_>>>()?;
         let store = extraction.store;
-        let facts = match store.factors(extraction.task, self.tensor) {
-            Some([left, _]) => json!({ "rank": left.shape[1], "lambda": extraction.lambda }),
-            None => json!({ "copied": true }),
+        let facts = match (store.factors(extraction.task, self.tensor), store.other(extraction.task, self.tensor)) {
+            (Some([left, _]), _) => json!({ "rank": left.shape[1], "lambda": extraction.lambda }),
+            (None, Some(_)) => json!({ "lambda": extraction.lambda }),
+            (None, None) => json!({ "copied": true }),
         };
         Ok(Some(JournalEntry {
             tensor: store.checkpoint.tensors()[self.tensor].name.clone(),

@@ -45,6 +45,20 @@ pub(super) fn add(values: &mut [f64], sum: &[f64], lambda: f64) {
     }
 }
 
+/// values ← values + λ·(own − values), which for λ = 1 is `own` to the last bit, and for λ = 0 what it was.
+pub(super) fn towards(values: &mut [f64], own: &[f64], lambda: f64) {
+    if lambda == 1.0 {
+        values.copy_from_slice(own);
+        return;
+    }
+    for (value, own) in values.iter_mut().zip(own) {
+        let change = lambda * (own - *value);
+        if change != 0.0 {
+            *value += change;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +88,19 @@ mod tests {
         assert!(values[0].is_sign_negative() && values[2].is_sign_negative());
         add(&mut values, &[0.0, 2.0, 5.0], 0.5);
         assert_eq!((values[0].to_bits(), values[1], values[2]), ((-0.0_f64).to_bits(), 2.0, 2.5));
+    }
+
+    #[test]
+    fn a_whole_tensor_is_itself_at_one_and_the_centre_at_zero() {
+        let (centre, own) = ([1.0, -0.0, 1e-30, 5.0], [1.0 + f64::EPSILON, -0.0, 1e30, 6.0]);
+        for (lambda, expected) in [(1.0, own), (0.0, centre)] {
+            let mut values = centre;
+            towards(&mut values, &own, lambda);
+            assert_eq!(values.map(f64::to_bits), expected.map(f64::to_bits));
+        }
+        let mut values = centre;
+        towards(&mut values, &own, 0.5);
+        assert_eq!(values[3], 5.5);
     }
 
     #[test]

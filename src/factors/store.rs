@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::{Header, METADATA_KEY, Side, VERSION, factor_name, parse_name};
+use super::{Header, METADATA_KEY, Side, VERSION, factor_name, parse_name, parse_other};
 use crate::checkpoint::{Checkpoint, Tensor, quoted, quoted_path};
 use crate::dtype::DtypeExt;
 use crate::error::{Error, Result};
@@ -24,6 +24,8 @@ pub struct Store {
     pub own: Vec<usize>,
     /// Positions of the left and right factors, by task, then by the position of their matrix.
     factors: Vec<HashMap<usize, [usize; 2]>>,
+    /// Positions of the tasks' own tensors, by task, then by the position of the centre's.
+    others: Vec<HashMap<usize, usize>>,
 }
 
 impl Store {
@@ -38,20 +40,30 @@ impl Store {
             header.tasks.iter().enumerate().map(|(i, task)| (task.name.as_str(), i)).collect();
         let mut own = Vec::new();
         let mut halves: Vec<HashMap<usize, [Option<usize>; 2]>> = vec![HashMap::new(); header.tasks.len()];
+        let mut others: Vec<HashMap<usize, usize>> = vec![HashMap::new(); header.tasks.len()];
         for (index, tensor) in checkpoint.tensors().iter().enumerate() {
-            let Some((task, of, side)) = parse_name(&tensor.name) else {
+            let factor = parse_name(&tensor.name).map(|(task, of, side)| (task, of, Some(side)));
+            let Some((task, of, side)) =
+                factor.or_else(|| parse_other(&tensor.name).map(|(task, of)| (task, of, None)))
+            else {
                 own.push(index);
                 continue;
             };
             let place = places.get(task).ok_or_else(|| {
-                damaged(format!("factor {} is of a task that the header does not name", quoted(&tensor.name)))
+                damaged(format!("{} is of a task that the header does not name", quoted(&tensor.name)))
             })?;
-            let matrix = checkpoint
+            let of = checkpoint
                 .position(of)
-                .ok_or_else(|| damaged(format!("factor {} is of a matrix that is not there", quoted(&tensor.name))))?;
-            halves[*place].entry(matrix).or_default()[usize::from(side == Side::Right)] = Some(index);
+                .ok_or_else(|| damaged(format!("{} is of a tensor that is not there", quoted(&tensor.name))))?;
+            match side {
+                Some(side) => halves[*place].entry(of).or_default()[usize::from(side == Side::Right)] = Some(index),
+                None => {
+                    check_other(&checkpoint.tensors()[of], tensor)?;
+                    others[*place].insert(of, index);
+                }
+            }
         }
-        let store = Self { factors: Vec::new(), checkpoint, header, own };
+        let store = Self { factors: Vec::new(), others, checkpoint, header, own };
         let factors =
             halves.iter().enumerate().map(|(task, halves)| store.pairs(task, halves)).collect::<Result<_>>()?;
         let store = Self { factors, ..store };
@@ -80,6 +92,11 @@ impl Store {
         Some(pair.map(|index| &self.checkpoint.tensors()[index]))
     }
 
+    /// The task's own tensor where it is stored whole; `None` elsewhere.
+    pub fn other(&self, task: usize, tensor: usize) -> Option<&Tensor> {
+        self.others.get(task)?.get(&tensor).map(|index| &self.checkpoint.tensors()[*index])
+    }
+
     /// Checks one task's factors.
     fn pairs(&self, task: usize, halves: &HashMap<usize, [Option<usize>; 2]>) -> Result<HashMap<usize, [usize; 2]>> {
         let tensors = self.checkpoint.tensors();
@@ -104,15 +121,22 @@ impl Store {
     /// Every task must have factors of the same matrices: of one that lost some, the centre would pass for its model.
     fn check_complete(&self) -> Result<()> {
         for matrix in &self.own {
-            let has = |task: &usize| self.factors[*task].contains_key(matrix);
+            let name = || quoted(&self.checkpoint.tensors()[*matrix].name);
+            let has_factors = |task: &usize| self.factors[*task].contains_key(matrix);
+            let has_whole = |task: &usize| self.others[*task].contains_key(matrix);
+            if let Some(task) = (0..self.factors.len()).find(|task| has_factors(task) && has_whole(task)) {
+                let task = &self.header.tasks[task].name;
+                return Err(damaged(format!("task `{task}` has factors of {} and the whole of it", name())));
+            }
+            let has = |task: &usize| has_factors(task) || has_whole(task);
             let tasks = 0..self.factors.len();
             if let (Some(with), Some(without)) = (tasks.clone().find(has), tasks.clone().find(|t| !has(t))) {
-                let name = |task: usize| &self.header.tasks[task].name;
-                let matrix = quoted(&self.checkpoint.tensors()[*matrix].name);
+                let task = |task: usize| &self.header.tasks[task].name;
                 return Err(damaged(format!(
-                    "task `{}` has no factors of {matrix}, and task `{}` has",
-                    name(without),
-                    name(with)
+                    "task `{}` has nothing of its own of {}, and task `{}` has",
+                    task(without),
+                    name(),
+                    task(with)
                 )));
             }
         }
@@ -192,6 +216,20 @@ fn check_pair(matrix: &Tensor, left: &Tensor, right: &Tensor) -> Result<()> {
         ([_, k], _) => wrong(right, format!("[{k}, {n}]")),
         _ => wrong(left, format!("[{m}, k]")),
     }
+}
+
+/// Whether a task's own tensor can stand for the centre's.
+fn check_other(centre: &Tensor, own: &Tensor) -> Result<()> {
+    for tensor in [centre, own] {
+        if !tensor.dtype.is_mergeable_float() {
+            return Err(damaged(format!("{} is stored as {}, expected floats", quoted(&tensor.name), tensor.dtype)));
+        }
+    }
+    if own.shape != centre.shape {
+        let (name, found, expected) = (quoted(&own.name), &own.shape, &centre.shape);
+        return Err(damaged(format!("{name} has shape {found:?}, expected {expected:?} as the centre has it")));
+    }
+    Ok(())
 }
 
 fn damaged(message: String) -> Error {

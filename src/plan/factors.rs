@@ -6,14 +6,16 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{SourceTensor, TensorPlan};
+use super::{Source, SourceTensor, TensorPlan};
 use crate::backend::{Blend, Centre, Combine, LowRank, MatrixRule, Program, Sparsify};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Error, Result};
-use crate::factors::{Coefficients, Header, METADATA_KEY, Side, Task, VERSION, factor_name, lora, task_names};
+use crate::factors::{
+    Coefficients, Header, METADATA_KEY, Side, Task, VERSION, factor_name, lora, other_name, task_names,
+};
 use crate::output::{Content, SmallFile};
-use crate::recipe::{Listed, OutputKind, Recipe};
+use crate::recipe::{Listed, Others, OutputKind, Recipe};
 
 /// How many matrices a warning names.
 const NAMED: usize = 3;
@@ -29,9 +31,11 @@ pub struct Factors {
     pub first: usize,
     /// How many matrices have factors.
     pub matrices: usize,
+    /// How many other tensors are stored for each task.
+    pub others: usize,
     /// Element types that factors are stored as.
     pub dtypes: Vec<Dtype>,
-    /// Bytes of all factors.
+    /// Bytes of all factors and of tasks' other tensors.
     pub bytes: u64,
     /// What the user should know.
     pub warnings: Vec<String>,
@@ -47,21 +51,25 @@ impl Factors {
     pub(super) fn plan(
         recipe: &Recipe,
         participants: &[Listed],
-        reference: &Checkpoint,
+        sources: &[Source],
         tensors: &mut Vec<TensorPlan>,
     ) -> Result<Option<Self>> {
-        let kind = recipe.output.kind;
+        let (kind, reference) = (recipe.output.kind, &sources[0].checkpoint);
         if kind == OutputKind::Merged {
             return Ok(None);
         }
+        let others = match recipe.output.others {
+            Others::Task => others(tensors),
+            Others::Centre => Vec::new(),
+        };
         let mut warnings = Vec::new();
         if kind == OutputKind::Lora {
             warnings.extend(leave_out(reference, tensors)?);
         }
         // Around the base, what has no low-rank part of its own is the base's for every task.
         if tensors.iter().any(|t| matches!(&t.program, Program::LowRank(work) if work.centre == Centre::Base)) {
-            let others = |(_, t): &(usize, &mut TensorPlan)| matches!(t.program, Program::Blend(_));
-            tensors.iter_mut().enumerate().filter(others).for_each(|(index, t)| keep_base(reference, index, t));
+            let is_other = |(_, t): &(usize, &mut TensorPlan)| matches!(t.program, Program::Blend(_));
+            tensors.iter_mut().enumerate().filter(is_other).for_each(|(index, t)| keep_base(reference, index, t));
         }
         let mut coefficients: BTreeMap<String, Coefficients> = BTreeMap::new();
         let mut matrices = Vec::new();
@@ -90,6 +98,7 @@ impl Factors {
             header,
             first,
             matrices: matrices.len(),
+            others: others.len(),
             dtypes: Vec::new(),
             bytes: 0,
             warnings,
@@ -103,12 +112,15 @@ impl Factors {
                 tensors.extend(pair);
             }
         }
-        factors.bytes = tensors[first..].iter().map(|t| t.elems * t.elem_bytes).sum();
         for dtype in tensors[first..].iter().map(|t| t.dtype) {
             if !factors.dtypes.contains(&dtype) {
                 factors.dtypes.push(dtype);
             }
         }
+        for (task, Task { name, .. }) in factors.header.tasks.iter().enumerate() {
+            tensors.extend(others.iter().filter_map(|other| other.of(sources, task, name)));
+        }
+        factors.bytes = tensors[first..].iter().map(|t| t.elems * t.elem_bytes).sum();
         Ok(Some(factors))
     }
 
@@ -188,10 +200,16 @@ impl Factors {
                 "This is the centre of the tasks, and each folder {names} is a LoRA adapter (PEFT) that makes of it the \
                  low-rank approximation of that task's model, in {n} matrices."
             ),
-            _ => format!(
-                "This is the centre of the tasks, with low-rank factors of {n} matrices for each of {names}: \
-                 `merganser extract` rebuilds a task's model from it."
-            ),
+            _ => {
+                let others = match self.others {
+                    0 => String::new(),
+                    others => format!(" and {others} other tensors"),
+                };
+                format!(
+                    "This is the centre of the tasks, with low-rank factors of {n} matrices{others} for each of {names}: \
+                     `merganser extract` rebuilds a task's model from it."
+                )
+            }
         }
     }
 
@@ -200,9 +218,47 @@ impl Factors {
             "kind": self.kind.word(),
             "tasks": self.header.tasks,
             "matrices": self.matrices,
-            "factors": tensors.len() - self.first,
+            "others": self.others,
+            "tensors": tensors.len() - self.first,
             "factor_dtypes": self.dtypes.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "factor_bytes": self.bytes,
+            "bytes": self.bytes,
+        })
+    }
+}
+
+/// A tensor without factors that is stored for every task.
+struct Other {
+    /// Its name in the model.
+    name: String,
+    layer: usize,
+    /// The tasks' own, in model order.
+    models: Vec<SourceTensor>,
+}
+
+/// The tensors that are merged, and not as matrices.
+fn others(tensors: &[TensorPlan]) -> Vec<Other> {
+    let merged = tensors.iter().filter(|t| matches!(t.program, Program::Blend(_)));
+    merged.map(|t| Other { name: t.name.clone(), layer: t.layer, models: t.models.clone() }).collect()
+}
+
+impl Other {
+    /// As an output: a copy of the task's own.
+    fn of(&self, sources: &[Source], task: usize, name: &str) -> Option<TensorPlan> {
+        let from = *self.models.get(task)?;
+        let stored = &sources[from.source].checkpoint.tensors()[from.tensor];
+        Some(TensorPlan {
+            name: other_name(name, &self.name),
+            folder: None,
+            shape: stored.shape.clone(),
+            elems: stored.elems,
+            dtype: stored.dtype,
+            elem_bytes: stored.dtype.size_bytes().unwrap_or(1),
+            program: Program::Copy,
+            wide: false,
+            base: Some(from),
+            models: Vec::new(),
+            layer: self.layer,
+            factors: Vec::new(),
         })
     }
 }

@@ -155,7 +155,7 @@ impl Plan {
             tensors.push(planner.tensor(index, tensor, layer, layers.groups()[layer].t)?);
         }
         check_stages(&recipe, &tensors)?;
-        let factors = Factors::plan(&recipe, &planner.participants, reference, &mut tensors)?;
+        let factors = Factors::plan(&recipe, &planner.participants, &sources, &mut tensors)?;
 
         let specs: Vec<_> = tensors
             .iter()

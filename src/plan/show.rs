@@ -228,9 +228,10 @@ fn write_text(plan: &Plan, out: &mut String) -> std::fmt::Result {
         let dtypes: Vec<String> = factors.dtypes.iter().map(ToString::to_string).collect();
         writeln!(
             out,
-            "stored    the centre, and {what} of {} matrices in {}, {} for {} task{}:",
+            "stored    the centre, and {what} of {} matrices in {}{}, {} for {} task{}:",
             factors.matrices,
             dtypes.join(" and "),
+            if factors.others > 0 { format!(" and {} other tensors", factors.others) } else { String::new() },
             format_bytes(factors.bytes),
             factors.header.tasks.len(),
             if factors.header.tasks.len() == 1 { "" } else { "s" },

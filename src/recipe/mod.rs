@@ -23,7 +23,7 @@ mod scalar;
 mod value;
 mod yaml;
 
-pub use output::{Output, OutputKind};
+pub use output::{Others, Output, OutputKind};
 pub use parameters::Parameters;
 pub use patterns::{compile_names, compile_patterns};
 pub use value::Value;

@@ -17,7 +17,10 @@ const WORDS: [(&str, OutputKind); 3] =
 const METHODS: [&str; 2] = ["cart", "low_rank"];
 
 /// Keys of `factors`.
-const KEYS: [&str; 2] = ["dtype", "base_model_name_or_path"];
+const KEYS: [&str; 3] = ["dtype", "others", "base_model_name_or_path"];
+
+/// What `others` may be.
+const OTHERS: [(&str, Others); 2] = [("centre", Others::Centre), ("task", Others::Task)];
 
 /// What factors are stored as.
 const DTYPES: [Dtype; 3] = [Dtype::F16, Dtype::BF16, Dtype::F32];
@@ -41,6 +44,16 @@ impl OutputKind {
     }
 }
 
+/// What is stored of the tensors that have no factors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Others {
+    /// The centre alone.
+    #[default]
+    Centre,
+    /// Each task's own tensor too, as its model stores it.
+    Task,
+}
+
 /// `output` and `factors`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Output {
@@ -48,6 +61,8 @@ pub struct Output {
     pub kind: OutputKind,
     /// What factors are stored as; `None`: float32 beside tensors of float32 or wider, else bfloat16.
     pub factor_dtype: Option<Dtype>,
+    /// What is stored of tensors that have no factors.
+    pub others: Others,
     /// The name by which adapters find their base; `None`: that of OUT's folder.
     pub base_name: Option<String>,
 }
@@ -56,7 +71,8 @@ impl Output {
     /// As the recipe says it, for the manifest; nothing where a model is merged.
     pub(super) fn to_json(&self) -> Option<serde_json::Value> {
         let dtype = self.factor_dtype.and_then(DtypeExt::recipe_name);
-        let factors = serde_json::json!({"dtype": dtype, "base_model_name_or_path": self.base_name});
+        let others = OTHERS.iter().find(|(_, others)| *others == self.others).map(|(word, _)| *word);
+        let factors = serde_json::json!({"dtype": dtype, "others": others, "base_model_name_or_path": self.base_name});
         (self.kind != OutputKind::Merged).then_some(factors)
     }
 }
@@ -68,9 +84,10 @@ pub(super) fn read(
     factors: Option<&Entry>,
     method: &MethodSpec,
     parameters: &Parameters,
+    has_stages: bool,
 ) -> Result<Output> {
     let kind = match output {
-        Some(entry) => kind(reader, entry)?,
+        Some(entry) => word_of(reader, entry, &WORDS)?.unwrap_or_default(),
         None => OutputKind::Merged,
     };
     let mut out = Output { kind, ..Output::default() };
@@ -99,6 +116,18 @@ pub(super) fn read(
     for entry in factors.map(|entry| reader.map(&entry.value, "`factors`")).transpose()?.unwrap_or_default() {
         match entry.key.as_str() {
             "dtype" => out.factor_dtype = dtype(reader, entry)?,
+            "others" => {
+                out.others = word_of(reader, entry, &OTHERS)?.unwrap_or_default();
+                if out.others == Others::Task && (kind == OutputKind::Lora || has_stages) {
+                    let why = match kind {
+                        OutputKind::Lora => "an adapter changes matrices alone",
+                        _ => "a task-vector stage changes the tasks' tensors, and these would be stored unchanged",
+                    };
+                    return Err(reader
+                        .error(entry.line, format_args!("`others: task` cannot be: {why}"))
+                        .hint("leave it out"));
+                }
+            }
             "base_model_name_or_path" if kind == OutputKind::Lora => out.base_name = text(reader, entry)?,
             "base_model_name_or_path" => {
                 let message = "`base_model_name_or_path` is for adapters, and `output: factors` writes none";
@@ -113,13 +142,14 @@ pub(super) fn read(
     Ok(out)
 }
 
-fn kind(reader: &Reader, entry: &Entry) -> Result<OutputKind> {
-    let Some(word) = text(reader, entry)? else { return Ok(OutputKind::Merged) };
-    if let Some((_, kind)) = WORDS.iter().find(|(known, _)| *known == word) {
-        return Ok(*kind);
+/// What a key's word stands for; `None` if it is null.
+fn word_of<T: Copy>(reader: &Reader, entry: &Entry, words: &[(&'static str, T)]) -> Result<Option<T>> {
+    let Some(word) = text(reader, entry)? else { return Ok(None) };
+    if let Some((_, meaning)) = words.iter().find(|(known, _)| *known == word) {
+        return Ok(Some(*meaning));
     }
-    let names = || WORDS.iter().map(|(word, _)| *word);
-    let message = format!("`output` must be one of {}, found {}", list_of_names(names(), "or"), quote(&word));
+    let names = || words.iter().map(|(word, _)| *word);
+    let message = format!("`{}` must be one of {}, found {}", entry.key, list_of_names(names(), "or"), quote(&word));
     let error = reader.error(entry.value.line, message);
     Err(match nearest(&word, names()) {
         Some(near) => error.hint(format!("did you mean `{near}`?")),

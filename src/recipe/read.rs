@@ -129,7 +129,8 @@ impl<'n> Keys<'n> {
             None => Vec::new(),
         };
         let out_dtype = self.out_dtype(reader)?;
-        let output = output::read(reader, self.get("output"), self.get("factors"), method, &parameters)?;
+        let (written, factors) = (self.get("output"), self.get("factors"));
+        let output = output::read(reader, written, factors, method, &parameters, !stages.is_empty())?;
         Ok(Recipe {
             path: PathBuf::new(),
             text: String::new(),

@@ -25,7 +25,8 @@ pub(super) fn add_low_rank<C: Real>(merged: &mut [f64], low: &[C], a: &[C], c: f
     for ((merged, low), a) in merged.chunks_mut(LANES).zip(low.chunks(LANES)).zip(a.chunks(LANES)) {
         for ((((merged, low), a), left), whole) in merged.iter_mut().zip(low).zip(a).zip(&mut left).zip(&mut whole) {
             let (l, a) = (low.f64(), a.f64());
-            *merged = if l == 0.0 { *merged } else { *merged + c * l };
+            let change = c * l;
+            *merged = if change == 0.0 { *merged } else { *merged + change };
             *left += (a - l) * (a - l);
             *whole += a * a;
         }
