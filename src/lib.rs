@@ -56,6 +56,7 @@
 //! | [`linalg`] | dense linear algebra of low-rank methods |
 //! | [`output`] | the output's files, built beside it and renamed into place once complete |
 //! | [`report`] | manifest, model card, verification, comparison |
+//! | [`saliency`] | what task vectors look like before they are merged, and what a stage would prune |
 //! | [`cli`] | the command line |
 
 pub mod backend;
@@ -70,6 +71,7 @@ pub mod output;
 pub mod plan;
 pub mod recipe;
 pub mod report;
+pub mod saliency;
 mod suggest;
 pub mod units;
 

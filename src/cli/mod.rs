@@ -10,6 +10,7 @@ mod methods;
 mod plan;
 mod print;
 mod progress;
+mod saliency;
 mod setup;
 mod verify;
 
@@ -50,6 +51,7 @@ struct Cli {
 enum Command {
     Merge(merge::Merge),
     Plan(plan::Plan),
+    Saliency(saliency::Saliency),
     Inspect(inspect::Inspect),
     Compare(compare::Compare),
     Verify(verify::Verify),
@@ -75,6 +77,7 @@ impl Cli {
         match self.command {
             Command::Merge(args) => args.run(&self.log),
             Command::Plan(args) => args.run(),
+            Command::Saliency(args) => args.run(&self.log),
             Command::Inspect(args) => args.run(),
             Command::Compare(args) => args.run(&self.log),
             Command::Verify(args) => args.run(&self.log),

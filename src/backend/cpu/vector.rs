@@ -180,6 +180,34 @@ vectorised! {
             *o = C::of(if whole == 0.0 { 0.0 } else { v.abs() / whole });
         }
     }
+
+    /// Σ x·y in f64.
+    fn dot<C: Real>(x: &[C], y: &[C]) -> f64 {
+        lane_sum(x.len().min(y.len()), |i| x[i].f64() * y[i].f64())
+    }
+
+    /// Bits of the elements above 0 and of those below, 64 a word; NaN is neither.
+    fn signs<C: Real>(above: &mut [u64], below: &mut [u64], x: &[C]) {
+        for ((above, below), x) in above.iter_mut().zip(below).zip(x.chunks(64)) {
+            (*above, *below) = (0, 0);
+            for (i, x) in x.iter().enumerate() {
+                *above |= u64::from(*x > C::ZERO) << i;
+                *below |= u64::from(*x < C::ZERO) << i;
+            }
+        }
+    }
+
+    /// The same of R, the sum of the other tasks.
+    fn signs_of_rest<C: Real>(above: &mut [u64], below: &mut [u64], x: &[C], sum: &[f64]) {
+        for (((above, below), x), sum) in above.iter_mut().zip(below).zip(x.chunks(64)).zip(sum.chunks(64)) {
+            (*above, *below) = (0, 0);
+            for (i, (x, sum)) in x.iter().zip(sum).enumerate() {
+                let rest = *sum - x.f64();
+                *above |= u64::from(rest > 0.0) << i;
+                *below |= u64::from(rest < 0.0) << i;
+            }
+        }
+    }
 }
 
 /// Σ f(i) over a block, in eight lanes that are added in a fixed order.
