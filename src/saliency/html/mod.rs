@@ -68,7 +68,7 @@ impl Page<'_> {
                     style { (PreEscaped(STYLE)) }
                 }
                 body {
-                    (self.head())
+                    (self.head(&measures))
                     (self.overview())
                     (self.between_tasks())
                     @for (i, measure) in measures.iter().enumerate() { (self.section(i, measure)) }
@@ -77,7 +77,7 @@ impl Page<'_> {
         }
     }
 
-    fn head(&self) -> Markup {
+    fn head(&self, measures: &[Measure]) -> Markup {
         let report = self.report;
         html! {
             header {
@@ -90,6 +90,9 @@ impl Page<'_> {
                         (count(report.copied_tensors as u64, "tensor")) " copied from the base: no task vector. "
                     }
                     "A task vector τ is a fine-tuned model minus the base; R is the sum of the other tasks' vectors."
+                }
+                nav aria-label="Contents" {
+                    @for (i, measure) in measures.iter().enumerate() { a href=(format!("#m{i}")) { (measure.title) } " " }
                 }
                 @if !report.choices.is_empty() {
                     ul { @for (i, choice) in report.choices.iter().enumerate() { li { (self.choice(i, choice)) } } }
@@ -212,7 +215,13 @@ impl Page<'_> {
             row.iter().enumerate().map(|(t, cell)| cell.filter(|_| s != t)).collect()
         };
         let rows = self.tasks.iter().zip(cells).enumerate();
-        let rows = rows.map(|(s, (name, row))| Row { name: name.clone(), cells: own(s, row), is_total: false });
+        let row = |s: usize, name: &Name, row: &[Option<f64>]| Row {
+            name: name.clone(),
+            cells: own(s, row),
+            weight: 1.0,
+            is_total: false,
+        };
+        let rows = rows.map(|(s, (name, cells))| row(s, name, cells));
         let caption = format!("{title} between tasks over the whole model");
         Heat { caption, kind, corner: "", columns: &self.tasks, rows: rows.collect() }.render()
     }
@@ -230,7 +239,8 @@ impl Page<'_> {
         let columns: Vec<Name> = pairs.iter().map(name).collect();
         let row = |name: &str, group: &Group| {
             let cells = cells(group);
-            Row { name: Name::of(name), cells: pairs.iter().map(|(s, t)| cells[*s][*t]).collect(), is_total: false }
+            let cells = pairs.iter().map(|(s, t)| cells[*s][*t]).collect();
+            Row { name: Name::of(name), cells, weight: self.weight(group), is_total: false }
         };
         let rows = self.report.layers.iter().map(|layer| row(&layer.name, &layer.group)).collect();
         let caption = format!("{title} between tasks by layer");
@@ -240,6 +250,11 @@ impl Page<'_> {
                 (Heat { caption, kind, corner: "layer", columns: &columns, rows }.render())
             }
         }
+    }
+
+    /// A group's share of all elements.
+    fn weight(&self, group: &Group) -> f64 {
+        group.elements as f64 / self.report.total.elements.max(1) as f64
     }
 
     /// Everything that has a heat map of layers × tasks.
@@ -266,9 +281,7 @@ impl Page<'_> {
             });
             all.push(Measure {
                 title: format!("Pruned energy: {name}"),
-                note: "Share of ‖τ‖² that goes with them, in percent. Less than the elements' share: they are the \
-                       weaker part of the change."
-                    .into(),
+                note: "Share of ‖τ‖² that goes with them, in percent.".into(),
                 kind: Kind::Part,
                 of: Box::new(move |task| task.pruned[i].energy_share),
             });
@@ -307,6 +320,7 @@ impl Page<'_> {
         let row = |name: &str, group: &Group, is_total| Row {
             name: Name::of(name),
             cells: group.tasks.iter().map(&measure.of).collect(),
+            weight: self.weight(group),
             is_total,
         };
         let total = || row("whole model", &report.total, true);
@@ -321,7 +335,7 @@ impl Page<'_> {
         };
         let is_shown = (report.tensors * self.tasks.len()) as u64 <= MOST_CELLS;
         html! {
-            section.long[report.layers.len() > 40] id=(format!("m{i}")) {
+            section class=[(report.layers.len() > 40).then_some("long")] id=(format!("m{i}")) {
                 h2 { (measure.title) }
                 figure {
                     figcaption { (measure.note) }

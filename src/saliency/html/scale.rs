@@ -21,15 +21,23 @@ pub(super) struct Scale {
     kind: Kind,
     low: f64,
     high: f64,
+    /// Whether there are numbers below and above the ends.
+    beyond: (bool, bool),
 }
+
+/// Rows with a smaller share of the elements do not stretch a scale: the cosines of a few numbers are large by chance.
+const LEAST_WEIGHT: f64 = 0.001;
 
 /// Colours of the scales that have one end at 0, and of those with a middle.
 const SEQUENTIAL: usize = 10;
 const DIVERGING: usize = 11;
 
 impl Scale {
-    /// For the numbers that a table shows.
-    pub fn of(kind: Kind, values: impl Iterator<Item = f64>) -> Self {
+    /// For the numbers that a table shows, each with its row's share of all elements.
+    pub fn of(kind: Kind, weighted: &[(f64, f64)]) -> Self {
+        let is_heavy = |weight: f64| weight >= LEAST_WEIGHT;
+        let any_heavy = weighted.iter().any(|(_, weight)| is_heavy(*weight));
+        let values = weighted.iter().filter(|(_, weight)| is_heavy(*weight) || !any_heavy).map(|(value, _)| *value);
         let furthest = |from: f64| move |most: f64, v: f64| most.max((v - from).abs());
         // Where all are the same, any range will do, but not one without width.
         let width = |most: f64, least: f64| if most > 0.0 { most } else { least };
@@ -45,7 +53,8 @@ impl Scale {
                 (0.5 - most, 0.5 + most)
             }
         };
-        Self { kind, low, high }
+        let beyond = (weighted.iter().any(|(v, _)| *v < low), weighted.iter().any(|(v, _)| *v > high));
+        Self { kind, low, high, beyond }
     }
 
     fn colours(self) -> (char, usize) {
@@ -71,7 +80,9 @@ impl Scale {
     /// The ends of the colours, as text.
     pub fn ends(self) -> (String, String) {
         let unit = if self.kind.is_percent() { " %" } else { "" };
-        (self.kind.text(self.low) + unit, self.kind.text(self.high) + unit)
+        let low = if self.beyond.0 { "≤ " } else { "" };
+        let high = if self.beyond.1 { "≥ " } else { "" };
+        (format!("{low}{}{unit}", self.kind.text(self.low)), format!("{high}{}{unit}", self.kind.text(self.high)))
     }
 }
 
@@ -116,20 +127,29 @@ mod tests {
 
     #[test]
     fn the_ends_and_the_middle_of_a_scale_have_their_own_colours() {
-        let scale = Scale::of(Kind::Signed, [0.2, -0.4].into_iter());
+        let scale = Scale::of(Kind::Signed, &[(0.2, 1.0), (-0.4, 1.0)]);
         assert_eq!([-0.4, 0.0, 0.4].map(|v| scale.class(v)), ["d0", "d5", "d10"]);
         assert_eq!(scale.ends(), ("−0.400".into(), "0.400".into()));
-        let scale = Scale::of(Kind::Agreement, [0.5, 0.7].into_iter());
+        let scale = Scale::of(Kind::Agreement, &[(0.5, 1.0), (0.7, 1.0)]);
         assert_eq!([0.3, 0.5, 0.7].map(|v| scale.class(v)), ["d0", "d5", "d10"]);
-        let scale = Scale::of(Kind::Share, [0.1, 0.2].into_iter());
+        let scale = Scale::of(Kind::Share, &[(0.1, 1.0), (0.2, 1.0)]);
         assert_eq!([0.0, 0.1, 0.2].map(|v| scale.class(v)), ["q0", "q5", "q9"]);
         assert_eq!(scale.ends(), ("0.0 %".into(), "20.0 %".into()));
     }
 
     #[test]
+    fn rows_of_few_elements_are_coloured_by_the_others_scale() {
+        let scale = Scale::of(Kind::Signed, &[(0.1, 0.6), (-0.2, 0.3), (-1.0, 1e-6)]);
+        assert_eq!([-1.0, -0.2, 0.0].map(|v| scale.class(v)), ["d0", "d0", "d5"]);
+        assert_eq!(scale.ends(), ("≤ −0.200".into(), "0.200".into()));
+        let only = Scale::of(Kind::Signed, &[(1.0, 1e-6)]);
+        assert_eq!(only.ends(), ("−1.000".into(), "1.000".into()));
+    }
+
+    #[test]
     fn equal_or_no_numbers_have_a_scale_too() {
         for kind in [Kind::Share, Kind::Part, Kind::Size, Kind::Signed, Kind::Agreement] {
-            for scale in [Scale::of(kind, [].into_iter()), Scale::of(kind, [0.0, 0.0].into_iter())] {
+            for scale in [Scale::of(kind, &[]), Scale::of(kind, &[(0.0, 1.0), (0.0, 0.0)])] {
                 assert!(scale.legend().contains(&scale.class(0.0)));
             }
         }

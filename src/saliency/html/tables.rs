@@ -34,6 +34,8 @@ impl Name {
 pub(super) struct Row {
     pub name: Name,
     pub cells: Vec<Option<f64>>,
+    /// The share of all elements that it is about.
+    pub weight: f64,
     /// Whether it sums up the others: shown apart, and not part of the scale.
     pub is_total: bool,
 }
@@ -42,7 +44,8 @@ impl Heat<'_> {
     /// The legend and the table.
     pub fn render(&self) -> Markup {
         let own = self.rows.iter().filter(|row| !row.is_total || self.kind == Kind::Part);
-        let scale = Scale::of(self.kind, own.flat_map(|row| row.cells.iter().copied().flatten()));
+        let weighted = own.flat_map(|row| row.cells.iter().flatten().map(|value| (*value, row.weight)));
+        let scale = Scale::of(self.kind, &weighted.collect::<Vec<_>>());
         html! {
             (legend(scale))
             div.scroll {
@@ -54,7 +57,7 @@ impl Heat<'_> {
                     } }
                     tbody {
                         @for row in &self.rows {
-                            tr.total[row.is_total] {
+                            tr class=[row.is_total.then_some("total")] {
                                 th scope="row" title=[(row.name.full != row.name.short).then_some(&row.name.full)] {
                                     (row.name.short)
                                 }
@@ -74,6 +77,7 @@ impl Heat<'_> {
         let what = |text: &str| format!("{}, {}: {text}", row.name.full, column.full);
         html! {
             @match cell {
+                None if row.name == *column => td.none title=(what("the same")) { "–" },
                 None => td.none title=(what("not defined")) { "–" },
                 Some(value) if row.is_total && self.kind != Kind::Part => {
                     @let text = self.kind.text(value);
