@@ -7,6 +7,7 @@
 //! **Invariant:** a report is a function of the recipe, the sources and the options' shares: the same bytes on any number of
 //! threads and any memory budget. What it says of a stage is what a merge does: both call the same code.
 
+mod chain;
 mod html;
 mod jobs;
 mod measure;

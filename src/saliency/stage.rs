@@ -9,7 +9,7 @@ use crate::backend::cpu::pairs::Measures;
 use crate::backend::cpu::prune::{Geometry, Mask, StageState};
 use crate::backend::cpu::select::{self, COUNTERS, Cut, Ranked, Search};
 use crate::backend::cpu::stats::{self, Sums};
-use crate::backend::{Granularity, Prune, Rescale};
+use crate::backend::{Granularity, Prune};
 use crate::engine::{choose, sample_of, scores, segments_of, with_sources};
 use crate::error::{Error, Result};
 use crate::plan::TensorPlan;
@@ -31,8 +31,10 @@ pub(super) struct Kept {
 
 /// By tensor and model.
 type Answer = Vec<Vec<Kept>>;
+/// Masks, and the elements that they keep, by model.
+type Masked = (Vec<Mask>, Vec<u64>);
 /// The stages before the one that is asked, as measured, by tensor.
-type Chain = Vec<Vec<(Prune, StageState)>>;
+pub(super) type Chain = Vec<Vec<(Prune, StageState)>>;
 
 /// The answers to the survey's questions, in their order.
 pub(super) fn kept(run: &Run<'_>, measures: &[Measures]) -> Result<Vec<Answer>> {
@@ -164,7 +166,7 @@ impl Run<'_> {
     }
 
     /// Masks and kept elements by model, for every tensor of a batch and every question.
-    fn masks(&self, asked: &[Asked], batch: &[usize], chain: &Chain) -> Result<Vec<Vec<(Vec<Mask>, Vec<u64>)>>> {
+    fn masks(&self, asked: &[Asked], batch: &[usize], chain: &Chain) -> Result<Vec<Vec<Masked>>> {
         let survey = self.survey;
         let models = survey.tasks.len();
         // A tensor without elements keeps all of none.
@@ -290,7 +292,7 @@ impl Run<'_> {
         asked: &[Asked],
         batch: &[usize],
         chain: &Chain,
-        masks: &[Vec<(Vec<Mask>, Vec<u64>)>],
+        masks: &[Vec<Masked>],
     ) -> Result<Vec<Vec<Vec<f64>>>> {
         let (survey, models) = (self.survey, self.survey.tasks.len());
         let mut found = vec![vec![vec![0.0; models]; asked.len()]; batch.len()];
@@ -341,69 +343,6 @@ impl Run<'_> {
             },
         )?;
         Ok(found)
-    }
-
-    /// Norms of what the chain leaves, by tensor of the list and model.
-    fn sums(&self, tensors: &[usize], chain: &Chain) -> Result<Vec<Vec<Sums>>> {
-        let survey = self.survey;
-        let mut found = vec![vec![Sums::default(); survey.tasks.len()]; tensors.len()];
-        let jobs = Jobs::new(tensors.iter().map(|at| runs_of(survey.tensor(*at).elems)));
-        self.pool.in_order(
-            jobs.count(),
-            self.stop,
-            |unit, worker| {
-                let job = jobs.get(unit);
-                let (tensor, stages) = (survey.tensor(tensors[job.at]), &chain[tensors[job.at]]);
-                let elems = run_of(tensor.elems, job.unit);
-                let mut parts = Vec::new();
-                for (_, at) in segments_of(elems.start, elems.end) {
-                    let raw = &mut worker.raw;
-                    in_type_of!(tensor, worker, |scratch| {
-                        with_sources(&survey.plan, tensor, at.start, at.end, raw, |sources| {
-                            parts.extend(stats::sums(Geometry::of(&tensor.shape), stages, sources, scratch));
-                        })
-                    })
-                    .map_err(|e: Error| e.at_tensor(&tensor.name))?;
-                }
-                self.note_read(tensor, elems.end - elems.start);
-                Ok(parts)
-            },
-            |unit, parts| {
-                let total = &mut found[jobs.get(unit).at];
-                parts.iter().for_each(|part| total.iter_mut().zip(part).for_each(|(a, b)| a.add(b)));
-                Ok(())
-            },
-        )?;
-        Ok(found)
-    }
-
-    /// Sets the factors that give layers their norms back after a stage, the last of the chain.
-    fn restore(&self, stage: usize, pruned: &[usize], before: &[Vec<Sums>], chain: &mut Chain) -> Result<()> {
-        let survey = self.survey;
-        let rescale = |at: usize| survey.tensor(at).stage(stage).map_or(Rescale::None, |(_, p)| p.rescale);
-        let rescaled: Vec<usize> = pruned.iter().copied().filter(|at| rescale(*at) != Rescale::None).collect();
-        let after = self.sums(&rescaled, chain)?;
-        let mut layers: Vec<usize> = rescaled.iter().map(|at| survey.tensor(*at).layer).collect();
-        layers.sort_unstable();
-        layers.dedup();
-        for layer in layers {
-            let here = |at: &usize| survey.tensor(*at).layer == layer;
-            let Some(rescale) = pruned.iter().find(|at| here(at)).map(|at| rescale(*at)) else { continue };
-            let mut sums = vec![[0.0; 2]; survey.tasks.len()];
-            for (at, after) in rescaled.iter().zip(&after).filter(|(at, _)| here(at)) {
-                for ((sum, before), after) in sums.iter_mut().zip(&before[*at]).zip(after) {
-                    sum[0] += choose::norm_part(rescale, before);
-                    sum[1] += choose::norm_part(rescale, after);
-                }
-            }
-            let factors: Vec<f64> = sums.iter().map(|[b, a]| choose::restoring_factor(rescale, *b, *a)).collect();
-            for at in pruned.iter().filter(|at| here(at)) {
-                if let Some((_, state)) = chain[*at].last_mut() {
-                    state.factors.clone_from(&factors);
-                }
-            }
-        }
-        Ok(())
     }
 }
 

@@ -190,10 +190,8 @@ fn asked(plan: &Plan, tensors: &[usize], has_stages: bool, keep: &[f64]) -> Resu
     }
     let prunes = |stage: usize| tensors.iter().any(|t| plan.tensors[*t].stage(stage).is_some());
     if !keep.is_empty() && !prunes(stages - 1) {
-        return Err(Error::input(format!(
-            "the recipe's last stage keeps everything (`keep: 1`), so no other share can be asked of it"
-        ))
-        .hint("give the stage a `keep` below 1, if only to ask about others"));
+        let message = "the recipe's last stage keeps everything (`keep: 1`), so no other share can be asked of it";
+        return Err(Error::input(message).hint("give the stage a `keep` below 1, if only to ask about others"));
     }
     let mut seen: Vec<f64> = Vec::new();
     for share in keep {

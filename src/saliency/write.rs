@@ -204,7 +204,7 @@ mod tests {
         assert!(message(&file, true, std::slice::from_ref(&file)).contains("made from"));
         std::os::unix::fs::symlink(&config, dir.path().join("link.json")).unwrap();
         assert!(message(&dir.path().join("link.json"), true, std::slice::from_ref(&model)).contains("made from"));
-        Target::new(&file, true, &[model.clone()]).unwrap();
+        Target::new(&file, true, std::slice::from_ref(&model)).unwrap();
         Target::new(&model.join("new.json"), false, &[model]).unwrap();
     }
 }

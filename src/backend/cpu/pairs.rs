@@ -158,8 +158,13 @@ fn add_signs<C: Widen>(n: usize, found: &mut Measures, scratch: &Scratch<C>, bit
         let [above, below] = &mut rest;
         vector::signs_of_rest(above, below, tau, &scratch.sum[..n]);
         task.others.add(compare(signs, &rest));
-        task.changed += tau.iter().filter(|x| **x != C::ZERO).count() as u64;
-        task.nonfinite += tau.iter().filter(|x| !x.is_finite()).count() as u64;
+        let nonfinite = tau.iter().map(|x| u64::from(!x.is_finite())).sum::<u64>();
+        task.nonfinite += nonfinite;
+        // What has a sign has changed; so has a NaN, which has none.
+        task.changed += signs[0].iter().zip(&signs[1]).map(|(a, b)| u64::from((a | b).count_ones())).sum::<u64>();
+        if nonfinite > 0 {
+            task.changed += tau.iter().filter(|x| x.is_nan()).count() as u64;
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 use super::blend::{Measured, load_pruned};
 use super::prune::{self, Geometry, Scratch, Sources, StageState};
 use super::stored::Widen;
-use super::vector::{dot, lane_sum};
+use super::vector::{dot, lane_sum, task_sums};
 use super::{BLOCK, SEGMENT};
 use crate::backend::{Prune, Score};
 
@@ -85,19 +85,10 @@ pub(super) fn add_block<C: Widen>(n: usize, totals: &mut [Sums], scratch: &mut S
     let models = totals.len();
     prune::sum_models(Score::Deviation, models, n, scratch);
     let (base, sum) = (&scratch.base[..n], &scratch.sum[..n]);
-    let squares = lane_sum(n, |i| base[i].f64() * base[i].f64());
+    let (base, mean) = (dot(base, base), 1.0 / models as f64);
     for (total, tau) in totals.iter_mut().zip(&scratch.tau) {
-        let tau = &tau[..n];
-        let of = |f: &dyn Fn(f64, f64) -> f64| lane_sum(n, |i| f(tau[i].f64(), sum[i]));
-        let mean = 1.0 / models as f64;
-        total.add(&Sums {
-            l1: of(&|x, _| x.abs()),
-            squares: of(&|x, _| x * x),
-            deviation: of(&|x, s| (x - s * mean) * (x - s * mean)),
-            dot: of(&|x, s| x * (s - x)),
-            rest: of(&|x, s| (s - x) * (s - x)),
-            base: squares,
-        });
+        let [l1, squares, deviation, dot, rest] = task_sums(&tau[..n], sum, mean);
+        total.add(&Sums { l1, squares, deviation, dot, rest, base });
     }
 }
 

@@ -3,6 +3,7 @@
 //! Names come from strangers' files: the template escapes all that it is given, control characters are shown as what they
 //! are, and the page forbids itself everything but its own style.
 
+mod measures;
 mod scale;
 mod tables;
 
@@ -10,6 +11,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::report::{Choice, Group, Report, TaskReport};
 use crate::checkpoint::escaped;
+use measures::Measure;
 use scale::Kind;
 use tables::{Heat, Name, Row};
 
@@ -31,14 +33,6 @@ pub(super) fn bytes(entries: u64, models: u64, choices: u64) -> u64 {
     let most = |cells: u64| if cells > MOST_CELLS { 0 } else { cells };
     // Layers, which are never left out, are no more than entries; tensors are another table.
     2 * CELL_BYTES * (tables * (entries * models + most(entries * models)) + 2 * (pairs + entries * pairs.min(45)))
-}
-
-/// One number of a task in a place.
-struct Measure {
-    title: String,
-    note: String,
-    kind: Kind,
-    of: Box<dyn Fn(&TaskReport) -> Option<f64>>,
 }
 
 /// The page.
@@ -255,63 +249,6 @@ impl Page<'_> {
     /// A group's share of all elements.
     fn weight(&self, group: &Group) -> f64 {
         group.elements as f64 / self.report.total.elements.max(1) as f64
-    }
-
-    /// Everything that has a heat map of layers × tasks.
-    fn measures(&self) -> Vec<Measure> {
-        let measure = |title: &str, note: &str, kind, of: fn(&TaskReport) -> Option<f64>| Measure {
-            title: title.into(),
-            note: note.into(),
-            kind,
-            of: Box::new(of),
-        };
-        let mut all = vec![measure(
-            "Share of the task vector's energy",
-            "‖τ‖² of the layer over ‖τ‖² of the model, in percent: where a task has changed the base.",
-            Kind::Share,
-            |task| task.energy_share,
-        )];
-        for i in 0..self.report.choices.len() {
-            let name = self.choice_name(i);
-            all.push(Measure {
-                title: format!("Pruned elements: {name}"),
-                note: "Share of the elements that the stage drops, in percent.".into(),
-                kind: Kind::Part,
-                of: Box::new(move |task| task.pruned[i].share),
-            });
-            all.push(Measure {
-                title: format!("Pruned energy: {name}"),
-                note: "Share of ‖τ‖² that goes with them, in percent.".into(),
-                kind: Kind::Part,
-                of: Box::new(move |task| task.pruned[i].energy_share),
-            });
-        }
-        let size = "Score `magnitude`";
-        all.push(measure(size, "The root mean square of τ.", Kind::Size, |task| task.scores.magnitude));
-        all.push(measure("Score `relative`", "‖τ‖ / ‖θ₀‖.", Kind::Size, |task| task.scores.relative));
-        if self.tasks.len() < 2 {
-            return all;
-        }
-        all.push(measure(
-            "Score `deviation`",
-            "‖τ − mean τ‖ / ‖θ₀‖: what is the task's own.",
-            Kind::Size,
-            |task| task.scores.deviation,
-        ));
-        all.push(measure("Score `agreement`", "(1 + cosine with R) / 2.", Kind::Agreement, |task| {
-            task.scores.agreement
-        }));
-        all.push(measure("Score `tall`", "‖τ‖ / (‖τ‖ + ‖R‖).", Kind::Size, |task| task.scores.tall));
-        all.push(measure("Cosine with the other tasks", "Between τ and R.", Kind::Signed, |task| {
-            task.cosine_with_others
-        }));
-        all.push(measure(
-            "Signs as the other tasks",
-            "Share of the elements, of those where neither τ nor R is 0, whose signs are equal, in percent.",
-            Kind::Agreement,
-            |task| task.sign_agreement_with_others,
-        ));
-        all
     }
 
     /// A heat map of layers × tasks, and one of tensors to unfold.
