@@ -49,7 +49,10 @@ impl Target {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let reaching = |e| Error::io(format_args!("reach the folder `{}` of the report", folder.display()), &e);
+        let reaching = |e| {
+            Error::io(format_args!("reach the folder `{}` of the report", folder.display()), &e)
+                .hint("create the folder first, or name a file in one that is there")
+        };
         let mut path = fs::canonicalize(folder).map_err(reaching)?.join(file.file_name().unwrap_or_default());
         match fs::symlink_metadata(&path) {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
