@@ -57,6 +57,7 @@
 //! | [`factors`] | low-rank factors stored instead of their sum, and models rebuilt from them |
 //! | [`output`] | the output's files, built beside it and renamed into place once complete |
 //! | [`report`] | manifest, model card, verification, comparison |
+//! | [`saliency`] | what task vectors look like before they are merged, and what a stage would prune |
 //! | [`cli`] | the command line |
 
 pub mod backend;
@@ -72,6 +73,7 @@ pub mod output;
 pub mod plan;
 pub mod recipe;
 pub mod report;
+pub mod saliency;
 mod suggest;
 pub mod units;
 

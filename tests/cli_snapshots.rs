@@ -15,7 +15,7 @@ fn with_fixed<'a>(args: &[&'a str]) -> Vec<&'a str> {
 fn help_of_every_command() {
     let place = Place::new();
     place.snapshot("help", &["--help"]);
-    for command in ["merge", "extract", "plan", "inspect", "compare", "verify", "methods", "devices"] {
+    for command in ["merge", "extract", "plan", "saliency", "inspect", "compare", "verify", "methods", "devices"] {
         place.snapshot(&format!("help-{command}"), &[command, "--help"]);
     }
 }
@@ -48,6 +48,28 @@ fn plans() {
     let place = Place::new();
     place.snapshot("plan", &with_fixed(&["plan", "cart.yaml"]));
     place.snapshot("plan-json", &with_fixed(&["plan", "ties.yaml", "--json"]));
+}
+
+#[test]
+fn surveys_of_task_vectors() {
+    let place = Place::new();
+    let stage = "merge_method: ties\ntask_vector_stages: [{stage: lwptv, parameters: {keep: 0.5}}]\n";
+    place.recipe("staged", stage, "base");
+    place.snapshot("saliency", &with_fixed(&["saliency", "staged.yaml", "-o", "report.html", "--keep", "0.25,0.75"]));
+    place.snapshot("saliency-json", &with_fixed(&["saliency", "cart.yaml", "-o", "report.json", "--json"]));
+    place.snapshot("saliency-quiet", &with_fixed(&["saliency", "cart.yaml", "-o", "report.json", "-q", "--overwrite"]));
+    place.snapshot("saliency-exists", &with_fixed(&["saliency", "cart.yaml", "-o", "report.json"]));
+    place.snapshot("saliency-exists-json", &with_fixed(&["saliency", "cart.yaml", "-o", "report.json", "--json"]));
+    place.snapshot("saliency-extension", &with_fixed(&["saliency", "cart.yaml", "-o", "report.txt"]));
+    place.snapshot("saliency-no-folder", &with_fixed(&["saliency", "cart.yaml", "-o", "none/report.html"]));
+    place.snapshot("saliency-keep", &with_fixed(&["saliency", "cart.yaml", "-o", "r.html", "--keep", "1.5"]));
+    let into_source = ["saliency", "cart.yaml", "-o", "family/base/config.json", "--overwrite"];
+    place.snapshot("saliency-into-source", &with_fixed(&into_source));
+    let small = ["saliency", "cart.yaml", "-o", "r.html", "--threads", "2", "--memory-budget", "64KiB"];
+    place.snapshot("saliency-small-budget", &small);
+    place.write("no-base.yaml", "merge_method: linear\nmodels: [{model: family/a}, {model: family/b}]\n");
+    place.snapshot("saliency-no-base", &with_fixed(&["saliency", "no-base.yaml", "-o", "r.html"]));
+    assert!(place.path("report.html").is_file() && !place.path("r.html").exists());
 }
 
 #[test]

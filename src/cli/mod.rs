@@ -11,6 +11,7 @@ mod methods;
 mod plan;
 mod print;
 mod progress;
+mod saliency;
 mod setup;
 mod verify;
 
@@ -52,6 +53,7 @@ enum Command {
     Merge(merge::Merge),
     Extract(extract::Extract),
     Plan(plan::Plan),
+    Saliency(saliency::Saliency),
     Inspect(inspect::Inspect),
     Compare(compare::Compare),
     Verify(verify::Verify),
@@ -78,6 +80,7 @@ impl Cli {
             Command::Merge(args) => args.run(&self.log),
             Command::Extract(args) => args.run(&self.log),
             Command::Plan(args) => args.run(),
+            Command::Saliency(args) => args.run(&self.log),
             Command::Inspect(args) => args.run(),
             Command::Compare(args) => args.run(&self.log),
             Command::Verify(args) => args.run(&self.log),

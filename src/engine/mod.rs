@@ -6,11 +6,13 @@
 //! bounded distance in front.
 
 mod buffers;
+pub(crate) mod choose;
 mod factors;
 mod merge;
 mod progress;
 mod readahead;
 mod schedule;
+pub(crate) mod scores;
 mod sink;
 mod stop;
 mod tensor;
@@ -20,6 +22,7 @@ mod writer;
 pub use merge::{Done, Request, merge};
 pub use progress::Progress;
 pub use stop::Stop;
+pub(crate) use worker::{sample_of, segments_of, stored_bytes, with_sources};
 
 use std::sync::Mutex;
 use std::sync::mpsc;

@@ -153,10 +153,10 @@ impl<'a> Schedule<'a> {
 
     /// A signal ends the run as an error does.
     fn heed_signal(&self, state: &mut State) {
-        if let Some(signal) = self.stop.signal()
-            && state.error.is_none()
+        if state.error.is_none()
+            && let Some(error) = self.stop.error()
         {
-            state.error = Some(Error::interrupted(signal, format!("stopped by {}", signal_name(signal))));
+            state.error = Some(error);
             self.changed.notify_all();
         }
     }
@@ -189,13 +189,5 @@ pub(super) struct StopOnPanic<'a, 'b>(pub &'a Schedule<'b>);
 impl Drop for StopOnPanic<'_, '_> {
     fn drop(&mut self) {
         self.0.fail(Error::internal("a thread panicked"));
-    }
-}
-
-fn signal_name(signal: i32) -> String {
-    match signal {
-        libc::SIGINT => "SIGINT".into(),
-        libc::SIGTERM => "SIGTERM".into(),
-        other => format!("signal {other}"),
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::error::Error;
+
 /// Set to a signal's number to stop a run after the units in hand. Clones share the wish.
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<AtomicUsize>);
@@ -24,5 +26,16 @@ impl Stop {
             0 => None,
             signal => Some(signal as i32),
         }
+    }
+
+    /// The error that ends a run, once there was a signal.
+    pub(crate) fn error(&self) -> Option<Error> {
+        let signal = self.signal()?;
+        let name = match signal {
+            libc::SIGINT => "SIGINT".into(),
+            libc::SIGTERM => "SIGTERM".into(),
+            other => format!("signal {other}"),
+        };
+        Some(Error::interrupted(signal, format!("stopped by {name}")))
     }
 }

@@ -4,13 +4,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value, json};
 
+use super::choose;
 use super::writer::Written;
 use crate::backend::cpu::blend::{Measured, RunFacts};
 use crate::backend::cpu::low_rank::LowRankFacts;
 use crate::backend::cpu::prune::{Geometry, Mask, StageState};
 use crate::backend::cpu::select::{COUNTERS, Cut, Search};
 use crate::backend::cpu::stats::{self, Sums};
-use crate::backend::{Combine, Granularity, Program, Prune, Sparsify, kept_of};
+use crate::backend::{Combine, Program, Prune, Sparsify, kept_of};
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Error, Result};
 use crate::output::source_digest::to_hex;
@@ -103,14 +104,9 @@ impl TensorRun {
     pub fn searches(&self, tensor: &TensorPlan, stage: Option<Prune>) -> Arc<Vec<Option<Search>>> {
         let mut state = self.lock();
         if state.searches.is_empty() {
-            let search = |share: f64, lowest: bool| {
-                let rank = kept_of(share, tensor.elems);
-                let new = if tensor.wide { Search::new::<f64> } else { Search::new::<f32> };
-                (rank > 0 && rank < tensor.elems).then(|| new(tensor.elems, rank, lowest))
-            };
             state.searches = Arc::new(match stage {
-                Some(prune) => vec![search(prune.keep, prune.keep_redundant); tensor.models.len()],
-                None => densities(tensor).iter().map(|d| search(*d, false)).collect(),
+                Some(prune) => vec![choose::search(tensor, prune.keep, prune.keep_redundant); tensor.models.len()],
+                None => densities(tensor).iter().map(|d| choose::search(tensor, *d, false)).collect(),
             });
         }
         Arc::clone(&state.searches)
@@ -118,23 +114,12 @@ impl TensorRun {
 
     /// Adds a unit's counters, and clears them for the next.
     pub fn add_counts(&self, searches: &[Option<Search>], counts: &mut [Vec<u32>]) {
-        /// Counters looked at together: most of them are zero, and those need not be added.
-        const GROUP: usize = 64;
         let mut state = self.lock();
         if !matches!(state.tally, Tally::Counts(_)) {
             state.tally = Tally::Counts(vec![vec![0; COUNTERS]; counts.len()]);
         }
         let Tally::Counts(totals) = &mut state.tally else { return };
-        for ((totals, counts), search) in totals.iter_mut().zip(counts).zip(searches) {
-            let Some(bins) = search.as_ref().map(Search::bins) else { continue };
-            for (totals, counts) in totals[..bins].chunks_mut(GROUP).zip(counts[..bins].chunks_mut(GROUP)) {
-                if counts.iter().any(|c| *c != 0) {
-                    totals.iter_mut().zip(&*counts).for_each(|(t, c)| *t += u64::from(*c));
-                    counts.fill(0);
-                }
-            }
-            totals[COUNTERS - 1] += u64::from(std::mem::take(&mut counts[COUNTERS - 1]));
-        }
+        choose::add_counts(totals, searches, counts);
     }
 
     pub fn set_norms(&self, segments: usize, first: usize, before: Vec<Vec<Sums>>, after: Vec<Vec<Sums>>) {
@@ -213,19 +198,7 @@ impl TensorRun {
             _ => vec![Vec::new(); tensor.models.len()],
         };
         let geometry = state.measured.geometry;
-        let (masks, kept) = scores
-            .iter()
-            .map(|scores| {
-                let keep = best(scores, kept_of(prune.keep, scores.len() as u64), prune.keep_redundant);
-                let units: u64 = keep.iter().map(|k| u64::from(*k)).sum();
-                match prune.granularity {
-                    Granularity::Row => (Mask::Rows(keep), units * geometry.row_elems),
-                    _ => (Mask::Columns(keep), units * geometry.column_elems()),
-                }
-            })
-            // A tensor without elements has no rows to mask.
-            .map(|(mask, kept)| if tensor.elems == 0 { (Mask::All, 0) } else { (mask, kept) })
-            .unzip();
+        let (masks, kept) = choose::unit_masks(&scores, prune, geometry, tensor.elems);
         push_stage(&mut state, prune, masks, kept);
     }
 
@@ -437,13 +410,7 @@ fn settle_cuts(state: &mut State, tensor: &TensorPlan, stage: Option<Prune>, cut
     state.searches = Arc::default();
     let n = tensor.elems;
     if let Some(prune) = stage {
-        let all = kept_of(prune.keep, n) == n;
-        let mask = |cut: &Option<Cut>| match cut {
-            Some(cut) => (Mask::Elements { cut: cut.key, lowest: prune.keep_redundant }, cut.kept),
-            None if all => (Mask::All, n),
-            None => (Mask::None, 0),
-        };
-        let (masks, kept) = cuts.iter().map(mask).unzip();
+        let (masks, kept) = choose::cut_masks(cuts, prune, n);
         push_stage(state, prune, masks, kept);
         return;
     }
@@ -470,44 +437,5 @@ fn densities(tensor: &TensorPlan) -> &[f64] {
             _ => &[],
         },
         _ => &[],
-    }
-}
-
-/// 1 for the `k` highest (or lowest) scores, 0 for the rest; of equal scores the lower index comes first, and NaN ranks
-/// with infinity.
-pub(super) fn best(scores: &[f64], k: u64, lowest: bool) -> Vec<u8> {
-    let value = |i: usize| if scores[i].is_nan() { f64::INFINITY } else { scores[i] };
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|a, b| {
-        let by_score = value(*a).total_cmp(&value(*b));
-        if lowest { by_score } else { by_score.reverse() }.then(a.cmp(b))
-    });
-    let mut keep = vec![0; scores.len()];
-    order.into_iter().take(k as usize).for_each(|i| keep[i] = 1);
-    keep
-}
-
-#[cfg(test)]
-mod tests {
-    use super::best;
-
-    #[test]
-    fn equal_scores_go_by_index_and_nan_ranks_first() {
-        assert_eq!(best(&[1.0, 3.0, 3.0, 2.0], 2, false), [0, 1, 1, 0]);
-        assert_eq!(best(&[1.0, 1.0, 1.0], 2, false), [1, 1, 0]);
-        assert_eq!(best(&[1.0, 1.0, 0.5], 2, true), [1, 0, 1]);
-        assert_eq!(best(&[1.0, f64::NAN, -f64::NAN, 2.0], 2, false), [0, 1, 1, 0]);
-        assert_eq!(best(&[], 0, false), [0u8; 0]);
-    }
-
-    #[test]
-    fn masks_are_nested_in_the_number_kept() {
-        let scores = [0.3, 0.1, 0.3, 0.9, 0.0, 0.1];
-        for lowest in [false, true] {
-            for k in 0..6 {
-                let (less, more) = (best(&scores, k, lowest), best(&scores, k + 1, lowest));
-                assert!(less.iter().zip(&more).all(|(a, b)| a <= b));
-            }
-        }
     }
 }

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::sink::Sink;
 use super::tensor::hashed_as;
 use super::writer::Written;
-use super::{Engine, factors};
+use super::{Engine, choose, factors, scores};
 use crate::backend::cpu::blend::{RunFacts, blend};
 use crate::backend::cpu::low_rank::{self, ReadRuns};
 use crate::backend::cpu::prune::{Scratch, Sources};
@@ -17,7 +17,7 @@ use crate::backend::cpu::select::{self, COUNTERS, Ranked, Search};
 use crate::backend::cpu::stats::{self, Sums};
 use crate::backend::cpu::stored::{Stored, Widen};
 use crate::backend::cpu::{BLOCK, SEGMENT};
-use crate::backend::{Combine, Granularity, LowRank, Program, Prune, Rescale};
+use crate::backend::{Combine, LowRank, Program, Prune, Rescale};
 use crate::error::{Error, Result};
 use crate::output::nonfinite;
 use crate::output::source_digest::{BLOCK_ELEMS, block, block_bytes};
@@ -193,17 +193,9 @@ impl<'a, 'p> Worker<'a, 'p> {
         let geometry = measured.geometry;
         let per_unit = unit_rows(geometry, plan.memory.chunk_elems);
         let rows = unit * per_unit..((unit + 1) * per_unit).min(geometry.rows);
-        // Whole rows at a time, as many as a segment holds.
-        let at_once = (SEGMENT as u64 / geometry.row_elems.max(1)).max(1);
         let (scratch, raw, _) = self.parts();
-        let mut scores = vec![Vec::new(); tensor.models.len()];
-        for first in rows.clone().step_by(at_once as usize) {
-            let last = (first + at_once).min(rows.end);
-            with_sources(plan, tensor, first * geometry.row_elems, last * geometry.row_elems, raw, |sources| {
-                let part = stats::row_scores(prune.score, geometry, &measured.stages[..place], sources, scratch);
-                scores.iter_mut().zip(part).for_each(|(all, part)| all.extend(part));
-            })?;
-        }
+        let stages = &measured.stages[..place];
+        let scores = scores::of_rows((plan, tensor), prune, stages, rows.clone(), raw, scratch)?;
         run.set_scores(geometry.rows as usize, rows.start as usize, &scores);
         self.note_read(tensor, (rows.end - rows.start) * geometry.row_elems, is_first);
         Ok(())
@@ -225,21 +217,11 @@ impl<'a, 'p> Worker<'a, 'p> {
         let geometry = measured.geometry;
         let per_unit = unit_columns(geometry);
         let columns = unit * per_unit..((unit + 1) * per_unit).min(geometry.columns);
-        let width = (columns.end - columns.start) as usize;
-        let (row, inner) = (geometry.columns * geometry.inner, geometry.inner);
         let (scratch, raw, _) = self.parts();
-        let mut totals = vec![vec![0.0; width]; tensor.models.len()];
-        for first in (0..tensor.elems).step_by(row.max(1) as usize) {
-            let (from, to) = (first + columns.start * inner, first + columns.end * inner);
-            with_sources(plan, tensor, from, to, raw, |sources| {
-                let stages = &measured.stages[..place];
-                stats::add_column_scores(prune.score, geometry, stages, sources, columns.start, &mut totals, scratch);
-            })?;
-        }
-        let elems = geometry.column_elems();
-        totals.iter_mut().flatten().for_each(|total| *total /= elems as f64);
-        run.set_scores(geometry.columns as usize, columns.start as usize, &totals);
-        self.note_read(tensor, elems * width as u64, is_first);
+        let stages = &measured.stages[..place];
+        let scores = scores::of_columns((plan, tensor), prune, stages, columns.clone(), raw, scratch)?;
+        run.set_scores(geometry.columns as usize, columns.start as usize, &scores);
+        self.note_read(tensor, geometry.column_elems() * (columns.end - columns.start), is_first);
         Ok(())
     }
 
@@ -394,36 +376,19 @@ fn rank(engine: &Engine<'_>, stage: usize) {
     let prune = |t: usize| plan.tensors[t].stage(stage).map(|(_, prune)| prune);
     let ranked: Vec<usize> = (0..plan.tensors.len()).filter(|t| prune(*t).is_some()).collect();
     let Some(prune) = ranked.first().and_then(|t| prune(*t)) else { return };
-    // The groups that are kept or dropped as one, in the order of the base's files.
-    let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
-    for t in ranked {
-        let key = if prune.granularity == Granularity::Layer { plan.tensors[t].layer } else { t };
-        match groups.iter_mut().find(|(k, _)| *k == key) {
-            Some((_, members)) => members.push(t),
-            None => groups.push((key, vec![t])),
-        }
-    }
-    let models = plan.tensors[groups[0].1[0]].models.len();
-    let scores: Vec<Vec<f64>> = groups
+    let groups = choose::groups(&plan.tensors, &ranked, prune.granularity);
+    let models = plan.tensors[groups[0][0]].models.len();
+    let measured: Vec<(u64, Vec<Sums>)> = groups
         .iter()
-        .map(|(_, members)| {
+        .map(|members| {
             let mut sums = vec![Sums::default(); models];
             for t in members {
                 sums.iter_mut().zip(engine.tensors[*t].norms()).for_each(|(a, b)| a.add(&b));
             }
-            let elems = members.iter().map(|t| plan.tensors[*t].elems).sum();
-            sums.iter().map(|s| s.score(prune.score, elems)).collect()
+            (members.iter().map(|t| plan.tensors[*t].elems).sum(), sums)
         })
         .collect();
-    let kept = crate::backend::kept_of(prune.keep, groups.len() as u64);
-    let masks: Vec<Vec<u8>> = (0..models)
-        .map(|model| {
-            let of_model: Vec<f64> = scores.iter().map(|s| s[model]).collect();
-            super::tensor::best(&of_model, kept, prune.keep_redundant)
-        })
-        .collect();
-    for (group, (_, members)) in groups.iter().enumerate() {
-        let keep: Vec<bool> = masks.iter().map(|m| m[group] == 1).collect();
+    for (members, keep) in groups.iter().zip(choose::group_masks(prune, &measured)) {
         for t in members {
             engine.tensors[*t].keep_whole(prune, plan.tensors[*t].elems, &keep);
         }
@@ -436,7 +401,7 @@ fn restore(engine: &Engine<'_>, stage: usize, layer: usize) {
     let found = |t: usize| plan.tensors[t].stage(stage).filter(|_| plan.tensors[t].layer == layer);
     let members: Vec<usize> = (0..plan.tensors.len()).filter(|t| found(*t).is_some()).collect();
     let Some((first, (_, Prune { rescale, .. }))) = members.first().and_then(|t| Some((t, found(*t)?))) else { return };
-    let norm = |s: &Sums| if rescale == Rescale::L1 { s.l1 } else { s.squares };
+    let norm = |s: &Sums| choose::norm_part(rescale, s);
     let mut sums = vec![[0.0; 2]; plan.tensors[*first].models.len()];
     for t in &members {
         let [before, after] = engine.tensors[*t].norms_around();
@@ -445,14 +410,8 @@ fn restore(engine: &Engine<'_>, stage: usize, layer: usize) {
             sum[1] += norm(after);
         }
     }
-    let factors: Vec<f64> = sums
-        .iter()
-        .map(|[before, after]| match (rescale, *after == 0.0) {
-            (_, true) => 1.0,
-            (Rescale::L2, false) => (before / after).sqrt(),
-            (_, false) => before / after,
-        })
-        .collect();
+    let factors: Vec<f64> =
+        sums.iter().map(|[before, after]| choose::restoring_factor(rescale, *before, *after)).collect();
     for t in members {
         if let Some((place, _)) = found(t) {
             engine.tensors[t].set_factors(place, &factors);
@@ -461,13 +420,13 @@ fn restore(engine: &Engine<'_>, stage: usize, layer: usize) {
 }
 
 /// The segments of a run that starts at one: their numbers and elements.
-fn segments_of(start: u64, end: u64) -> impl Iterator<Item = (usize, std::ops::Range<u64>)> {
+pub(crate) fn segments_of(start: u64, end: u64) -> impl Iterator<Item = (usize, std::ops::Range<u64>)> {
     (start..end).step_by(SEGMENT).map(move |at| (at as usize / SEGMENT, at..(at + SEGMENT as u64).min(end)))
 }
 
 /// The part of a segment that stands for it in a sample: one block, of another place in each segment, so that columns of a
 /// matrix are not favoured.
-fn sample_of(segment: usize, at: std::ops::Range<u64>) -> std::ops::Range<u64> {
+pub(crate) fn sample_of(segment: usize, at: std::ops::Range<u64>) -> std::ops::Range<u64> {
     let blocks = (at.end - at.start).div_ceil(BLOCK as u64);
     let start = at.start + (segment as u64 * 7 % blocks) * BLOCK as u64;
     start..(start + BLOCK as u64).min(at.end)
@@ -485,7 +444,7 @@ fn for_segments(
 }
 
 /// Calls `take` with the stored bytes of elements `start..end` of every source.
-fn with_sources(
+pub(crate) fn with_sources(
     plan: &Plan,
     tensor: &TensorPlan,
     start: u64,
@@ -532,7 +491,7 @@ fn nonfinite_source(plan: &Plan, tensor: &TensorPlan, raw: &mut [Vec<u8>]) -> Op
     None
 }
 
-fn stored_bytes(plan: &Plan, tensor: &TensorPlan, at: crate::plan::SourceTensor, elems: u64) -> u64 {
+pub(crate) fn stored_bytes(plan: &Plan, tensor: &TensorPlan, at: crate::plan::SourceTensor, elems: u64) -> u64 {
     let stored = plan.stored(at).0;
     if tensor.elems == 0 { 0 } else { (stored.bytes as f64 / tensor.elems as f64 * elems as f64) as u64 }
 }

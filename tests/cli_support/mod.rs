@@ -111,6 +111,7 @@ impl Place {
         text = text.replace(env!("CARGO_PKG_VERSION"), "[VERSION]");
         for (pattern, with) in [
             (r"in \d+\.\d\d s, \d+\.\d\d GB/s", "in [SECONDS] s, [RATE] GB/s"),
+            (r"tensors? in \d+\.\d\d s\b", "tensors in [SECONDS] s"),
             (r#""(seconds|gb_per_s)": [-0-9.e]+"#, r#""$1": [NUMBER]"#),
             (r#""(created|timestamp|fingerprint)": ?"[^"]*""#, r#""$1": "[VOLATILE]""#),
             // What a plan takes is measured and tuned elsewhere, and not a matter of the command line.

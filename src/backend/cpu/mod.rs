@@ -7,6 +7,7 @@ pub mod allocator;
 pub mod blend;
 pub mod features;
 pub mod low_rank;
+pub mod pairs;
 pub mod prune;
 pub mod ram;
 pub mod real;

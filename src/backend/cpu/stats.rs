@@ -6,7 +6,7 @@
 use super::blend::{Measured, load_pruned};
 use super::prune::{self, Geometry, Scratch, Sources, StageState};
 use super::stored::Widen;
-use super::vector::lane_sum;
+use super::vector::{dot, lane_sum, task_sums};
 use super::{BLOCK, SEGMENT};
 use crate::backend::{Prune, Score};
 
@@ -72,21 +72,43 @@ pub fn sums<C: Widen>(
         for at in (segment..end).step_by(BLOCK) {
             let n = BLOCK.min(end - at);
             load_pruned(geometry, stages, sources, at, n, scratch);
-            prune::sum_models(Score::Deviation, models, n, scratch);
-            let (base, sum) = (&scratch.base[..n], &scratch.sum[..n]);
-            let squares = lane_sum(n, |i| base[i].f64() * base[i].f64());
+            add_block(n, &mut totals, scratch);
+        }
+        segments.push(totals);
+    }
+    segments
+}
+
+/// Adds a block of `n` elements, whose task vectors and θ₀ are in `scratch`, to the sums of every model. Leaves the sum of
+/// the task vectors in `scratch`.
+pub(super) fn add_block<C: Widen>(n: usize, totals: &mut [Sums], scratch: &mut Scratch<C>) {
+    let models = totals.len();
+    prune::sum_models(Score::Deviation, models, n, scratch);
+    let (base, sum) = (&scratch.base[..n], &scratch.sum[..n]);
+    let (base, mean) = (dot(base, base), 1.0 / models as f64);
+    for (total, tau) in totals.iter_mut().zip(&scratch.tau) {
+        let [l1, squares, deviation, dot, rest] = task_sums(&tau[..n], sum, mean);
+        total.add(&Sums { l1, squares, deviation, dot, rest, base });
+    }
+}
+
+/// Σ τ² of each model over a run that starts at a segment, by segment and model, of the task vectors that `stages` leave.
+pub fn squares<C: Widen>(
+    geometry: Geometry,
+    stages: &[(Prune, StageState)],
+    sources: &Sources<'_>,
+    scratch: &mut Scratch<C>,
+) -> Vec<Vec<f64>> {
+    let models = sources.models.len();
+    let mut segments = Vec::with_capacity(sources.len.div_ceil(SEGMENT));
+    for segment in (0..sources.len).step_by(SEGMENT) {
+        let end = (segment + SEGMENT).min(sources.len);
+        let mut totals = vec![0.0; models];
+        for at in (segment..end).step_by(BLOCK) {
+            let n = BLOCK.min(end - at);
+            load_pruned(geometry, stages, sources, at, n, scratch);
             for (total, tau) in totals.iter_mut().zip(&scratch.tau) {
-                let tau = &tau[..n];
-                let of = |f: &dyn Fn(f64, f64) -> f64| lane_sum(n, |i| f(tau[i].f64(), sum[i]));
-                let mean = 1.0 / models as f64;
-                total.add(&Sums {
-                    l1: of(&|x, _| x.abs()),
-                    squares: of(&|x, _| x * x),
-                    deviation: of(&|x, s| (x - s * mean) * (x - s * mean)),
-                    dot: of(&|x, s| x * (s - x)),
-                    rest: of(&|x, s| (s - x) * (s - x)),
-                    base: squares,
-                });
+                *total += dot(&tau[..n], &tau[..n]);
             }
         }
         segments.push(totals);

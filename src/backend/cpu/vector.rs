@@ -180,6 +180,61 @@ vectorised! {
             *o = C::of(if whole == 0.0 { 0.0 } else { v.abs() / whole });
         }
     }
+
+    /// Σ |x|, Σ x², Σ (x − s·mean)², Σ x·(s − x) and Σ (s − x)² in f64, each in the order of [`lane_sum`].
+    fn task_sums<C: Real>(x: &[C], sum: &[f64], mean: f64) -> [f64; 5] {
+        let mut lanes = [[0f64; 8]; 5];
+        let ((eights, tail), (sum_eights, sum_tail)) = (x.as_chunks::<8>(), sum.as_chunks::<8>());
+        for (x, s) in eights.iter().zip(sum_eights) {
+            for j in 0..8 {
+                let (x, s) = (x[j].f64(), s[j]);
+                let (own, rest) = (x - s * mean, s - x);
+                lanes[0][j] += x.abs();
+                lanes[1][j] += x * x;
+                lanes[2][j] += own * own;
+                lanes[3][j] += x * rest;
+                lanes[4][j] += rest * rest;
+            }
+        }
+        for (j, (x, s)) in tail.iter().zip(sum_tail).enumerate() {
+            let (x, s) = (x.f64(), *s);
+            let (own, rest) = (x - s * mean, s - x);
+            lanes[0][j] += x.abs();
+            lanes[1][j] += x * x;
+            lanes[2][j] += own * own;
+            lanes[3][j] += x * rest;
+            lanes[4][j] += rest * rest;
+        }
+        lanes.map(add_lanes)
+    }
+
+    /// Σ x·y in f64.
+    fn dot<C: Real>(x: &[C], y: &[C]) -> f64 {
+        lane_sum(x.len().min(y.len()), |i| x[i].f64() * y[i].f64())
+    }
+
+    /// Bits of the elements above 0 and of those below, 64 a word; NaN is neither.
+    fn signs<C: Real>(above: &mut [u64], below: &mut [u64], x: &[C]) {
+        for ((above, below), x) in above.iter_mut().zip(below).zip(x.chunks(64)) {
+            (*above, *below) = (0, 0);
+            for (i, x) in x.iter().enumerate() {
+                *above |= u64::from(*x > C::ZERO) << i;
+                *below |= u64::from(*x < C::ZERO) << i;
+            }
+        }
+    }
+
+    /// The same of R, the sum of the other tasks.
+    fn signs_of_rest<C: Real>(above: &mut [u64], below: &mut [u64], x: &[C], sum: &[f64]) {
+        for (((above, below), x), sum) in above.iter_mut().zip(below).zip(x.chunks(64)).zip(sum.chunks(64)) {
+            (*above, *below) = (0, 0);
+            for (i, (x, sum)) in x.iter().zip(sum).enumerate() {
+                let rest = *sum - x.f64();
+                *above |= u64::from(rest > 0.0) << i;
+                *below |= u64::from(rest < 0.0) << i;
+            }
+        }
+    }
 }
 
 /// Σ f(i) over a block, in eight lanes that are added in a fixed order.
@@ -197,5 +252,33 @@ pub(super) fn lane_sum(n: usize, f: impl Fn(usize) -> f64) -> f64 {
     for (j, lane) in lanes.iter_mut().enumerate().take(n - whole) {
         *lane += f(whole + j);
     }
+    add_lanes(lanes)
+}
+
+/// Eight partial sums, added in a fixed order.
+#[inline(always)]
+fn add_lanes(lanes: [f64; 8]) -> f64 {
     ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_taken_together_have_the_bits_of_sums_taken_one_by_one() {
+        for n in [0, 1, 7, 8, 9, 64, 1001] {
+            let x: Vec<f32> = (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
+            let sum: Vec<f64> = (0..n).map(|i| ((i * 53 % 97) as f64 - 48.0) / 3.0).collect();
+            let of = |f: &dyn Fn(f64, f64) -> f64| lane_sum(n, |i| f(x[i].f64(), sum[i]));
+            let expected = [
+                of(&|x, _| x.abs()),
+                of(&|x, _| x * x),
+                of(&|x, s| (x - s * 0.2) * (x - s * 0.2)),
+                of(&|x, s| x * (s - x)),
+                of(&|x, s| (s - x) * (s - x)),
+            ];
+            assert_eq!(task_sums(&x, &sum, 0.2).map(f64::to_bits), expected.map(f64::to_bits), "{n}");
+        }
+    }
 }
