@@ -211,6 +211,21 @@ fn shares_add_up_and_matrices_are_symmetric() {
 }
 
 #[test]
+fn neither_the_method_nor_its_output_changes_a_report() {
+    let family = large();
+    let report = |method: &str| {
+        let recipe = family.recipe("method", &format!("{MODELS}{method}"));
+        Report { method: "", ..survey(&recipe, &options(&[0.5])).unwrap() }
+    };
+    let plain = report("merge_method: task_arithmetic\n");
+    for method in
+        ["merge_method: cart\noutput: factors\n", "merge_method: ties\n", "merge_method: linear\nout_dtype: bfloat16\n"]
+    {
+        assert_eq!(report(method), plain, "{method}");
+    }
+}
+
+#[test]
 fn a_nan_is_counted_and_leaves_what_it_is_part_of_undefined() {
     let values = [1.0, 2.0, 3.0, 4.0];
     let tensor = |name: &str, values: &[f64]| Tensor::new(name, Dtype::F32, &[4], values);

@@ -11,7 +11,7 @@ use crate::engine::Stop;
 use crate::error::{Error, Result};
 use crate::methods;
 use crate::plan::{self, Plan, TensorPlan};
-use crate::recipe::{Listed, Parameters, Recipe, Stage};
+use crate::recipe::{Listed, Output, Parameters, Recipe, Stage};
 
 /// The stage that is asked about where a recipe has none.
 const STAGE: &str = "lwptv";
@@ -83,6 +83,7 @@ impl Survey {
         let method = recipe.method.name;
         let find = |name| methods::find(name).ok_or_else(|| Error::internal(format!("`{name}` is not registered")));
         recipe.method = find(PLAIN)?;
+        recipe.output = Output::default();
         let has_stages = !recipe.stages.is_empty();
         if !has_stages && !options.keep.is_empty() {
             recipe.stages.push(Stage { spec: find(STAGE)?, parameters: Parameters::default() });
