@@ -117,6 +117,12 @@ def gain(plain, other, below):
     return other.best(at)[0] - plain.best(at)[0]
 
 
+def gain_between(plain, first, second, below):
+    """OOD points [looks] that `first` has more than `second` at the same ID, `below` the plain method's best or what both reach."""
+    at = np.minimum(level(plain, first, below), second.id.max(axis=1))
+    return first.best(at)[0] - second.best(at)[0]
+
+
 def gains(results, plain, candidates, looks, without=None):
     """{curve: {below: gain [looks]}} over the curve `plain`."""
     means, curves = results.means(looks, without), results.curves()

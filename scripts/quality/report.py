@@ -7,7 +7,7 @@ import numpy as np
 import analysis
 import tables
 from analysis import BELOW, HEADLINE
-from settings import PLAIN
+from settings import PLAIN, Setting
 from tables import interval, markdown, short, signed
 
 SEED, DRAWS, SPLITS = 20250609, 1000, 100
@@ -24,39 +24,60 @@ def candidates(results, plain, random=False):
 
 def front_of(results, plain):
     """What the search found in front of one method: (plain data, Markdown)."""
-    generator = np.random.default_rng(SEED)
     staged, random = candidates(results, plain), candidates(results, plain, random=True)
-    draws = results.bootstrap(DRAWS, generator)
+    default = Setting(plain.method, plain.parameters, stage=())
+    draws = results.bootstrap(DRAWS, np.random.default_rng(SEED))
     text = [f"### In front of `{short(plain)}`", "", tables.gain_table(results, plain, staged + random, draws), ""]
-    data = {"gains": [dict(zip(("curve", "points", "best_id", *(f"at_{below}" for below in BELOW)), row)) for row in gain_figures(results, plain, staged + random)]}
-    if len(staged) < 2:
-        return data, text
-    rows, data["cross_fit"] = [], []
-    for without in (None, *results.ood_tasks):
-        fit = analysis.cross_fit(results, plain, staged, SPLITS, np.random.default_rng(SEED), without=without)
-        rows.append(["all" if without is None else f"all but {without}", signed(fit.seen.mean()), signed(fit.unseen.mean()), f"{fit.unseen.std():.1f}",
-                     interval(fit.unseen), signed(fit.carried_id.mean()), signed(fit.carried_ood.mean())])
-        data["cross_fit"].append({"without": without, "seen": fit.seen.mean(), "unseen": fit.unseen.mean(), "unseen_sd": fit.unseen.std(),
-                                  "carried_id": fit.carried_id.mean(), "carried_ood": fit.carried_ood.mean(),
-                                  "chosen": {curve.key: count for curve, count in Counter(fit.chosen).most_common()}})
-    head = ["OOD tasks that choose", "gain on the half that chose", "on the other half", "SD over splits", "95 % of splits",
-            "λs carried over: ID", "OOD"]
-    chosen = Counter(analysis.cross_fit(results, plain, staged, SPLITS, np.random.default_rng(SEED)).chosen).most_common(6)
-    text += [f"Cross-fit, {SPLITS} random splits, both ways, at {HEADLINE} below the plain method's best ID:", "", markdown(head, rows), "",
-             "Chosen most often: " + "; ".join(f"{short(curve)} ({100 * count / (2 * SPLITS):.0f} %)" for curve, count in chosen) + ".", ""]
+    data = {"gains": gain_figures(results, plain, staged + random)}
+    if default in results.curves() and random:
+        data["over_random"], lines = over_random(results, plain, default, random, draws)
+        text += lines
+    if len(staged) > 1:
+        data["cross_fit"], lines = cross_fits(results, plain, staged, default)
+        text += lines
     return data, text
 
 
 def gain_figures(results, plain, curves):
     whole, measured = analysis.gains(results, plain, curves, results.all_examples()), results.curves()
     means = results.means(results.all_examples())
-    return [(curve.key, len(measured[curve]), float(means[0][0, measured[curve]].max()), *(float(whole[curve][below][0]) for below in BELOW))
-            for curve in curves]
+    return [{"curve": curve.key, "points": len(measured[curve]), "best_id": means[0][0, measured[curve]].max(),
+             "gain_below_best_id": {str(below): whole[curve][below][0] for below in BELOW}} for curve in curves]
+
+
+def over_random(results, plain, default, random, draws):
+    """The default stage over random pruning, both by their λ sweeps, at the ID accuracy that both reach."""
+    curves, rows, data = results.curves(), [], []
+    for looks in (results.all_examples(), draws):
+        means = results.means(looks)
+        base, ours = (analysis.along(means, curves[curve]) for curve in (plain, default))
+        data.append([analysis.gain_between(base, ours, analysis.along(means, curves[curve]), HEADLINE) for curve in random])
+    for curve, whole, drawn in zip(random, *data):
+        rows.append([short(curve), signed(whole[0]), interval(drawn)])
+    head = ["`lwptv` with its defaults over", "OOD at equal ID", "95 %"]
+    return [{"curve": curve.key, "gain": whole[0]} for curve, whole in zip(random, data[0])], [markdown(head, rows), ""]
+
+
+def cross_fits(results, plain, staged, default):
+    """The stage and λ chosen on one half of the examples and measured on the other: (plain data, Markdown)."""
+    fit = lambda curves, without=None: analysis.cross_fit(results, plain, curves, SPLITS, np.random.default_rng(SEED), without=without)  # noqa: E731
+    found = [("stage and λ, by all OOD tasks", None, fit(staged))]
+    found += [(f"stage and λ, by all but {task}", task, fit(staged, task)) for task in results.ood_tasks]
+    if default in results.curves():
+        found.append(("λ alone, the stage's defaults", None, fit([default])))
+    rows = [[label, signed(it.seen.mean()), signed(it.unseen.mean()), f"{it.unseen.std():.1f}", interval(it.unseen),
+             signed(it.carried_id.mean()), signed(it.carried_ood.mean())] for label, _, it in found]
+    data = [{"chosen_by": label, "seen": it.seen.mean(), "unseen": it.unseen.mean(), "unseen_sd": it.unseen.std(), "carried_id": it.carried_id.mean(),
+             "carried_ood": it.carried_ood.mean(), "chosen": {curve.key: count for curve, count in Counter(it.chosen).most_common()}} for label, _, it in found]
+    head = ["what is chosen on one half", "gain there", "gain on the other half", "SD", "95 % of splits", "λs carried over: ID", "OOD"]
+    chosen = Counter(found[0][2].chosen).most_common(6)
+    return data, [f"Cross-fit, {SPLITS} random splits, both ways, at {HEADLINE} below the plain method's best ID:", "", markdown(head, rows), "",
+                  "Chosen most often: " + "; ".join(f"{short(curve)} ({100 * count / (2 * SPLITS):.0f} %)" for curve, count in chosen) + ".", ""]
 
 
 def search_report(results):
     """(plain data, Markdown lines) over the three methods."""
-    data, lines = {}, ["## The pruning stage", ""]
+    data, lines = {}, ["## The pruning stage", "", f"OOD points over the plain method's λ sweep at equal ID, at so much below its best ID; 95 %: {DRAWS} bootstrap draws.", ""]
     for method, settings in PLAIN.items():
         plain = settings[0].curve
         if candidates(results, plain):

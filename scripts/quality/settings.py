@@ -80,16 +80,16 @@ PLAIN = {
 }
 
 # The rank ratio × λ map.
-MAP_RATIOS, MAP_SCALES = (0.04, 0.08, 0.16, 0.32), (1.0, 2.0, 3.0, 4.0)
+MAP_RATIOS, MAP_SCALES = (0.04, 0.08, 0.16, 0.32), (1.0, 2.0, 3.0)
 CART_MAP = [setting for ratio in MAP_RATIOS for setting in sweep("cart", MAP_SCALES, rank_ratio=ratio)]
 
 # Every other method: its λs, and the parameters that its defaults leave without effect. A method that is not listed here is
 # run with its defaults over GENERIC_SCALES, or once if it has no `lambda`.
 OTHERS = {
     "linear": ((), {}),
-    "dare_linear": ((0.3, 0.4, 0.5), {"density": 0.5}),
-    "dare_ties": ((0.5, 0.75, 1.0), {"density": 0.5}),
-    "magmax": ((0.5, 0.75, 1.0), {}),
+    "dare_linear": ((0.3, 0.4), {"density": 0.5}),
+    "dare_ties": ((0.75, 1.0), {"density": 0.5}),
+    "magmax": ((0.5, 0.75), {}),
     "low_rank": ((0.3, 0.4, 0.6), {"rank_ratio": 0.08}),
 }
 GENERIC_SCALES = (0.5, 1.0, 1.5)
@@ -124,16 +124,42 @@ def search():
     """The search over the stage's parameters: coarse over everything, finer near the front, and the random controls."""
     settings = []
 
-    def add(method, scales, stage=None, random=None, **parameters):
-        settings.extend(sweep(method, scales, stage, random, **parameters))
+    def add(method, scales, *stages, random=None):
+        fixed = dict(PLAIN[method][0].curve.parameters)
+        for stage in stages or (None,):
+            settings.extend(sweep(method, scales, stage, random, **fixed))
 
     for sweeps in PLAIN.values():
         settings.extend(sweeps)
-    # The neighbourhood of the best of a first search.
-    for keep in (0.45, 0.6, 0.75):
-        add("task_arithmetic", (0.5, 0.6, 0.7, 0.8), prune("deviation", "column", keep))
-    # Every score at every granularity; a task has three layers here, of which two are kept.
+
+    # Near the best of the coarse search: the share kept.
+    for keep, scales in ((0.3, (0.7, 0.9, 1.1)), (0.45, (0.5, 0.6, 0.7, 0.8, 1.0)), (0.6, (0.4, 0.5, 0.6, 0.7, 0.8)),
+                         (0.75, (0.4, 0.5, 0.6, 0.7, 0.8)), (0.9, (0.4, 0.5, 0.6))):
+        add("task_arithmetic", scales, prune("deviation", "column", keep))
+    add("task_arithmetic", (0.6,), prune("tall", "column", 0.6), prune("magnitude", "column", 0.6))
+    # Restored norms, and the lowest scores instead of the highest.
+    add("task_arithmetic", (0.4, 0.5), *(prune("deviation", "column", 0.6, rescale=norm) for norm in ("l1", "l2")))
+    add("task_arithmetic", (0.5, 0.8), *(prune(score, "column", 0.6, order="keep_redundant") for score in ("deviation", "magnitude")),
+        prune("deviation", "element", 0.6, order="keep_redundant"))
+
+    # The control: as many columns or elements, drawn at random.
+    for seed in SEEDS:
+        add("task_arithmetic", (0.5, 0.7), random=("column", 0.6, seed))
+    add("task_arithmetic", (0.5, 0.7), random=("element", 0.6, SEEDS[0]))
+
+    # In front of the two other methods.
+    add("ties", (0.75, 1.0, 1.25, 1.5), prune("deviation", "column", 0.6))
+    add("ties", (1.0, 1.25), prune("deviation", "column", 0.75), prune("deviation", "element", 0.6))
+    add("ties", (1.0, 1.25), random=("column", 0.6, SEEDS[0]))
+    add("cart", (1.0, 2.0, 3.0, 4.0), prune("deviation", "column", 0.6))
+    add("cart", (2.0, 3.0), *(prune("deviation", "column", keep) for keep in (0.75, 0.9)), prune("deviation", "column", 0.6, rescale="l2"))
+    add("cart", (2.0, 3.0, 4.0), prune("deviation", "element", 0.6))
+    add("cart", (2.0, 3.0), random=("column", 0.6, SEEDS[0]))
+
+    # Every score by column and by element; by row, tensor and layer (a task has three, of which two are kept) the two scores
+    # that did best.
     for granularity in ("column", "element", "row", "tensor", "layer"):
-        for score in SCORES:
-            add("task_arithmetic", (0.5, 0.7), prune(score, granularity, 0.67 if granularity == "layer" else 0.6))
+        keep = 0.67 if granularity == "layer" else 0.6
+        scores = SCORES if granularity in ("column", "element") else SCORES[:2]
+        add("task_arithmetic", (0.5, 0.7), *(prune(score, granularity, keep) for score in scores))
     return list(dict.fromkeys(settings))
