@@ -80,7 +80,7 @@ PLAIN = {
 }
 
 # The rank ratio × λ map.
-MAP_RATIOS, MAP_SCALES = (0.04, 0.08, 0.16, 0.32), (1.0, 2.0, 3.0)
+MAP_RATIOS, MAP_SCALES = (0.04, 0.08, 0.16), (1.0, 2.0, 3.0)
 CART_MAP = [setting for ratio in MAP_RATIOS for setting in sweep("cart", MAP_SCALES, rank_ratio=ratio)]
 
 # Every other method: its λs, and the parameters that its defaults leave without effect. A method that is not listed here is
@@ -88,8 +88,10 @@ CART_MAP = [setting for ratio in MAP_RATIOS for setting in sweep("cart", MAP_SCA
 OTHERS = {
     "linear": ((), {}),
     "dare_linear": ((0.3, 0.4), {"density": 0.5}),
-    "dare_ties": ((0.75, 1.0), {"density": 0.5}),
-    "magmax": ((0.5, 0.75), {}),
+    "dare_ties": ((0.3, 0.4, 0.5), {"density": 0.5}),
+    "magmax": ((0.5, 0.75, 1.0), {}),
+    "iso_c": ((1.0, 1.5, 2.0, 3.0), {}),
+    "iso_cts": ((1.0, 1.5, 2.0, 3.0), {}),
     "low_rank": ((0.3, 0.4, 0.6), {"rank_ratio": 0.08}),
 }
 GENERIC_SCALES = (0.5, 1.0, 1.5)
@@ -136,11 +138,10 @@ def search():
     for keep, scales in ((0.3, (0.7, 0.9, 1.1)), (0.45, (0.5, 0.6, 0.7, 0.8, 1.0)), (0.6, (0.4, 0.5, 0.6, 0.7, 0.8)),
                          (0.75, (0.4, 0.5, 0.6, 0.7, 0.8)), (0.9, (0.4, 0.5, 0.6))):
         add("task_arithmetic", scales, prune("deviation", "column", keep))
-    add("task_arithmetic", (0.6,), prune("tall", "column", 0.6), prune("magnitude", "column", 0.6))
+    add("task_arithmetic", (0.6,), prune("tall", "column", 0.6), prune("magnitude", "column", 0.6), prune("deviation", "layer", 0.67))
     # Restored norms, and the lowest scores instead of the highest.
     add("task_arithmetic", (0.4, 0.5), *(prune("deviation", "column", 0.6, rescale=norm) for norm in ("l1", "l2")))
-    add("task_arithmetic", (0.5, 0.8), *(prune(score, "column", 0.6, order="keep_redundant") for score in ("deviation", "magnitude")),
-        prune("deviation", "element", 0.6, order="keep_redundant"))
+    add("task_arithmetic", (0.5, 0.8), *(prune("deviation", granularity, 0.6, order="keep_redundant") for granularity in ("column", "element")))
 
     # The control: as many columns or elements, drawn at random.
     for seed in SEEDS:
@@ -152,7 +153,7 @@ def search():
     add("ties", (1.0, 1.25), prune("deviation", "column", 0.75), prune("deviation", "element", 0.6))
     add("ties", (1.0, 1.25), random=("column", 0.6, SEEDS[0]))
     add("cart", (1.0, 2.0, 3.0, 4.0), prune("deviation", "column", 0.6))
-    add("cart", (2.0, 3.0), *(prune("deviation", "column", keep) for keep in (0.75, 0.9)), prune("deviation", "column", 0.6, rescale="l2"))
+    add("cart", (2.0, 3.0), *(prune("deviation", "column", keep) for keep in (0.75, 0.9)))
     add("cart", (2.0, 3.0, 4.0), prune("deviation", "element", 0.6))
     add("cart", (2.0, 3.0), random=("column", 0.6, SEEDS[0]))
 
