@@ -13,6 +13,8 @@ import tables  # noqa: E402
 from settings import BASE, CART_MAP, MAP_RATIOS, MAP_SCALES, PLAIN, STAGED, Setting  # noqa: E402
 
 DOTS_PER_INCH = 110
+# A method's colour; its curve with the stage is the solid one.
+COLOURS = matplotlib.colormaps["tab10"].colors + matplotlib.colormaps["Dark2"].colors
 # No date and no version in the files: the same figures give the same bytes.
 METADATA = {"Software": None}
 
@@ -31,10 +33,11 @@ def fronts(results, path, curves):
     front = analysis.pareto([part[shown] for part in means])
     axes.plot(means[0][shown][front], means[1][shown][front], color="0.55", linewidth=5, alpha=0.35, zorder=1, label="Pareto front of all")
     found = results.curves()
-    for number, curve in enumerate(curve for curve in curves if curve in found):
-        places, staged = found[curve], curve.stage is not None
-        axes.plot(means[0][places], means[1][places], marker="os^Dv"[number % 5], markersize=5, linewidth=1.5, linestyle="-" if staged else "--",
-                  label=tables.short(curve), zorder=3)
+    methods = list(dict.fromkeys(curve.method for curve in curves))
+    for curve in (curve for curve in curves if curve in found):
+        places, staged, number = found[curve], curve.stage is not None, methods.index(curve.method)
+        axes.plot(means[0][places], means[1][places], color=COLOURS[number % len(COLOURS)], marker="os^Dv"[number % 5], markersize=5,
+                  linewidth=2 if staged else 1.2, linestyle="-" if staged else "--", label=tables.short(curve), zorder=3)
         ends = (places[0], places[-1])
         for place in ends:
             axes.annotate(f"λ {results.settings[place].scale:g}", (means[0][place], means[1][place]), textcoords="offset points", xytext=(4, 4), fontsize=7)
@@ -73,7 +76,8 @@ def per_task(results, path, chosen):
     reach = np.abs(change).max()
     axes.imshow(change, cmap="RdBu", aspect="auto", vmin=-reach, vmax=reach)
     for (row, column), value in np.ndenumerate(change):
-        axes.text(column, row, f"{value:+.1f}".replace("-", "−"), ha="center", va="center", fontsize=8)
+        axes.text(column, row, f"{value:+.1f}".replace("-", "−"), ha="center", va="center", fontsize=8,
+                  color="white" if abs(value) > 0.75 * reach else "black")
     axes.axvline(len(results.id_tasks) - 0.5, color="black")
     axes.set_xticks(range(len(results.tasks)), results.tasks, fontsize=8)
     axes.set_yticks(range(len(places)), [tables.short(results.settings[place]) for place in places], fontsize=8)
