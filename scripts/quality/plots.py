@@ -1,4 +1,4 @@
-"""The plots, with matplotlib (requirements.txt in this folder; nothing else needs it)."""
+"""The plots, with matplotlib (scripts/requirements-plots.txt; nothing else needs it)."""
 
 import os
 

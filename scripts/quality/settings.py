@@ -80,7 +80,7 @@ PLAIN = {
 }
 
 # The rank ratio × λ map.
-MAP_RATIOS, MAP_SCALES = (0.04, 0.08, 0.16), (1.0, 2.0, 3.0)
+MAP_RATIOS, MAP_SCALES = (0.04, 0.08, 0.16, 0.32), (1.0, 2.0, 3.0, 4.0)
 CART_MAP = [setting for ratio in MAP_RATIOS for setting in sweep("cart", MAP_SCALES, rank_ratio=ratio)]
 
 # Every other method: its λs, and the parameters that its defaults leave without effect. A method that is not listed here is
