@@ -8,12 +8,15 @@
 mod buffers;
 pub(crate) mod choose;
 mod factors;
+mod groups;
 mod merge;
 mod progress;
 mod readahead;
+mod runs;
 mod schedule;
 pub(crate) mod scores;
 mod sink;
+mod sources;
 mod stop;
 mod tensor;
 mod worker;
@@ -21,8 +24,8 @@ mod writer;
 
 pub use merge::{Done, Request, merge};
 pub use progress::Progress;
+pub(crate) use sources::{sample_of, segments_of, stored_bytes, with_sources};
 pub use stop::Stop;
-pub(crate) use worker::{sample_of, segments_of, stored_bytes, with_sources};
 
 use std::sync::Mutex;
 use std::sync::mpsc;

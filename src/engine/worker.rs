@@ -4,25 +4,26 @@ use std::sync::mpsc::SyncSender;
 
 use faer::MatRef;
 use faer::traits::RealField;
-use xxhash_rust::xxh3::Xxh3;
 
+use super::groups::{rank, restore};
+use super::runs::Runs;
 use super::sink::Sink;
-use super::tensor::hashed_as;
+use super::sources::{for_segments, nonfinite_source, sample_of, segments_of, stored_bytes, with_sources};
 use super::writer::Written;
-use super::{Engine, choose, factors, scores};
+use super::{Engine, factors, scores};
+use crate::backend::cpu::SEGMENT;
 use crate::backend::cpu::blend::{RunFacts, blend};
-use crate::backend::cpu::low_rank::{self, ReadRuns};
-use crate::backend::cpu::prune::{Scratch, Sources};
+use crate::backend::cpu::low_rank;
+use crate::backend::cpu::prune::Scratch;
 use crate::backend::cpu::select::{self, COUNTERS, Ranked, Search};
-use crate::backend::cpu::stats::{self, Sums};
-use crate::backend::cpu::stored::{Stored, Widen};
-use crate::backend::cpu::{BLOCK, SEGMENT};
+use crate::backend::cpu::stats;
+use crate::backend::cpu::stored::Widen;
 use crate::backend::{Combine, LowRank, Program, Prune, Rescale};
 use crate::error::{Error, Result};
 use crate::output::nonfinite;
-use crate::output::source_digest::{BLOCK_ELEMS, block, block_bytes};
+use crate::output::source_digest::{BLOCK_ELEMS, block};
+use crate::plan::TensorPlan;
 use crate::plan::graph::{Kind, Step, StepId, unit_columns, unit_rows};
-use crate::plan::{Plan, TensorPlan};
 
 // A segment is a digest block, so that what a unit reads can be hashed while it is in cache.
 const _: () = assert!(SEGMENT as u64 == BLOCK_ELEMS);
@@ -368,193 +369,4 @@ impl<'a, 'p> Worker<'a, 'p> {
 
 fn stage_of(tensor: &TensorPlan, stage: usize) -> Result<(usize, Prune)> {
     tensor.stage(stage).ok_or_else(|| Error::internal(format!("stage {stage} does not change `{}`", tensor.name)))
-}
-
-/// Ranks all layers or tensors by their score, for every model, and keeps the best.
-fn rank(engine: &Engine<'_>, stage: usize) {
-    let plan = engine.plan;
-    let prune = |t: usize| plan.tensors[t].stage(stage).map(|(_, prune)| prune);
-    let ranked: Vec<usize> = (0..plan.tensors.len()).filter(|t| prune(*t).is_some()).collect();
-    let Some(prune) = ranked.first().and_then(|t| prune(*t)) else { return };
-    let groups = choose::groups(&plan.tensors, &ranked, prune.granularity);
-    let models = plan.tensors[groups[0][0]].models.len();
-    let measured: Vec<(u64, Vec<Sums>)> = groups
-        .iter()
-        .map(|members| {
-            let mut sums = vec![Sums::default(); models];
-            for t in members {
-                sums.iter_mut().zip(engine.tensors[*t].norms()).for_each(|(a, b)| a.add(&b));
-            }
-            (members.iter().map(|t| plan.tensors[*t].elems).sum(), sums)
-        })
-        .collect();
-    for (members, keep) in groups.iter().zip(choose::group_masks(prune, &measured)) {
-        for t in members {
-            engine.tensors[*t].keep_whole(prune, plan.tensors[*t].elems, &keep);
-        }
-    }
-}
-
-/// Factors that give a layer's task vectors the norms that they had before a stage.
-fn restore(engine: &Engine<'_>, stage: usize, layer: usize) {
-    let plan = engine.plan;
-    let found = |t: usize| plan.tensors[t].stage(stage).filter(|_| plan.tensors[t].layer == layer);
-    let members: Vec<usize> = (0..plan.tensors.len()).filter(|t| found(*t).is_some()).collect();
-    let Some((first, (_, Prune { rescale, .. }))) = members.first().and_then(|t| Some((t, found(*t)?))) else { return };
-    let norm = |s: &Sums| choose::norm_part(rescale, s);
-    let mut sums = vec![[0.0; 2]; plan.tensors[*first].models.len()];
-    for t in &members {
-        let [before, after] = engine.tensors[*t].norms_around();
-        for ((sum, before), after) in sums.iter_mut().zip(&before).zip(&after) {
-            sum[0] += norm(before);
-            sum[1] += norm(after);
-        }
-    }
-    let factors: Vec<f64> =
-        sums.iter().map(|[before, after]| choose::restoring_factor(rescale, *before, *after)).collect();
-    for t in members {
-        if let Some((place, _)) = found(t) {
-            engine.tensors[t].set_factors(place, &factors);
-        }
-    }
-}
-
-/// The segments of a run that starts at one: their numbers and elements.
-pub(crate) fn segments_of(start: u64, end: u64) -> impl Iterator<Item = (usize, std::ops::Range<u64>)> {
-    (start..end).step_by(SEGMENT).map(move |at| (at as usize / SEGMENT, at..(at + SEGMENT as u64).min(end)))
-}
-
-/// The part of a segment that stands for it in a sample: one block, of another place in each segment, so that columns of a
-/// matrix are not favoured.
-pub(crate) fn sample_of(segment: usize, at: std::ops::Range<u64>) -> std::ops::Range<u64> {
-    let blocks = (at.end - at.start).div_ceil(BLOCK as u64);
-    let start = at.start + (segment as u64 * 7 % blocks) * BLOCK as u64;
-    start..(start + BLOCK as u64).min(at.end)
-}
-
-fn for_segments(
-    plan: &Plan,
-    tensor: &TensorPlan,
-    start: u64,
-    end: u64,
-    raw: &mut [Vec<u8>],
-    mut take: impl FnMut(&Sources<'_>),
-) -> Result<()> {
-    segments_of(start, end).try_for_each(|(_, at)| with_sources(plan, tensor, at.start, at.end, raw, &mut take))
-}
-
-/// Calls `take` with the stored bytes of elements `start..end` of every source.
-pub(crate) fn with_sources(
-    plan: &Plan,
-    tensor: &TensorPlan,
-    start: u64,
-    end: u64,
-    raw: &mut [Vec<u8>],
-    take: impl FnOnce(&Sources<'_>),
-) -> Result<()> {
-    let mut runs = Vec::with_capacity(raw.len());
-    for (at, raw) in tensor.reads().zip(raw) {
-        let (stored, shard) = plan.stored(at);
-        let size = stored.dtype.bitsize() as u64 / 8;
-        let bytes = shard.bytes(stored.begin + start * size..stored.begin + end * size, raw)?;
-        runs.push(Stored { dtype: stored.dtype, bytes });
-    }
-    let (base, models) = runs.split_at(usize::from(tensor.base.is_some()));
-    take(&Sources { base: base.first().copied(), models, start, len: (end - start) as usize });
-    Ok(())
-}
-
-/// The error that names the first source of a matrix with a NaN or an infinity; `None` if there is none.
-fn nonfinite_source(plan: &Plan, tensor: &TensorPlan, raw: &mut [Vec<u8>]) -> Option<Error> {
-    let mut values = vec![0_f64; SEGMENT];
-    for (_, at) in segments_of(0, tensor.elems) {
-        let mut found = None;
-        let look = |sources: &Sources<'_>| {
-            let all = sources.base.iter().chain(sources.models);
-            found = all.enumerate().find_map(|(source, stored)| {
-                stored.widen(0, &mut values[..sources.len]);
-                let place = values[..sources.len].iter().position(|v| !v.is_finite())?;
-                Some((source, place as u64 + at.start))
-            });
-        };
-        with_sources(plan, tensor, at.start, at.end, raw, look).ok()?;
-        if let Some((source, element)) = found {
-            let label = &plan.sources[tensor.reads().nth(source)?.source].written;
-            let message = format!(
-                "`{}` of `{label}` holds a NaN or an infinity (element {element}), so it has no low-rank part",
-                tensor.name
-            );
-            let hint = "to keep the base's tensor there, list it under `copy:` in the recipe";
-            return Some(Error::input(message).hint(hint));
-        }
-    }
-    None
-}
-
-pub(crate) fn stored_bytes(plan: &Plan, tensor: &TensorPlan, at: crate::plan::SourceTensor, elems: u64) -> u64 {
-    let stored = plan.stored(at).0;
-    if tensor.elems == 0 { 0 } else { (stored.bytes as f64 / tensor.elems as f64 * elems as f64) as u64 }
-}
-
-/// The sources of a matrix, which the low-rank merge reads several times; hashed as they first pass by in order.
-struct Runs<'a, 'p> {
-    engine: &'a Engine<'p>,
-    tensor: &'a TensorPlan,
-    raw: &'a mut Vec<Vec<u8>>,
-    is_first: bool,
-    /// The element up to which everything has been hashed.
-    hashed: u64,
-    hashers: Vec<Xxh3>,
-    blocks: Vec<(usize, usize, u128)>,
-}
-
-impl<'a, 'p> Runs<'a, 'p> {
-    fn new(engine: &'a Engine<'p>, tensor: &'a TensorPlan, raw: &'a mut Vec<Vec<u8>>, is_first: bool) -> Self {
-        let hashers = tensor.reads().map(|_| Xxh3::new()).collect();
-        Self { engine, tensor, raw, is_first, hashed: 0, hashers, blocks: Vec::new() }
-    }
-
-    fn blocks(self) -> Vec<(usize, usize, u128)> {
-        self.blocks
-    }
-}
-
-impl ReadRuns for Runs<'_, '_> {
-    fn run(&mut self, start: u64, len: usize, take: &mut dyn FnMut(&Sources<'_>)) -> Result<()> {
-        if self.engine.schedule.is_over() {
-            // The error that ends the run is noted already, unless it is a signal that nobody has looked at yet.
-            return Err(Error::internal("the merge is being stopped"));
-        }
-        let Self { engine, tensor, raw, is_first, hashed, hashers, blocks } = self;
-        let end = start + len as u64;
-        with_sources(engine.plan, tensor, start, end, raw, |sources| {
-            if start <= *hashed && *hashed < end {
-                hash_on(sources, *hashed, tensor.elems, hashers, blocks);
-                let fresh = end - *hashed;
-                let bytes = tensor.reads().map(|at| stored_bytes(engine.plan, tensor, at, fresh)).sum();
-                engine.progress.add_read(bytes, *is_first);
-                *hashed = end;
-            }
-            take(sources);
-        })
-    }
-}
-
-/// Hashes the elements of a run from `from` on, block by block.
-fn hash_on(sources: &Sources<'_>, from: u64, elems: u64, hashers: &mut [Xxh3], blocks: &mut Vec<(usize, usize, u128)>) {
-    let end = sources.start + sources.len as u64;
-    for (source, (stored, hasher)) in sources.base.iter().chain(sources.models).zip(hashers).enumerate() {
-        let size = block_bytes(hashed_as(stored.dtype)) / BLOCK_ELEMS;
-        let mut at = from;
-        while at < end {
-            let next = ((at / BLOCK_ELEMS + 1) * BLOCK_ELEMS).min(end);
-            let bytes = |e: u64| ((e - sources.start) * size) as usize;
-            hasher.update(&stored.bytes[bytes(at)..bytes(next)]);
-            if next.is_multiple_of(BLOCK_ELEMS) || next == elems {
-                blocks.push((source, ((next - 1) / BLOCK_ELEMS) as usize, hasher.digest128()));
-                hasher.reset();
-            }
-            at = next;
-        }
-    }
 }

@@ -185,8 +185,9 @@ fn add<C: Widen>(
         rows_of(change, panel, to);
         for (to, change) in merged[..elems].iter_mut().zip(&change_here) {
             // Adding 0 would turn a negative zero of θ₀ into a positive one.
-            if *change != 0.0 {
-                *to += lambda * change;
+            let change = lambda * change;
+            if change != 0.0 {
+                *to += change;
             }
         }
         emit(&merged[..elems])?;
