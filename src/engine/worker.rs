@@ -311,6 +311,7 @@ impl<'a, 'p> Worker<'a, 'p> {
         );
         let blocks = runs.blocks();
         self.raw = raw;
+        crate::backend::cpu::allocator::trim();
         let facts = facts.map_err(|error| match error.kind() {
             crate::error::Kind::Input => nonfinite_source(plan, tensor, &mut self.raw).unwrap_or(error),
             _ => error,

@@ -1,7 +1,7 @@
 //! The greatest eigenvalues of a symmetric tridiagonal matrix and their vectors, in f64.
 //!
 //! Eigenvalues by bisection on Sturm counts (Givens 1954; Barth, Martin and Wilkinson 1967), many at once; vectors by inverse
-//! iteration on the whole block of them, orthonormalised by a QR decomposition between two rounds, and checked.
+//! iteration on the whole block of them, orthonormalised by a QR decomposition after each round, and checked.
 
 use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
@@ -14,8 +14,11 @@ use crate::error::{Error, Result};
 
 /// Shifts that are counted together: enough to hide a division's latency.
 const LANES: usize = 16;
-/// Rounds of inverse iteration: one orthonormalises, the next cleans what that mixed in, and more are hardly ever needed.
+/// Rounds of inverse iteration. One does for values that are apart; vectors of a cluster need another, to clean what making them
+/// orthonormal mixed in.
 const ROUNDS: usize = 6;
+/// ‖T q − λ q‖ / ‖T‖ at which nothing is left to gain.
+const CONVERGED: f64 = 8.0 * f64::EPSILON;
 /// ‖T q − λ q‖ / ‖T‖ above which inverse iteration has failed.
 const FAILED: f64 = 1e-11;
 
@@ -113,10 +116,10 @@ impl Tridiagonal {
                 solver.solve(self, *value, vectors.col_as_slice_mut(j));
             }
             vectors = vectors.qr().compute_thin_Q();
+            let enough = if round == 1 { CONVERGED } else { FAILED } * self.radius;
             // NaN has not converged.
-            let has_converged =
-                |(j, value): (usize, &f64)| self.residual(*value, vectors.col_as_slice(j)) <= FAILED * self.radius;
-            if round > 1 && values.iter().enumerate().all(has_converged) {
+            let has_converged = |(j, value): (usize, &f64)| self.residual(*value, vectors.col_as_slice(j)) <= enough;
+            if values.iter().enumerate().all(has_converged) {
                 return Some(vectors);
             }
         }

@@ -39,7 +39,7 @@ const WIDENED: usize = 1024;
 pub enum Decomposition {
     /// This many leading eigenvectors of a Gram matrix in f32, then the best directions in their span, certified.
     Certified {
-        /// p: the rank and half as much again.
+        /// p: the rank and a quarter as much again.
         vectors: usize,
     },
     /// Leading eigenvectors of a Gram matrix in f64.
@@ -52,7 +52,7 @@ impl Decomposition {
     /// Chosen by the matrix's shape, the rank and the sources' type alone.
     pub fn of(shape: Shape, rank: Rank, wide: bool) -> Self {
         let (r, k) = (shape.short(), rank.most(shape.m as u64, shape.n as u64) as usize);
-        let vectors = (k + (k / 2).max(8)).min(r);
+        let vectors = (k + (k / 4).max(8)).min(r);
         if 2 * k > r || matches!(rank, Rank::Energy(_)) {
             Self::Full
         } else if wide || r < LEAST_SIDE || 2 * vectors > r {
@@ -145,12 +145,8 @@ fn certified<C: Widen + RealField>(
         }
         let mut reduced = Symmetric::reduce(lower)?;
         let beyond = (p < r).then(|| reduced.tridiagonal.values(p + 1)[p]);
-        let basis = reduced.vectors(p, |x| x as f32)?;
-        drop(reduced);
-        // Orthonormal beyond f32's rounding, which the certificate takes for granted.
-        let basis = widened(basis.as_ref()).qr().compute_thin_Q();
         found.push((i, whole, beyond));
-        wanted.push((tasks.start + i, Mat::from_fn(r, p, |i, j| basis[(i, j)] as f32)));
+        wanted.push((tasks.start + i, reduced.vectors(p, |x| x as f32)?));
     }
     let products = products(vectors, &wanted, true)?;
     let mut all: Vec<Option<Truncated<C>>> = tasks.map(|_| None).collect();
