@@ -3,51 +3,19 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod merge_support;
+mod mount;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use merganser::dtype::Dtype;
 use merge_support::child;
 use merge_support::family::Family;
 use merge_support::recipes::Text;
 use merge_support::{MIB, assert_whole, digests, journalled, partial, quick_folder};
+use mount::Mount;
 use rustix::process::Signal;
-
-/// A tmpfs that is unmounted when dropped.
-struct Mount(tempfile::TempDir);
-
-impl Mount {
-    /// `None`, with the reason printed, where this user may not mount.
-    fn new(options: &str) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let run = Command::new("mount").args(["-t", "tmpfs", "-o", options, "merganser-test"]).arg(dir.path()).output();
-        match run {
-            Ok(run) if run.status.success() => Some(Self(dir)),
-            Ok(run) => {
-                eprintln!("skipped: cannot mount a tmpfs: {}", String::from_utf8_lossy(&run.stderr).trim());
-                None
-            }
-            Err(e) => {
-                eprintln!("skipped: cannot run mount: {e}");
-                None
-            }
-        }
-    }
-
-    fn remount(&self, options: &str) {
-        let status = Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.0.path()).status();
-        assert!(status.unwrap().success());
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
 
 /// 64 tensors, 12 MiB a checkpoint.
 fn family() -> (Family, PathBuf, BTreeMap<String, String>) {
@@ -71,15 +39,15 @@ fn free_bytes(path: &Path) -> u64 {
 fn a_disk_too_small_is_told_with_numbers_before_any_work_and_a_larger_one_ends_the_merge() {
     let Some(mount) = Mount::new("size=6m") else { return };
     let (_family, recipe, expected) = family();
-    let out = mount.0.path().join("out");
-    let free = free_bytes(mount.0.path());
+    let out = mount.path().join("out");
+    let free = free_bytes(mount.path());
     let ended = child::run(&recipe, &out, &[]).expect(3, &["not enough space", "12591104", "`--resume`"]);
     // The work folder's own few pages are taken by then.
     let told = ended.stderr.split_once("more bytes, ").unwrap().1.split_once(" are free").unwrap().0;
     let told: u64 = told.parse().unwrap();
     assert!(told <= free && free - told < 100_000, "{told} of {free}");
     assert!(!out.exists());
-    assert!(free_bytes(mount.0.path()) + 100_000 > free, "the space is given back");
+    assert!(free_bytes(mount.path()) + 100_000 > free, "the space is given back");
     mount.remount("size=40m");
     child::run(&recipe, &out, &["--resume"]).expect(0, &[]);
     assert_whole(&out);
@@ -90,7 +58,7 @@ fn a_disk_too_small_is_told_with_numbers_before_any_work_and_a_larger_one_ends_t
 fn a_disk_that_is_full_when_a_merge_goes_on_keeps_what_was_finished() {
     let Some(mount) = Mount::new("size=40m") else { return };
     let (_family, recipe, expected) = family();
-    let out = mount.0.path().join("out");
+    let out = mount.path().join("out");
     let args = ["--threads", "1", "--memory-budget", "64MiB"];
     let is_interrupted = (0..40).any(|_| {
         let _ = fs::remove_dir_all(&out);
@@ -104,7 +72,7 @@ fn a_disk_that_is_full_when_a_merge_goes_on_keeps_what_was_finished() {
     assert!(is_interrupted, "the merge was always faster");
     let finished = journalled(&out);
     // The data files have their places; what finds none is the journal, line by line, and then the manifest.
-    let filler = mount.0.path().join("filler");
+    let filler = mount.path().join("filler");
     fill(&filler);
     let mut tries = 0;
     loop {
@@ -155,7 +123,7 @@ fn a_folder_that_cannot_be_written_is_the_environments_fault() {
     let Some(mount) = Mount::new("size=40m") else { return };
     let (_family, recipe, expected) = family();
     mount.remount("ro");
-    let out = mount.0.path().join("out");
+    let out = mount.path().join("out");
     child::run(&recipe, &out, &[]).expect(3, &["Read-only file system", "hint: "]);
     mount.remount("rw");
     child::run(&recipe, &out, &[]).expect(0, &[]);

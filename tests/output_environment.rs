@@ -2,53 +2,16 @@
 //! so these tests mount small file systems; where mounting is not allowed they say so and end.
 #![allow(clippy::unwrap_used)]
 
+mod mount;
 mod output_common;
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use merganser::dtype::Dtype;
 use merganser::output::{Layout, Opened, TensorSpec, WorkDir};
+use mount::Mount;
 use output_common::*;
-
-/// A tmpfs that is unmounted when dropped.
-struct Mount(tempfile::TempDir);
-
-impl Mount {
-    /// `None`, with the reason printed, where this user may not mount.
-    #[allow(clippy::print_stderr)]
-    fn new(options: &str) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let run = Command::new("mount").args(["-t", "tmpfs", "-o", options, "merganser-test"]).arg(dir.path()).output();
-        match run {
-            Ok(run) if run.status.success() => Some(Self(dir)),
-            Ok(run) => {
-                eprintln!("skipped: cannot mount a tmpfs: {}", String::from_utf8_lossy(&run.stderr).trim());
-                None
-            }
-            Err(e) => {
-                eprintln!("skipped: cannot run mount: {e}");
-                None
-            }
-        }
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn remount(&self, options: &str) {
-        let status = Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.path()).status();
-        assert!(status.unwrap().success());
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.path()).status();
-    }
-}
 
 /// Two files of one MiB each.
 fn large() -> Layout {

@@ -5,9 +5,9 @@ use std::sync::mpsc::SyncSender;
 use super::Engine;
 use super::writer::Written;
 use crate::backend::cpu::blend::RunFacts;
-use crate::backend::cpu::stored::{Stored, Widen, count_nonfinite};
+use crate::backend::cpu::stored::Widen;
 use crate::error::{Error, Result};
-use crate::output::PieceDigests;
+use crate::output::{PieceDigests, nonfinite};
 
 /// Pieces of one output tensor.
 pub(super) struct Sink<'a, 'p> {
@@ -49,7 +49,7 @@ impl<'a, 'p> Sink<'a, 'p> {
             let from = buffer.len();
             buffer.resize(from + n * size, 0);
             if f64::narrow(now, dtype, &mut buffer[from..]) {
-                self.facts.nonfinite += count_nonfinite(Stored { dtype, bytes: &buffer[from..] });
+                self.facts.nonfinite += nonfinite::count(dtype, &buffer[from..]);
             }
             values = later;
             if buffer.len() == capacity {

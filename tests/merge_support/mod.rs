@@ -4,6 +4,7 @@
 
 pub mod child;
 pub mod family;
+pub mod matrix;
 pub mod recipes;
 pub mod tensor;
 

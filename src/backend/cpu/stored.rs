@@ -278,19 +278,6 @@ fn round_small(magnitude: f32, exponent_bits: u32, mantissa_bits: u32) -> u32 {
     (rounded >> drop).saturating_sub(((127 - bias) as u32) << mantissa_bits)
 }
 
-/// Counts NaN and infinite elements of a stored run.
-pub fn count_nonfinite(run: Stored<'_>) -> u64 {
-    let size = run.dtype.bitsize() / 8;
-    let mut block = [0f64; 256];
-    let mut count = 0;
-    for bytes in run.bytes.chunks(256 * size) {
-        let block = &mut block[..bytes.len() / size];
-        f64::widen(run.dtype, bytes, block);
-        count += block.iter().filter(|v| !v.is_finite()).count() as u64;
-    }
-    count
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -371,7 +358,8 @@ mod tests {
                 let mut back = vec![0; bytes.len()];
                 let bad = f64::narrow(&wide, dtype, &mut back);
                 prop_assert_eq!(bad, wide.iter().any(|v| !v.is_finite()));
-                prop_assert_eq!(count_nonfinite(run), wide.iter().filter(|v| !v.is_finite()).count() as u64);
+                let nonfinite = wide.iter().filter(|v| !v.is_finite()).count() as u64;
+                prop_assert_eq!(crate::output::nonfinite::count(dtype, bytes), nonfinite);
                 for (i, v) in wide.iter().enumerate() {
                     if !v.is_nan() {
                         prop_assert_eq!(&bytes[i * size..][..size], &back[i * size..][..size]);
