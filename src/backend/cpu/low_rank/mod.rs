@@ -1,6 +1,6 @@
-//! Merges of one matrix by singular vectors: CART (arXiv 2412.12153) and its uncentred control in [`truncated`], TSV-M
-//! (arXiv 2412.00081) and Iso-C and Iso-CTS (arXiv 2502.04959) in [`orthogonal`]; both read task vectors through
-//! [`task_vectors`].
+//! Merges of one matrix by singular vectors: CART (arXiv 2412.12153) and its uncentred control in `truncated`, TSV-M
+//! (arXiv 2412.00081) and Iso-C and Iso-CTS (arXiv 2502.04959) in `orthogonal`; both read task vectors through
+//! `task_vectors`.
 
 mod certificate;
 mod elementwise;
