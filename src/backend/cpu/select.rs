@@ -73,6 +73,11 @@ impl Search {
         self.samples
     }
 
+    /// The rank of the wanted key, from 1, and whether it counts from the smallest.
+    pub fn wanted(&self) -> (u64, bool) {
+        (self.rank, self.lowest)
+    }
+
     /// Bins that this pass can count into.
     pub fn bins(&self) -> usize {
         ((self.hi - self.lo - 1) >> self.shift) as usize + 1
