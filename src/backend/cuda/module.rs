@@ -101,7 +101,7 @@ impl Kernels {
         args: &[Arg<'_>],
     ) -> Result<()> {
         let function = self.function(module, kernel)?;
-        let (x, y) = shape.grid;
+        let (x, _) = shape.grid;
         let x = u32::try_from(x)
             .ok()
             .filter(|x| *x <= i32::MAX as u32)
@@ -181,5 +181,5 @@ impl Kernels {
 
 /// An error of the driver while it was to do something.
 fn failed(doing: &str, error: DriverError) -> Error {
-    Error::environment(format!("the CUDA device could not {doing}: {error:?}"))
+    super::error::driver("the CUDA device", doing, error)
 }

@@ -208,7 +208,8 @@ impl State {
         if let Some(room) = self.free.remove(&to) {
             to += room;
         }
-        if let Some((&before, &room)) = self.free.range(..from).next_back().filter(|(at, room)| **at + **room == from) {
+        let neighbour = self.free.range(..from).next_back().filter(|(at, room)| **at + **room == from);
+        if let Some(before) = neighbour.map(|(at, _)| *at) {
             self.free.remove(&before);
             from = before;
         }

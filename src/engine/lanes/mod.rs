@@ -77,6 +77,7 @@ impl<'a, 'p> LaneWorker<'a, 'p> {
             gpu: self.gpu,
             tensor,
             is_first: plan.graph.first(index) == id,
+            is_merge: step.kind == Kind::Merge,
             hashes_chunks: step.kind == Kind::Merge && is_blend,
         };
         match step.kind {

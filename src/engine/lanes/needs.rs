@@ -69,8 +69,9 @@ impl Needs {
 /// How a matrix is decomposed on a device.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Matrix {
-    /// Rows and columns.
+    /// Rows.
     pub m: usize,
+    /// Columns.
     pub n: usize,
     /// min(m, n): the side of a Gram matrix.
     pub r: usize,

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
+use crate::backend::Program;
 use crate::backend::cpu::blend::RunFacts;
+use crate::backend::cpu::low_rank;
 use crate::backend::cuda::gpu::Gpu;
 use crate::backend::cuda::lane::{Lane, TURNS, place};
 use crate::backend::cuda::ops::{DeviceSources, Place};
@@ -25,7 +27,7 @@ pub(super) struct Loaded {
     /// Digests of blocks that passed by: source, block, digest.
     blocks: Vec<(usize, usize, u128)>,
     /// Bytes that went to the device.
-    pub sent: u64,
+    sent: u64,
 }
 
 /// Where a tensor's sources come from and go to.
@@ -35,6 +37,8 @@ pub(super) struct Stage<'a, 'p> {
     pub tensor: &'a TensorPlan,
     /// Whether this is the first step that reads the tensor.
     pub is_first: bool,
+    /// Whether this is the step that merges.
+    pub is_merge: bool,
     /// Whether chunks are of whole blocks, all of the tensor, in order: what digests are made of.
     pub hashes_chunks: bool,
 }
@@ -162,6 +166,15 @@ impl Loaded {
         if !blocks.is_empty() {
             stage.engine.tensors[index].merged(stage.engine.plan, stage.tensor, blocks, &facts)?;
         }
+        // What the plan counts as read, and the device had already.
+        let plan = stage.engine.plan;
+        let passes = match &stage.tensor.program {
+            Program::LowRank(work) if stage.is_merge => {
+                low_rank::passes(work, stage.tensor.matrix(), stage.tensor.wide)
+            }
+            _ => 1,
+        };
+        stage.engine.progress.spare((plan.pass_bytes(index) * passes).saturating_sub(self.sent));
         let is_whole = self.there == stage.tensor.elems;
         stage.gpu.pool().give_back(self.lease, keep && is_whole);
         Ok(())

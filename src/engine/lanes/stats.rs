@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::LaneWorker;
-use super::sources::{Loaded, Stage};
+use super::sources::Stage;
 use crate::backend::cpu::SEGMENT;
 use crate::backend::cpu::prune::Geometry;
 use crate::backend::cpu::select::{Ranked, Search};
