@@ -35,6 +35,9 @@ impl FromStr for Request {
     }
 }
 
+/// Page-locked slots of a lane of a CUDA device: on the way there, and on the way back.
+pub const LANE_SLOTS: [usize; 2] = [3, 3];
+
 /// A version: major, minor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u32, pub u32);

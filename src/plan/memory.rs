@@ -5,6 +5,7 @@ use super::{Options, TensorPlan};
 use crate::backend::cpu::prune::{Geometry, Scratch};
 use crate::backend::cpu::select::COUNTERS;
 use crate::backend::cpu::{SEGMENT, low_rank};
+use crate::backend::device::LANE_SLOTS;
 use crate::backend::{Granularity, MatrixRule, Program, Sparsify};
 use crate::error::{Error, Result};
 use crate::units::format_bytes;
@@ -55,9 +56,6 @@ pub(super) struct Lanes<'a> {
     /// Whether a device makes each tensor; empty if none does.
     pub on_device: &'a [bool],
 }
-
-/// Page-locked slots of a lane: on the way to its device, and on the way back.
-pub const LANE_SLOTS: [usize; 2] = [3, 3];
 
 impl Memory {
     /// Fits the merge into the budget: shrinks buffers first, then the number of threads.

@@ -16,6 +16,7 @@ use super::pinned::{Ring, waiting};
 use super::pool::Span;
 use super::solver::Solver;
 use super::{cusolver, error};
+use crate::backend::device::LANE_SLOTS;
 use crate::error::{Error, Result};
 
 /// Page-locked memory of a lane.
@@ -29,19 +30,8 @@ pub struct LaneSizes {
     pub solves: bool,
 }
 
-/// Slots each way.
-pub const UP_SLOTS: usize = 3;
-/// Slots on the way back.
-pub const DOWN_SLOTS: usize = 3;
 /// Buffers of a kind that are filled and emptied in turn: what [`Lane::computed`] and [`Lane::wait_computed`] count to.
 pub const TURNS: usize = 3;
-
-impl LaneSizes {
-    /// Page-locked bytes of one lane.
-    pub fn bytes(self) -> u64 {
-        UP_SLOTS as u64 * self.up_bytes + DOWN_SLOTS as u64 * self.down_bytes
-    }
-}
 
 /// A lane.
 #[derive(Debug)]
@@ -81,8 +71,8 @@ impl Lane {
             upload: stream()?,
             download: stream()?,
             compute,
-            up: ring(UP_SLOTS, sizes.up_bytes)?,
-            down: ring(DOWN_SLOTS, sizes.down_bytes)?,
+            up: ring(LANE_SLOTS[0], sizes.up_bytes)?,
+            down: ring(LANE_SLOTS[1], sizes.down_bytes)?,
             uploaded: event()?,
             computed: (0..TURNS).map(|_| event()).collect::<Result<_>>()?,
             fetched: (0..TURNS).map(|_| event()).collect::<Result<_>>()?,

@@ -127,12 +127,6 @@ fn libraries() -> Vec<Library> {
     ]
 }
 
-/// Whether cuBLAS and cuSOLVER can be loaded: what low-rank work needs.
-pub fn has_solvers() -> bool {
-    // SAFETY: as in `libraries`.
-    unsafe { cudarc::cublas::sys::is_culib_present() && cudarc::cusolver::sys::is_culib_present() }
-}
-
 fn cublas_version() -> Option<String> {
     use cudarc::cublas::sys::libraryPropertyType_t as Property;
     use cudarc::cublas::sys::{cublasGetProperty, cublasStatus_t, culib};

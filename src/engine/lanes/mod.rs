@@ -30,6 +30,9 @@ pub use gpus::{Gpus, expect};
 use needs::Needs;
 use sources::{Loaded, Stage};
 
+// What the plan leaves to devices, their kernels take.
+const _: () = assert!(crate::plan::devices::MOST_MODELS == crate::backend::cuda::ops::MAX_MODELS);
+
 /// A lane's thread.
 pub(super) struct LaneWorker<'a, 'p> {
     engine: &'a Engine<'p>,
