@@ -101,7 +101,7 @@ impl Kernels {
         args: &[Arg<'_>],
     ) -> Result<()> {
         let function = self.function(module, kernel)?;
-        let (x, _) = shape.grid;
+        let (x, y) = shape.grid;
         let x = u32::try_from(x)
             .ok()
             .filter(|x| *x <= i32::MAX as u32)

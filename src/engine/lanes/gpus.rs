@@ -34,7 +34,8 @@ fn fitting(plan: &Plan, pool: u64, says: &Says<'_>) -> Result<Vec<bool>> {
         let Some(matrix) = Matrix::of(tensor, says.batch) else { return Ok(false) };
         let blob = StageBlob::most_bytes(tensor.stages(), tensor.models.len(), Geometry::of(&tensor.shape));
         let solver = (says.workspace)(matrix.r, matrix.group)?;
-        let work = matrix.work(blob, solver, plan.memory.chunk_elems * tensor.elem_bytes);
+        let chunk = needs::most_chunk(tensor, plan.memory.chunk_elems);
+        let work = matrix.work(blob, solver, chunk * tensor.elem_bytes);
         let sources = needs::source_bytes(plan, tensor, tensor.elems);
         Ok(Pool::taken_by(sources.into_iter().chain(work)) <= pool)
     };

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use faer::MatRef;
 
 use super::LaneWorker;
-use super::needs::{Matrix, Needs};
+use super::needs::{Matrix, Needs, most_chunk};
 use super::output::Pieces;
 use super::sources::{Loaded, Stage};
 use crate::backend::cpu::blend::RunFacts;
@@ -78,7 +78,7 @@ impl LaneWorker<'_, '_> {
             return Err(Error::internal("this rule is not one of a device"));
         };
         let solver_bytes = eigen.workspace_bytes(matrix.r, matrix.group)?;
-        let chunk = self.chunk_elems(tensor);
+        let chunk = most_chunk(tensor, self.chunk_elems(tensor));
         let out_bytes = chunk * tensor.elem_bytes;
         let all = |_| matrix.work(blob.bytes.len() as u64, solver_bytes, out_bytes);
         let needs = Needs::fit(engine.plan, tensor, gpu.pool().bytes(), chunk, &all, &|chunk| chunk);

@@ -33,6 +33,21 @@ pub(super) fn source_bytes(plan: &Plan, tensor: &TensorPlan, elems: u64) -> Vec<
     tensor.reads().map(|at| elems * (plan.stored(at).0.dtype.bitsize() as u64 / 8)).collect()
 }
 
+/// Elements of a launch at most: no more than the tensor has, in whole segments.
+pub(super) fn most_chunk(tensor: &TensorPlan, most: u64) -> u64 {
+    most.min(tensor.elems.next_multiple_of(SEGMENT as u64)).max(SEGMENT as u64)
+}
+
+/// Elements of a launch that are worth trying, the most first.
+fn chunks(tensor: &TensorPlan, most: u64) -> impl Iterator<Item = u64> + use<> {
+    let least = SEGMENT as u64;
+    let first = most_chunk(tensor, most);
+    // Halves of what is no power of two would cut segments.
+    std::iter::successors(Some(first), move |chunk| {
+        (*chunk > least).then(|| (chunk / 2).next_multiple_of(least).min(chunk - least))
+    })
+}
+
 impl Needs {
     /// The widest way in which a step fits into a pool: sources whole, else in the largest chunks; `None` if the smallest do
     /// not fit. `work` gives the spans beside the sources for launches of so many elements, `run` what of them a chunk of
@@ -41,26 +56,25 @@ impl Needs {
         plan: &Plan,
         tensor: &TensorPlan,
         pool_bytes: u64,
-        most_chunk: u64,
+        most: u64,
         work: &dyn Fn(u64) -> Vec<u64>,
         run: &dyn Fn(u64) -> u64,
     ) -> Option<Self> {
         let fits = |needs: &Self| Pool::taken_by(needs.sources.iter().chain(&needs.work).copied()) <= pool_bytes;
-        let chunk = most_chunk.min(tensor.elems.next_multiple_of(SEGMENT as u64)).max(SEGMENT as u64);
-        let whole =
-            Self { sources: source_bytes(plan, tensor, tensor.elems), work: work(chunk), is_streamed: false, chunk };
-        if fits(&whole) {
-            return Some(whole);
-        }
-        let mut chunk = most_chunk;
-        while chunk >= SEGMENT as u64 {
-            let once = source_bytes(plan, tensor, run(chunk));
-            let sources = (0..TURNS).flat_map(|_| once.iter().copied()).collect();
-            let needs = Self { sources, work: work(chunk), is_streamed: true, chunk };
-            if fits(&needs) {
-                return Some(needs);
+        let whole = source_bytes(plan, tensor, tensor.elems);
+        for is_streamed in [false, true] {
+            for chunk in chunks(tensor, most) {
+                let sources = if is_streamed {
+                    let once = source_bytes(plan, tensor, run(chunk));
+                    (0..TURNS).flat_map(|_| once.iter().copied()).collect()
+                } else {
+                    whole.clone()
+                };
+                let needs = Self { sources, work: work(chunk), is_streamed, chunk };
+                if fits(&needs) {
+                    return Some(needs);
+                }
             }
-            chunk /= 2;
         }
         None
     }
@@ -127,9 +141,9 @@ impl Matrix {
     }
 }
 
-/// About the workspace of an eigenvalue solver, for a plan that has no device open.
+/// The workspace of an eigenvalue solver as long as no device is open: generously, as the pool is sized by it.
 pub(super) fn solver_estimate(r: u64, group: u64) -> u64 {
-    8 * (3 * r * r + 64 * r) * group + (4 << 20)
+    8 * (6 * r * r + 256 * r) * group + (8 << 20)
 }
 
 /// What the steps of a tensor take at most, with its sources there whole, and at least; of a matrix both are the same.
@@ -137,7 +151,7 @@ pub(super) fn range(plan: &Plan, index: usize, kinds: &[Kind]) -> [u64; 2] {
     let tensor = &plan.tensors[index];
     let (models, geometry) = (tensor.models.len(), Geometry::of(&tensor.shape));
     let blob = StageBlob::most_bytes(tensor.stages(), models, geometry);
-    let (most_chunk, least_chunk) = (plan.memory.chunk_elems, SEGMENT as u64);
+    let (most_chunk, least_chunk) = (most_chunk(tensor, plan.memory.chunk_elems), SEGMENT as u64);
     let whole = source_bytes(plan, tensor, tensor.elems);
     let (mut most, mut least) = (0, 0);
     for kind in kinds {
@@ -146,15 +160,15 @@ pub(super) fn range(plan: &Plan, index: usize, kinds: &[Kind]) -> [u64; 2] {
         {
             let solver = solver_estimate(matrix.r as u64, matrix.group as u64);
             let work = matrix.work(blob, solver, most_chunk * tensor.elem_bytes);
-            let all = Pool::taken_by(whole.iter().copied().chain(work));
-            (most, least) = (most.max(all), least);
+            most = most.max(Pool::taken_by(whole.iter().copied().chain(work)));
             continue;
         }
         let work = |chunk| super::stats::work(*kind, tensor, blob, chunk);
         let run = super::stats::run_of(*kind, geometry, least_chunk);
         let chunked = source_bytes(plan, tensor, run).into_iter().cycle().take(TURNS * whole.len());
-        most = most.max(Pool::taken_by(whole.iter().copied().chain(work(most_chunk))));
-        least = least.max(Pool::taken_by(chunked.chain(work(least_chunk))));
+        let with_all = |chunk| Pool::taken_by(whole.iter().copied().chain(work(chunk)));
+        most = most.max(with_all(most_chunk));
+        least = least.max(Pool::taken_by(chunked.chain(work(least_chunk))).min(with_all(least_chunk)));
     }
-    [most, least.min(most)]
+    [most, least]
 }
