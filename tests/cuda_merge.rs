@@ -97,18 +97,17 @@ fn threads_and_the_hosts_memory_change_nothing() {
 }
 
 #[test]
-fn many_models_and_more_than_a_kernel_takes() {
+fn as_many_models_as_a_recipe_may_name() {
     let Some(device) = devices("many models") else { return };
     let specs: &[(&str, Dtype, &[u64])] =
         &[("model.layers.0.mlp.w", BF16, &[31, 33]), ("model.layers.0.norm", F32, &[33])];
-    let family = Family::new(quick_folder(), specs, 65, 3);
-    for (models, where_) in [(9, "cuda:"), (64, "cuda:"), (65, "cpu")] {
+    let family = Family::new(quick_folder(), specs, 64, 3);
+    for models in [9, 64] {
         let text = Text::plain("ties", models).set("density", "0.3");
         let both = Both::of(&family, &device, Way::default(), &format!("models-{models}"), &text);
         both.agree(&family, 0.0);
         let facts = both.stated("model.layers.0.mlp.w").facts;
-        assert!(facts["computed_on"].as_str().unwrap().starts_with(where_), "{facts}");
-        assert_eq!(facts.get("why_there").is_some(), where_ == "cpu", "the CPU's part is never silent: {facts}");
+        assert!(facts["computed_on"].as_str().unwrap().starts_with("cuda:"), "{facts}");
     }
 }
 
