@@ -8,7 +8,6 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "lib"))
 import numpy as np  # noqa: E402
 
-import binary  # noqa: E402
 from checkpoint import Checkpoint  # noqa: E402
 
 # What was seen in real bfloat16 fine-tunes: unchanged elements, and elements exactly at the top-20 % cut over k.
@@ -70,19 +69,3 @@ def figures(family):
         zeros, tied = zeros + int((size == 0).sum()), tied + int((size == cut).sum())
         elems, ranks = elems + size.size, ranks + rank
     return {"tensors": len(names), "elems": elems, "zeros": zeros / elems, "tied": tied / ranks}
-
-
-def recipe(path, family, method, tasks=None, out_dtype=None):
-    """Writes a recipe for both programs: `method` is its data without base and models."""
-    import json
-
-    data = dict(method)
-    if data.pop("base", True):
-        data["base_model"] = family.base
-    data["models"] = [{"model": model} for model in family.models[:tasks]]
-    with open(path, "w", encoding="utf-8") as handle:
-        json.dump(data, handle, indent=1)  # JSON is YAML
-    return path
-
-
-__all__ = ["Family", "SEEN", "binary", "figures", "make", "recipe", "size_of", "weights_of"]

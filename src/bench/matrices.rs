@@ -96,9 +96,6 @@ mod tests {
 
     #[test]
     fn sides_are_whole_steps_and_never_too_long() {
-        assert_eq!(
-            [0, 1024, 4095, 4096, 1 << 40].map(|elems| side(elems, 768)),
-            [STEP, 32, 32, 64, 768]
-        );
+        assert_eq!([0, 1024, 4095, 4096, 1 << 40].map(|elems| side(elems, 768)), [STEP, 32, 32, 64, 768]);
     }
 }

@@ -90,14 +90,15 @@ type Suite = fn(&mut Bench<'_>) -> Result<()>;
 fn suites(backend: &str) -> Result<&'static [Suite]> {
     match backend {
         "cpu" => Ok(&[matrices::products, limits::memory, files::all, paths::element_wise, matrices::truncation]),
-        other => Err(Error::internal(format!("nothing is measured on the backend `{other}`"))),
+        other => Err(Error::input(format!("`bench` does not know what to measure on the backend `{other}`"))
+            .hint("use `--device cpu`: the limits of the host hold for every device")),
     }
 }
 
 /// Measures everything; `tell` gets each row as soon as it is known.
 ///
 /// # Errors
-/// `Input` for a size that does not fit this machine; `Environment` where memory, threads or the disk cannot be had; stopped by
+/// `Input` for a size that does not fit this machine and a device that has no measurements; `Environment` where memory, threads or the disk cannot be had; stopped by
 /// a signal.
 pub fn run(settings: &Settings, stop: &Stop, tell: &mut dyn FnMut(&Row)) -> Result<Report> {
     let usable = ram::usable_bytes();
@@ -105,7 +106,7 @@ pub fn run(settings: &Settings, stop: &Stop, tell: &mut dyn FnMut(&Row)) -> Resu
         let (least, most) = (format_bytes(MIN_BYTES), format_bytes(usable / 2));
         let size = format_bytes(settings.size_bytes);
         return Err(Error::input(format!("cannot measure with {size} of data: expected {least} to {most}"))
-            .hint("give another --size; some times the processor's last cache is enough"));
+            .hint("give another --size; a few times the processor's last cache is enough"));
     }
     let report = Report { rows: Vec::new(), left_out: Vec::new() };
     let mut bench = Bench { settings, stop, tell, block: Vec::new(), report };

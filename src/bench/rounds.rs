@@ -15,14 +15,11 @@ pub(super) fn in_parallel<T: Send>(parts: Vec<T>, body: impl Fn(T) -> Result<()>
     let body = &body;
     let started = Instant::now();
     std::thread::scope(|scope| {
-        let threads: Vec<_> = parts
-            .into_iter()
-            .map(|part| std::thread::Builder::new().spawn_scoped(scope, move || body(part)))
-            .collect();
+        let threads: Vec<_> =
+            parts.into_iter().map(|part| std::thread::Builder::new().spawn_scoped(scope, move || body(part))).collect();
         threads.into_iter().try_for_each(|thread| {
-            let thread = thread.map_err(|e| {
-                Error::environment(format!("cannot start a thread: {e}")).hint("give fewer --threads")
-            })?;
+            let thread = thread
+                .map_err(|e| Error::environment(format!("cannot start a thread: {e}")).hint("give fewer --threads"))?;
             thread.join().map_err(|_| Error::internal("a measuring thread panicked"))?
         })
     })?;

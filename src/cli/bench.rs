@@ -28,7 +28,7 @@ however often a method reads them; rates of copies count what is read and what i
 Takes SIZE of memory, a few MB a thread, and SIZE of disk in a file without a name, so that nothing is left behind.")]
 pub(super) struct Bench {
     /// What to measure: auto, cpu, cuda or cuda:N. `cuda` never falls back to the CPU
-    #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = clap::value_parser!(device::Request))]
+    #[arg(long, default_value = "cpu", value_name = "DEVICE", value_parser = clap::value_parser!(device::Request))]
     device: device::Request,
     #[command(flatten)]
     threads: Threads,
