@@ -92,7 +92,7 @@ impl Memory {
         let chunk_elems =
             chunk_elems.min(largest.next_multiple_of(SEGMENT as u64).next_power_of_two()).max(SEGMENT as u64);
         let elem_bytes = tensors.iter().map(|t| t.elem_bytes).max().unwrap_or(1);
-        let writers = (threads / 4).clamp(1, 4);
+        let writers = (threads / 4).clamp(2, 4);
         let buffers = threads + 2 * writers + lanes.count;
         let buffer_bytes = chunk_elems * elem_bytes;
         let models = tensors.iter().map(|t| t.models.len()).max().unwrap_or_default();
@@ -125,7 +125,11 @@ impl Memory {
         // A lane reads runs of sources that cannot be mapped, as a thread does.
         let lane = up * lanes.slot_bytes + down * buffer_bytes + runs + THREAD_BYTES;
         let lanes = lanes.count as u64 * lane;
-        let total = tables + threads as u64 * per_thread + buffers as u64 * buffer_bytes + largest_step + lanes;
+        let total = tables
+            + threads as u64 * per_thread
+            + buffers as u64 * (buffer_bytes + crate::output::direct_alignment())
+            + largest_step
+            + lanes;
         Self {
             threads,
             writers,

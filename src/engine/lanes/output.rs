@@ -5,6 +5,7 @@ use std::sync::mpsc::SyncSender;
 
 use crate::backend::cuda::lane::{Fetch, Lane};
 use crate::engine::Engine;
+use crate::engine::buffers::Buffer;
 use crate::engine::sink::Sink;
 use crate::engine::writer::Written;
 use crate::error::{Error, Result};
@@ -12,17 +13,18 @@ use crate::error::{Error, Result};
 /// Pieces of one output tensor.
 pub(super) struct Pieces<'a, 'p> {
     engine: &'a Engine<'p>,
+    index: usize,
     sink: Sink<'a, 'p>,
     piece_bytes: usize,
     piece: usize,
-    buffer: Option<Vec<u8>>,
+    buffer: Option<Buffer>,
 }
 
 impl<'a, 'p> Pieces<'a, 'p> {
     pub fn new(engine: &'a Engine<'p>, index: usize, to_writers: &SyncSender<Written>) -> Self {
         let piece_bytes = (engine.plan.memory.chunk_elems * engine.plan.tensors[index].elem_bytes) as usize;
         let sink = Sink::new(engine, index, to_writers.clone());
-        Self { engine, sink, piece_bytes, piece: 0, buffer: None }
+        Self { engine, index, sink, piece_bytes, piece: 0, buffer: None }
     }
 
     /// Takes what the oldest copy brought.
@@ -36,7 +38,9 @@ impl<'a, 'p> Pieces<'a, 'p> {
         while !bytes.is_empty() {
             let mut buffer = match self.buffer.take() {
                 Some(buffer) => buffer,
-                None => self.engine.buffers.take().ok_or_else(|| Error::internal("the merge is being stopped"))?,
+                None => {
+                    self.engine.buffer_for(self.index).ok_or_else(|| Error::internal("the merge is being stopped"))?
+                }
             };
             let (now, later) = bytes.split_at(bytes.len().min(self.piece_bytes - buffer.len()));
             buffer.extend_from_slice(now);
@@ -46,7 +50,7 @@ impl<'a, 'p> Pieces<'a, 'p> {
         Ok(())
     }
 
-    fn send(&mut self, buffer: Vec<u8>) -> Result<()> {
+    fn send(&mut self, buffer: Buffer) -> Result<()> {
         self.piece += 1;
         self.sink.send(self.piece - 1, buffer)
     }
