@@ -2,24 +2,22 @@
 //!
 //! Bytes: every source once and the output once; what only a statistics pass reads is in `select`.
 
-mod common;
-
 use std::hint::black_box;
 
-use common::{ELEM_BYTES, Family, MODELS};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use merganser::backend::cpu::blend::{Measured, blend};
 use merganser::backend::cpu::prune::{Geometry, Scratch};
 use merganser::backend::cpu::real::Real;
 use merganser::backend::philox::element_key;
 use merganser::backend::{Combine, Sparsify};
+use merganser::bench::{ELEM_BYTES, Family, MODELS};
 use merganser::dtype::Dtype;
 
 /// Elements of a model: five arrays of 32 KiB stay in a core's own cache, five of 32 MiB in none.
 const SIZES: [(&str, usize); 2] = [("in cache", 1 << 14), ("out of cache", 1 << 24)];
 
 /// |τ| that about a fifth of the family's elements reach.
-const CUT: f32 = 3.5e-4;
+const CUT: f32 = 4.9e-4;
 
 fn methods() -> Vec<(&'static str, Sparsify, Combine)> {
     let weights = vec![1.0; MODELS];

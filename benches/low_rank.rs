@@ -2,16 +2,14 @@
 //!
 //! Elements: floating-point operations, as `low_rank::operations` counts them.
 
-mod common;
-
 use std::hint::black_box;
 
-use common::{Family, MODELS};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use merganser::Result;
 use merganser::backend::cpu::low_rank::{ReadRuns, merge, operations};
 use merganser::backend::cpu::prune::{Scratch, Sources};
 use merganser::backend::{Centre, LowRank, MatrixRule, Rank};
+use merganser::bench::{Family, MODELS};
 
 const SIDE: u64 = 768;
 

@@ -3,15 +3,13 @@
 //!
 //! Bytes: every source once, the one pass that a search takes as a rule.
 
-mod common;
-
 use std::hint::black_box;
 
-use common::{ELEM_BYTES, Family, MODELS};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use merganser::backend::cpu::prune::{Geometry, Scratch};
 use merganser::backend::cpu::select::{COUNTERS, Cut, Ranked, Search, count};
 use merganser::backend::cpu::{BLOCK, SEGMENT};
+use merganser::bench::{ELEM_BYTES, Family, MODELS};
 
 const SIZES: [(&str, usize); 2] = [("in cache", 1 << 17), ("out of cache", 1 << 24)];
 

@@ -171,7 +171,7 @@ class Checkpoint:
 class Writer:
     """Writes one safetensors file whose layout is known beforehand; the data may come in pieces, in order."""
 
-    def __init__(self, file, layout, metadata=None):
+    def __init__(self, file, layout, metadata=None, alignment=8):
         header = {"__metadata__": metadata or {"format": "pt"}}
         offset = 0
         for name, (dtype, shape) in layout.items():
@@ -179,7 +179,7 @@ class Writer:
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
             offset += size
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
+        text += b" " * (-(len(text) + 8) % alignment)
         self.data_bytes = offset
         self._written = 0
         self._handle = open(file, "wb")
@@ -189,6 +189,11 @@ class Writer:
         data = np.ascontiguousarray(raw)
         self._handle.write(memoryview(data.reshape(-1)).cast("B") if data.size else b"")
         self._written += data.nbytes
+
+    def leave_holes(self):
+        """Ends the file without data: it has its full size, takes no space and reads as zeros."""
+        self._handle.truncate(self._handle.tell() + self.data_bytes)
+        self._handle.close()
 
     def close(self):
         self._handle.close()

@@ -1,5 +1,6 @@
 //! The command line: arguments, help, and one file a command. No arithmetic.
 
+mod bench;
 mod compare;
 mod devices;
 mod extract;
@@ -59,6 +60,7 @@ enum Command {
     Verify(verify::Verify),
     Methods(methods::Methods),
     Devices(devices::Devices),
+    Bench(bench::Bench),
 }
 
 /// Runs the command line: parses, runs the command, tells what went wrong, and gives the process's exit code.
@@ -86,6 +88,7 @@ impl Cli {
             Command::Verify(args) => args.run(&self.log),
             Command::Methods(args) => args.run(),
             Command::Devices(args) => args.run(),
+            Command::Bench(args) => args.run(&self.log),
         }
     }
 }

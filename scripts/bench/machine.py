@@ -1,0 +1,91 @@
+"""The machine in words, and what it does without merganser: cat, cp, dd, an empty page cache."""
+
+import datetime
+import os
+import platform
+import shutil
+import subprocess
+import time
+
+import binary
+
+MIB = 1 << 20
+CACHED_MOST = 0.02  # of a file, after the cache was asked to let go of it
+
+
+def describe(folder):
+    """Processor, cores, memory, kernel, and the disk that the folder is on."""
+    with open("/proc/cpuinfo", encoding="utf-8") as handle:
+        model = next((line.split(":", 1)[1].strip() for line in handle if line.startswith("model name")), platform.machine())
+    with open("/proc/meminfo", encoding="utf-8") as handle:
+        memory = int(next(line for line in handle if line.startswith("MemTotal")).split()[1]) * 1024
+    with open("/proc/mounts", encoding="utf-8") as handle:
+        mounts = [line.split()[:3] for line in handle]
+    at = os.path.realpath(folder)
+    device, _, kind = max((m for m in mounts if at == m[1] or at.startswith(m[1].rstrip("/") + "/")), key=lambda m: len(m[1]))
+    size = shutil.disk_usage(folder).total
+    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory / 2**30, 1),
+            "disk": f"{kind} on {os.path.basename(device)}, {size / 1e9:.0f} GB", "kernel": f"Linux {platform.release()}"}
+
+
+def source_version():
+    """The commit that this script is of; empty outside a clone."""
+    run = lambda *args: subprocess.run(["git", "-C", binary.ROOT, *args], capture_output=True, text=True).stdout.strip()  # noqa: E731
+    dirty = run("status", "--porcelain", "--untracked-files=no")
+    commit = run("rev-parse", "--short", "HEAD")
+    return commit + ("-dirty" if commit and dirty else "")
+
+
+def today():
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%MZ")
+
+
+def timed(action):
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def cat(files):
+    """Reads files to nowhere."""
+    with open(os.devnull, "wb") as sink:
+        subprocess.run(["cat", *files], stdout=sink, check=True)
+
+
+def copy(files, folder, sync=False):
+    """Copies files into a new folder; with `sync` until they are on the disk."""
+    os.makedirs(folder)
+    subprocess.run(["cp", *files, folder], check=True)
+    if sync:
+        subprocess.run(["sync", *(os.path.join(folder, os.path.basename(file)) for file in files)], check=True)
+
+
+def dd(files, direct=False):
+    """Reads files one after the other in large blocks."""
+    flags = ["iflag=direct"] if direct else []
+    for file in files:
+        subprocess.run(["dd", f"if={file}", "of=/dev/null", "bs=4M", "status=none", *flags], check=True)
+
+
+def forget(files):
+    """Drops files from the page cache; fails where the kernel keeps them."""
+    for file in files:
+        fd = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            if cached_share(fd) > CACHED_MOST:
+                raise SystemExit(f"{file}: the page cache does not let go of it")
+        finally:
+            os.close(fd)
+
+
+def cached_share(fd, probes=200):
+    """The share of a file's pages that are in the page cache, by samples."""
+    size, found, buffer = os.fstat(fd).st_size, 0, bytearray(1)
+    for i in range(probes):
+        try:
+            found += os.preadv(fd, [buffer], (size - 1) * i // probes, os.RWF_NOWAIT)
+        except BlockingIOError:
+            pass
+    return found / probes

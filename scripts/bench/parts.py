@@ -1,0 +1,130 @@
+"""The parts of a benchmark run. Each takes a Run and adds samples and facts to its session."""
+
+import os
+import subprocess
+import time
+
+import sparse
+from cases import MERGES, Merge, operations, watched
+from family import SEEN, figures, size_of
+from machine import cat, copy, dd, forget, timed
+
+COLD = ("task_arithmetic", "ties")
+MANY = ("task_arithmetic", "ties")
+MANY_TASKS = 16
+STARTS = 20  # of a program that only prints
+
+
+def family(run):
+    """What the generator gives beside what was seen in real fine-tunes."""
+    found = figures(run.family())
+    run.fact("family", found | {"seen": SEEN})
+    print(f"  changes of the first fine-tune: {found['zeros']:.1%} zero (seen: {SEEN['zeros']:.0%}); {found['tied']:.2f} k exactly at the cut of "
+          f"the k largest, k a fifth (seen: {SEEN['tied']:.2f}); over {found['elems']:,} elements of {found['tensors']} matrices")
+
+
+def limits(run):
+    """What `merganser bench` measures: the machine's limits and the merge's paths in memory."""
+    import json
+
+    command = [run.merganser, "bench", "--json", "-q", "--dir", run.scratch, "--runs", str(run.runs), *run.thread_options()]
+    document = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    run.fact("bench", {key: value for key, value in document.items() if key != "dir"})
+    for row in document["rows"]:
+        unit, share = ("GB/s" if row["unit"] == "bytes" else "GFLOP/s"), row["of_limit"]
+        beside = f", {share:.0%} of {row['limit']}" if share else ""
+        print(f"  {row['name']}, {row['threads']} threads: {row['rate'] / 1e9:.2f} {unit}{beside}")
+
+
+def yardsticks(run, files, written):
+    """Moving the same bytes without a merge: actions by name. `written` has the size of the output."""
+    target = os.path.join(run.scratch, "copied")
+    return {
+        "cat": lambda: {"seconds": timed(lambda: cat(files)), "read_bytes": size_of(files)},
+        "cp": lambda: {"seconds": timed(lambda: copy(written, target)), "read_bytes": size_of(written)},
+        "cp+sync": lambda: {"seconds": timed(lambda: copy(written, target, sync=True)), "read_bytes": size_of(written)},
+    }
+
+
+def merges(run):
+    """Merges by merganser and mergekit, beside cat and cp of the same bytes, taking turns."""
+    family = run.family()
+    names = [name for name in MERGES if name != "cart"]
+    ours = [name for name in names if run.wants(name)]
+    theirs = [name for name in names if MERGES[name][2] and run.wants("mergekit:" + name)] if run.mergekit_runs else []
+    if not ours and not theirs:
+        return
+    actions = yardsticks(run, family.weights(), family.weights(0))
+    for name in ours:
+        merge = Merge(name, family, run.scratch)
+        actions[name] = lambda merge=merge: merge.merganser(run.merganser, run.merge_options()) | {"read_bytes": merge.read_bytes}
+    if theirs:
+        python = run.mergekit()
+        for name in theirs:
+            merge = Merge(name, family, run.scratch)
+            actions["mergekit:" + name] = lambda merge=merge: merge.mergekit(python) | {"read_bytes": merge.read_bytes}
+    cat(family.weights())  # warms the cache
+    run.turns("merges", actions, most={"mergekit:" + name: run.mergekit_runs for name in theirs})
+
+
+def cart(run):
+    """CART of a smaller family: bound by matrix products, not by bytes."""
+    family = run.family(shape="vit", params=run.params / 10)
+    merge = Merge("cart", family, run.scratch)
+    cat(family.weights())
+    run.fact("cart", {"operations": operations(run.merganser, merge.recipe), "params": run.params / 10, "shape": "vit"})
+    run.turns("cart", {"cart": lambda: merge.merganser(run.merganser, run.merge_options())})
+
+
+def many(run):
+    """16 fine-tunes instead of 3, of a quarter of the size: time should grow as the bytes do."""
+    family = run.family(params=run.params / 4, tasks=MANY_TASKS)
+    cat(family.weights())
+    actions = {}
+    for tasks in (3, MANY_TASKS):
+        for name, action in yardsticks(run, family.weights(tasks), family.weights(0)).items():
+            actions[f"{name} of {tasks}"] = action
+        for name in MANY:
+            merge = Merge(name, family, run.scratch, tasks)
+            actions[f"{name} of {tasks}"] = lambda merge=merge: merge.merganser(run.merganser, run.merge_options())
+    run.fact("many", {"params": run.params / 4, "read_bytes": {tasks: size_of(family.weights(tasks)) for tasks in (3, MANY_TASKS)},
+                      "written_bytes": size_of(family.weights(0))})
+    run.turns("many", actions)
+
+
+def cold(run):
+    """Merges that begin with an empty page cache, beside reading the same files from the disk one after the other."""
+    family = run.family()
+    files = family.weights()
+
+    def after_forgetting(action):
+        forget(files)
+        return action()
+
+    actions = {"dd": lambda: {"seconds": timed(lambda: dd(files))}, "dd, direct": lambda: {"seconds": timed(lambda: dd(files, direct=True))}}
+    for name in COLD:
+        merge = Merge(name, family, run.scratch)
+        actions[name] = lambda merge=merge: merge.merganser(run.merganser, run.merge_options())
+    run.fact("cold", {"read_bytes": size_of(files)})
+    run.turns("cold", {name: (lambda action=action: after_forgetting(action)) for name, action in actions.items()})
+
+
+def startup(run):
+    """The time from starting a process to its end, beside that of a program that does nothing."""
+    for name, command in {"true": ["true"], "merganser --help": [run.merganser, "--help"], "merganser --version": [run.merganser, "--version"]}.items():
+        for turn in range(STARTS):
+            started = time.perf_counter()
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+            run.sample("startup", name, turn, {"seconds": time.perf_counter() - started})
+
+
+def plan(run):
+    """Opening, planning and resuming nothing: four checkpoints of 700 tensors and 138 GB each, as sparse files."""
+    recipe, out, facts = sparse.make(os.path.join(run.work, "sparse"), run.merganser)
+    run.fact("plan", facts)
+    plan = [run.merganser, "plan", recipe]
+    resume = [run.merganser, "merge", recipe, "-o", out, "--resume", "-q", *sparse.OPTIONS]
+    run.turns("plan", {"plan": lambda: watched(plan), "no-op resume": lambda: watched(resume)})
+
+
+PARTS = {"family": family, "limits": limits, "merges": merges, "cart": cart, "many": many, "cold": cold, "startup": startup, "plan": plan}
