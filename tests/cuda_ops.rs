@@ -160,7 +160,7 @@ fn cuts_and_random_words_drop_what_they_drop_on_the_cpu() {
         for (models, len, start) in [(2, 1000, 0), (3, 333, 131_072), (2, 100, 3), (2, 77, 4 << 32)] {
             let mut family = Family::new(i as u64 + 9, mix, models, len);
             family.start = start;
-            let density = vec![0.3, 1.0, 0.0];
+            let density = [0.3, 1.0, 0.0];
             let random = Sparsify::Random {
                 density: density[..models].to_vec(),
                 rescale: true,
@@ -183,7 +183,7 @@ fn cuts_and_random_words_drop_what_they_drop_on_the_cpu() {
 /// Stages of every kind of mask, one a score, by turns.
 fn stages(geometry: Geometry, models: usize, wide: bool, seed: u64) -> Vec<(Prune, StageState)> {
     let mut random = Random(seed | 1);
-    let mut keep = |n: u64| (0..n).map(|_| (random.next() % 3 > 0) as u8).collect::<Vec<_>>();
+    let mut keep = |n: u64| (0..n).map(|_| u8::from(!random.next().is_multiple_of(3))).collect::<Vec<_>>();
     SCORES
         .into_iter()
         .enumerate()
