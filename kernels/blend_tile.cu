@@ -14,9 +14,8 @@
 #include "blend.cuh"
 #include "tile.cuh"
 
-extern __shared__ double blend_tile_slots[];
-
 template <int RULE, int D, typename C> DEV void blend_tile(const Blend& p, u32* kept) {
+  extern __shared__ double blend_tile_slots[];
   const Load& l = p.load;
   const u32 models = l.sources.count;
   const u64 e = ((u64)blockIdx.x * blockDim.x + threadIdx.x) * V;

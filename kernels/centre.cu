@@ -87,9 +87,8 @@ extern "C" __launch_bounds__(256) __global__ void centre_plain(const __grid_cons
   });
 }
 
-extern __shared__ double centre_slots[];
-
 template <typename C> DEV void centre_staged(const Centre& p) {
+  extern __shared__ double centre_slots[];
   const Sources& s = p.load.sources;
   const u64 e = ((u64)blockIdx.x * blockDim.x + threadIdx.x) * V;
   const int n = vector_of(e, s.len);

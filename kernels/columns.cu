@@ -22,9 +22,8 @@ struct Columns {
 };
 static_assert(sizeof(Columns) == 672, "as in columns.rs");
 
-extern __shared__ double columns_slots[];
-
 template <typename C> DEV void add_rows(const Columns& p) {
+  extern __shared__ double columns_slots[];
   const Load& l = p.load;
   const u32 models = l.sources.count;
   const u64 width = l.columns, rows = l.sources.len / width;
@@ -55,6 +54,7 @@ template <typename C> DEV void add_rows(const Columns& p) {
 }
 
 template <typename C> DEV void add_inner(const Columns& p) {
+  extern __shared__ double columns_slots[];
   const Load& l = p.load;
   const u32 models = l.sources.count;
   const u64 width = l.columns * l.inner, rows = l.sources.len / width;

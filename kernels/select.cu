@@ -98,9 +98,8 @@ template <int D, typename C> DEV void select_plain(const Select& p, u32* bins) {
   add_bins(p, first, count, bins);
 }
 
-extern __shared__ double select_tile_slots[];
-
 template <typename C> DEV void select_tile(const Select& p) {
+  extern __shared__ double select_tile_slots[];
   const Sources& s = p.load.sources;
   const u32 first = blockIdx.y * p.group, count = min(p.group, s.count - first);
   u32* bins = reinterpret_cast<u32*>(select_tile_slots);

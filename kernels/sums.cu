@@ -33,8 +33,6 @@ struct Sums {
 };
 static_assert(sizeof(Sums) == 1208, "as in sums.rs");
 
-extern __shared__ double sums_slots[];
-
 // The sum of eight lanes, in the CPU's order; every lane gets it.
 DEV double add_lanes(double lane) {
   lane = lane + __shfl_xor_sync(0xFFFFFFFFu, lane, 4);
@@ -43,6 +41,7 @@ DEV double add_lanes(double lane) {
 }
 
 template <int STAT, typename C> DEV void sum_blocks(const Sums& p) {
+  extern __shared__ double sums_slots[];
   constexpr int K = STAT == NORMS ? 6 : STAT == TRIM ? 2 : STAT == ANGLE ? 3 : 1;
   const u32 models = p.load.sources.count;
   const Slots<double> totals = {sums_slots};

@@ -182,6 +182,20 @@ mod tests {
     }
 
     #[test]
+    #[allow(unsafe_code, clippy::print_stderr)]
+    fn every_module_compiles_where_nvrtc_is_installed() {
+        // SAFETY: only looks for the library.
+        if !unsafe { sys::is_culib_present() } {
+            eprintln!("skipped: there is no libnvrtc.so");
+            return;
+        }
+        for (name, source) in super::super::module::MODULES {
+            let image = compile(name, source, "sm_90").unwrap();
+            assert!(!image.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
     fn entries_differ_by_source_architecture_and_version() {
         let names = [
             entry_name("a", b"x", "sm_90", (13, 0)),
