@@ -234,7 +234,7 @@ mod tests {
         for order in [[0, 1, 2], [2, 1, 0], [0, 2, 1], [1, 0, 2]] {
             let mut leases: Vec<_> = (0..3).map(|_| pool.lease(None, &[K], &[1, 0])).collect();
             assert_eq!(free(&pool), [(9 * K, K)]);
-            order.map(|i: usize| pool.give_back(leases[i].take().unwrap(), false));
+            order.into_iter().for_each(|i: usize| pool.give_back(leases[i].take().unwrap(), false));
             assert_eq!(free(&pool), [(0, 10 * K)]);
         }
     }

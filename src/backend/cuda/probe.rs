@@ -108,7 +108,7 @@ fn describe(found: &mut CudaDevice, ordinal: c_int) -> Result<(), DriverError> {
 
 /// The libraries beside the driver's.
 fn libraries() -> Vec<Library> {
-    // SAFETY (all three): loading a library by NVIDIA's names runs its own initialisers, nothing else.
+    // SAFETY: loading a library by NVIDIA's names runs its own initialisers, nothing else.
     let cublas = unsafe { cudarc::cublas::sys::is_culib_present() };
     // SAFETY: see above.
     let cusolver = unsafe { cudarc::cusolver::sys::is_culib_present() };
