@@ -75,9 +75,11 @@ fn at_once(level: Level, m: &Measured, sources: &Sources<'_>, n: usize, dtype: D
         None if m.combine.reads_base() => return None,
         _ => *stored.first()?,
     };
+    // Masks that keep everything cut nothing, whatever the length of a row.
+    let has_columns = |masks: &&Vec<Mask>| masks.iter().any(|mask| matches!(mask, Mask::Columns(_)));
     let masks = match m.stages.as_slice() {
         [] => None,
-        [(_, state)] => Some(&state.masks),
+        [(_, state)] => Some(&state.masks).filter(has_columns),
         _ => return None,
     };
     let size = dtype.bitsize() / 8;
