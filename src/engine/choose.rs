@@ -1,7 +1,7 @@
 //! What a stage keeps, once its scores are known: the same choice for a merge and for whoever asks what it would be.
 
 use crate::backend::cpu::prune::{Geometry, Mask};
-use crate::backend::cpu::select::{COUNTERS, Cut, Search};
+use crate::backend::cpu::select::{self, Cut, Search};
 use crate::backend::cpu::stats::Sums;
 use crate::backend::{Granularity, Prune, Rescale, kept_of};
 use crate::plan::TensorPlan;
@@ -44,19 +44,12 @@ pub(crate) fn search(tensor: &TensorPlan, share: f64, lowest: bool) -> Option<Se
     (rank > 0 && rank < tensor.elems).then(|| new(tensor.elems, rank, lowest))
 }
 
-/// Adds counters of searches ([`COUNTERS`] a model) to the totals, and clears them for the next unit.
+/// Adds counters of searches ([`select::COUNTERS`] a model) to the totals, and clears them for the next unit.
 pub(crate) fn add_counts(totals: &mut [Vec<u64>], searches: &[Option<Search>], counts: &mut [Vec<u32>]) {
-    /// Counters looked at together: most of them are zero, and those need not be added.
-    const GROUP: usize = 64;
     for ((totals, counts), search) in totals.iter_mut().zip(counts).zip(searches) {
-        let Some(bins) = search.as_ref().map(Search::bins) else { continue };
-        for (totals, counts) in totals[..bins].chunks_mut(GROUP).zip(counts[..bins].chunks_mut(GROUP)) {
-            if counts.iter().any(|c| *c != 0) {
-                totals.iter_mut().zip(&*counts).for_each(|(t, c)| *t += u64::from(*c));
-                counts.fill(0);
-            }
+        if search.is_some() {
+            select::add_counts(totals, counts);
         }
-        totals[COUNTERS - 1] += u64::from(std::mem::take(&mut counts[COUNTERS - 1]));
     }
 }
 

@@ -34,7 +34,7 @@ use crate::backend::Program;
 use crate::error::Result;
 use crate::output::{JournalEntry, WorkDir};
 use crate::plan::{Plan, TensorPlan};
-use buffers::Buffers;
+use buffers::{Buffer, Buffers};
 use schedule::Schedule;
 use tensor::TensorRun;
 use worker::Worker;
@@ -102,6 +102,12 @@ struct Engine<'a> {
 }
 
 impl Engine<'_> {
+    /// An empty buffer for a piece of a tensor; `None` if the run is being stopped.
+    fn buffer_for(&self, tensor: usize) -> Option<Buffer> {
+        // Pieces are multiples of a page, so that all of a tensor's begin alike.
+        self.buffers.take(self.plan.layout.placement(tensor).offset)
+    }
+
     /// Notes a finished tensor, unless one of its sources has changed since it was opened: what was read of it then is
     /// nothing that a later run could go on from.
     fn record(&self, tensor: &TensorPlan, entry: JournalEntry) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::sync::mpsc::SyncSender;
 
 use super::Engine;
+use super::buffers::Buffer;
 use super::writer::Written;
 use crate::backend::cpu::blend::RunFacts;
 use crate::backend::cpu::stored::Widen;
@@ -15,7 +16,7 @@ pub(super) struct Sink<'a, 'p> {
     tensor: usize,
     to_writers: SyncSender<Written>,
     piece: usize,
-    buffer: Option<Vec<u8>>,
+    buffer: Option<Buffer>,
     facts: RunFacts,
 }
 
@@ -25,7 +26,7 @@ impl<'a, 'p> Sink<'a, 'p> {
     }
 
     /// Sends a whole piece.
-    pub fn send(&self, piece: usize, bytes: Vec<u8>) -> Result<()> {
+    pub fn send(&self, piece: usize, bytes: Buffer) -> Result<()> {
         let (plan, tensor) = (self.engine.plan, &self.engine.plan.tensors[self.tensor]);
         let piece_bytes = plan.memory.chunk_elems * tensor.elem_bytes;
         let digest = PieceDigests::hash_piece(tensor.elems * tensor.elem_bytes, piece_bytes, piece, &bytes)?;
@@ -42,12 +43,12 @@ impl<'a, 'p> Sink<'a, 'p> {
         while !values.is_empty() {
             let mut buffer = match self.buffer.take() {
                 Some(buffer) => buffer,
-                None => self.engine.buffers.take().ok_or_else(stopping)?,
+                None => self.engine.buffer_for(self.tensor).ok_or_else(stopping)?,
             };
             let n = values.len().min((capacity - buffer.len()) / size);
             let (now, later) = values.split_at(n);
             let from = buffer.len();
-            buffer.resize(from + n * size, 0);
+            buffer.set_len(from + n * size);
             if f64::narrow(now, dtype, &mut buffer[from..]) {
                 self.facts.nonfinite += nonfinite::count(dtype, &buffer[from..]);
             }

@@ -231,7 +231,7 @@ impl<'a, 'p> Worker<'a, 'p> {
         if start == end {
             return Ok(());
         }
-        let Some(mut out) = self.engine.buffers.take() else { return Ok(()) };
+        let Some(mut out) = self.engine.buffer_for(index) else { return Ok(()) };
         let mut blocks = Vec::new();
         let mut facts = RunFacts::default();
         for (segment, at) in segments_of(start, end) {
@@ -257,8 +257,8 @@ impl<'a, 'p> Worker<'a, 'p> {
             return Ok(());
         }
         let measured = run.measured();
-        let Some(mut out) = self.engine.buffers.take() else { return Ok(()) };
-        out.resize(((end - start) * tensor.elem_bytes) as usize, 0);
+        let Some(mut out) = self.engine.buffer_for(index) else { return Ok(()) };
+        out.set_len(((end - start) * tensor.elem_bytes) as usize);
         let (scratch, raw, _) = self.parts();
         let mut blocks = Vec::new();
         let mut total = RunFacts { kept: vec![0; tensor.models.len()], ..RunFacts::default() };

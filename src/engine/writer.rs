@@ -4,6 +4,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Mutex, PoisonError};
 
 use super::Engine;
+use super::buffers::Buffer;
 use crate::error::Result;
 use crate::output::digest::Piece;
 
@@ -14,7 +15,7 @@ pub(super) struct Written {
     /// Which piece; pieces of a tensor have [`crate::plan::memory::Memory::chunk_elems`] elements.
     pub piece: usize,
     pub digest: Piece,
-    pub bytes: Vec<u8>,
+    pub bytes: Buffer,
 }
 
 pub(super) fn write_all(engine: &Engine<'_>, pieces: &Mutex<Receiver<Written>>) {

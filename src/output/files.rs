@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, statvfs};
 use rustix::io::{Errno, retry_on_intr};
 
+use super::direct::DirectFile;
 use super::layout::{FileLayout, Layout};
 use crate::error::{Error, Result};
 
-/// From this size on, a write asks the kernel to begin at once with bringing it to the disk: on Linux `DontNeed` starts
+/// From this size on, a write through the page cache asks the kernel to begin at once with bringing it to the disk: on Linux `DontNeed` starts
 /// the write-back of dirty pages (and, being dirty, they stay cached). The wait at the end of a merge then overlaps
 /// with its work: writing 1 GiB and waiting for it took half as long.
 const WRITE_BACK_BYTES: u64 = 1 << 20;
@@ -30,6 +31,7 @@ pub(super) struct DataFiles {
 #[derive(Debug)]
 struct DataFile {
     file: File,
+    direct: DirectFile,
     path: PathBuf,
     header_bytes: u64,
     bytes: u64,
@@ -59,7 +61,14 @@ impl DataFiles {
                 .and_then(|()| open_one(&path, planned, keep))
                 .map_err(|e| write_error(&e, &path, format_args!("create `{}`", path.display()), resume_hint))?;
             kept.push(is_kept);
-            files.push(DataFile { file, path, header_bytes: planned.header.len() as u64, bytes: planned.bytes });
+            let direct = DirectFile::open(&path);
+            files.push(DataFile {
+                file,
+                direct,
+                path,
+                header_bytes: planned.header.len() as u64,
+                bytes: planned.bytes,
+            });
         }
         let new = || files.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(f, _)| f);
         for data in new() {
@@ -80,15 +89,10 @@ impl DataFiles {
     /// Writes into the data section of a file, at an offset from the file's start.
     pub fn write_at(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         let data = self.within(file, offset, bytes.len())?;
-        data.file.write_all_at(bytes, offset).map_err(|e| {
+        data.write_at(offset, bytes).map_err(|e| {
             let what = format_args!("write {} bytes at offset {offset} of `{}`", bytes.len(), data.path.display());
             write_error(&e, &data.path, what, &self.resume_hint)
-        })?;
-        if let Some(len) = NonZeroU64::new(bytes.len() as u64).filter(|n| n.get() >= WRITE_BACK_BYTES) {
-            // Only a hint, so that it may fail.
-            let _ = fadvise(&data.file, offset, Some(len), Advice::DontNeed);
-        }
-        Ok(())
+        })
     }
 
     /// Reads from the data section of a file, at an offset from the file's start.
@@ -128,6 +132,22 @@ impl DataFiles {
             .get(file)
             .filter(|f| offset >= f.header_bytes && end.is_some_and(|end| end <= f.bytes))
             .ok_or_else(|| Error::internal(format!("{len} bytes at {offset} are outside output file {file}'s data")))
+    }
+}
+
+impl DataFile {
+    /// Writes around the page cache what can be, and the rest through it.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        let direct = self.direct.write(offset, bytes)?;
+        for part in [0..direct.start, direct.end..bytes.len()].into_iter().filter(|part| !part.is_empty()) {
+            let offset = offset + part.start as u64;
+            self.file.write_all_at(&bytes[part.clone()], offset)?;
+            if let Some(len) = NonZeroU64::new(part.len() as u64).filter(|n| n.get() >= WRITE_BACK_BYTES) {
+                // Only a hint, so that it may fail.
+                let _ = fadvise(&self.file, offset, Some(len), Advice::DontNeed);
+            }
+        }
+        Ok(())
     }
 }
 

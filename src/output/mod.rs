@@ -8,6 +8,7 @@
 
 pub mod copy;
 pub mod digest;
+mod direct;
 mod files;
 pub mod fingerprint;
 mod finish;
@@ -22,6 +23,7 @@ pub mod workdir;
 
 pub use copy::{Content, Copies, SmallFile};
 pub use digest::PieceDigests;
+pub use direct::direct_alignment;
 pub use fingerprint::Fingerprint;
 pub use finish::{CARD_NAME, Finished};
 pub use journal::{JournalEntry, Nonfinite, SourceTensorDigest};

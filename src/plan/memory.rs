@@ -78,7 +78,7 @@ impl Memory {
         let chunk_elems =
             chunk_elems.min(largest.next_multiple_of(SEGMENT as u64).next_power_of_two()).max(SEGMENT as u64);
         let elem_bytes = tensors.iter().map(|t| t.elem_bytes).max().unwrap_or(1);
-        let writers = (threads / 4).clamp(1, 4);
+        let writers = (threads / 4).clamp(2, 4);
         let buffers = threads + 2 * writers;
         let buffer_bytes = chunk_elems * elem_bytes;
         let models = tensors.iter().map(|t| t.models.len()).max().unwrap_or_default();
@@ -106,7 +106,10 @@ impl Memory {
         let entries = own.len() as u64 * (sources + 2) + factors.len() as u64 * 3;
         let tables = PROGRAM_BYTES + entries * ENTRY_BYTES + held_masks;
         let largest_step = tensors.iter().map(step_bytes).max().unwrap_or_default();
-        let total = tables + threads as u64 * per_thread + buffers as u64 * buffer_bytes + largest_step;
+        let total = tables
+            + threads as u64 * per_thread
+            + buffers as u64 * (buffer_bytes + crate::output::direct_alignment())
+            + largest_step;
         Self {
             threads,
             writers,

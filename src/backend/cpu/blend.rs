@@ -2,8 +2,9 @@
 
 use super::prune::{self, Geometry, Scratch, Sources, StageState};
 use super::real::Real;
+use super::simd::{self, Level};
 use super::stored::{Stored, Widen};
-use super::{BLOCK, vector};
+use super::{BLOCK, in_registers, vector};
 use crate::backend::philox;
 use crate::backend::{Combine, Prune, Sparsify};
 use crate::dtype::Dtype;
@@ -46,9 +47,21 @@ pub fn blend<C: Widen>(
     out: &mut [u8],
     scratch: &mut Scratch<C>,
 ) -> RunFacts {
+    blend_with(simd::level(), m, sources, dtype, out, scratch)
+}
+
+/// The same on an instruction set; `None` is the portable loops.
+pub(super) fn blend_with<C: Widen>(
+    level: Option<Level>,
+    m: &Measured,
+    sources: &Sources<'_>,
+    dtype: Dtype,
+    out: &mut [u8],
+    scratch: &mut Scratch<C>,
+) -> RunFacts {
     let size = dtype.bitsize() / 8;
     let mut facts = RunFacts { kept: vec![0; sources.models.len()], ..RunFacts::default() };
-    let mut at = 0;
+    let mut at = level.map_or(0, |level| in_registers::blend(level, m, sources, dtype, out, scratch, &mut facts));
     while at < sources.len {
         let n = BLOCK.min(sources.len - at);
         merge_block(m, sources, at, n, scratch, &mut facts.kept);
@@ -201,7 +214,7 @@ pub fn load_pruned<C: Widen>(
 
 /// Slow path of a block with a NaN or an infinity: which of them did no source have?
 #[cold]
-fn count_nonfinite(sources: &Sources<'_>, at: usize, n: usize, out: Stored<'_>, facts: &mut RunFacts) {
+pub(super) fn count_nonfinite(sources: &Sources<'_>, at: usize, n: usize, out: Stored<'_>, facts: &mut RunFacts) {
     let mut finite = vec![true; n];
     let mut wide = vec![0f64; n];
     for stored in sources.models.iter().copied().chain(sources.base) {

@@ -6,12 +6,14 @@
 pub mod allocator;
 pub mod blend;
 pub mod features;
+mod in_registers;
 pub mod low_rank;
 pub mod pairs;
 pub mod prune;
 pub mod ram;
 pub mod real;
 pub mod select;
+mod simd;
 pub mod stats;
 pub mod stored;
 mod vector;

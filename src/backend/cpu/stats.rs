@@ -7,7 +7,7 @@ use super::blend::{Measured, load_pruned};
 use super::prune::{self, Geometry, Scratch, Sources, StageState};
 use super::stored::Widen;
 use super::vector::{dot, lane_sum, task_sums};
-use super::{BLOCK, SEGMENT};
+use super::{BLOCK, SEGMENT, in_registers, simd};
 use crate::backend::{Prune, Score};
 
 /// Sums over elements for one model; R is the sum of the other tasks' τ at an element.
@@ -163,8 +163,26 @@ pub fn add_column_scores<C: Widen>(
     totals: &mut [Vec<f64>],
     scratch: &mut Scratch<C>,
 ) {
+    add_column_scores_with(simd::level(), score, geometry, stages, sources, first_column, totals, scratch);
+}
+
+/// The same on an instruction set; `None` is the portable loops.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn add_column_scores_with<C: Widen>(
+    level: Option<simd::Level>,
+    score: Score,
+    geometry: Geometry,
+    stages: &[(Prune, StageState)],
+    sources: &Sources<'_>,
+    first_column: u64,
+    totals: &mut [Vec<f64>],
+    scratch: &mut Scratch<C>,
+) {
     let inner = geometry.inner;
-    for at in (0..sources.len).step_by(BLOCK) {
+    let done = level.map_or(0, |level| {
+        in_registers::add_column_scores::<C>(level, score, geometry, stages, sources, first_column, totals)
+    });
+    for at in (done..sources.len).step_by(BLOCK) {
         let n = BLOCK.min(sources.len - at);
         let element = (sources.start + at as u64) % (geometry.columns * inner).max(1);
         score_block(score, geometry, stages, sources, at, n, scratch, |t, scores| {

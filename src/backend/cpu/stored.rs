@@ -33,9 +33,21 @@ pub trait Widen: Real {
     fn widen(dtype: Dtype, bytes: &[u8], out: &mut [Self]);
     /// Rounds once to `dtype`; returns whether any stored result is NaN or infinite.
     fn narrow(values: &[Self], dtype: Dtype, bytes: &mut [u8]) -> bool;
+    /// The values, if they are f32: the type that has loops of its own.
+    fn f32s(values: &[Self]) -> Option<&[f32]>;
+    /// The same, to be written to.
+    fn f32s_mut(values: &mut [Self]) -> Option<&mut [f32]>;
 }
 
 impl Widen for f32 {
+    fn f32s(values: &[f32]) -> Option<&[f32]> {
+        Some(values)
+    }
+
+    fn f32s_mut(values: &mut [f32]) -> Option<&mut [f32]> {
+        Some(values)
+    }
+
     fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
         match dtype {
             Dtype::F32 => widen_f32(bytes, out),
@@ -72,6 +84,14 @@ impl Widen for f32 {
 }
 
 impl Widen for f64 {
+    fn f32s(_values: &[f64]) -> Option<&[f32]> {
+        None
+    }
+
+    fn f32s_mut(_values: &mut [f64]) -> Option<&mut [f32]> {
+        None
+    }
+
     fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f64]) {
         if dtype == Dtype::F64 {
             for (o, b) in out.iter_mut().zip(bytes.as_chunks::<8>().0) {

@@ -1,0 +1,196 @@
+//! Which merges and sums the loops of [`super::simd`] take, and how; they leave the rest to the portable loops.
+
+use super::blend::{Measured, RunFacts, count_nonfinite, load_pruned};
+use super::prune::{Geometry, Mask, Scratch, Sources, StageState};
+use super::real::Real;
+use super::simd::{self, Columns, Level, Merge, Model, Rule, STEP, Source};
+use super::stored::{Stored, Widen};
+use super::{BLOCK, vector};
+use crate::backend::{Combine, Prune, Score, Sparsify, philox};
+use crate::dtype::Dtype;
+
+/// Merges the elements of a run from the first on, and returns how many; the others are not touched.
+pub(super) fn blend<C: Widen>(
+    level: Level,
+    m: &Measured,
+    sources: &Sources<'_>,
+    dtype: Dtype,
+    out: &mut [u8],
+    scratch: &mut Scratch<C>,
+    facts: &mut RunFacts,
+) -> usize {
+    let n = sources.len / STEP * STEP;
+    let merged = if C::KEY_BITS != f32::KEY_BITS || !simd::takes(sources.models.len(), dtype) {
+        None
+    } else if matches!(m.sparsify, Sparsify::Random { .. }) || !m.stages.iter().all(|(_, s)| is_columns(s, m.geometry))
+    {
+        by_blocks(level, m, sources, n, dtype, out, scratch, facts)
+    } else {
+        at_once(level, m, sources, n, dtype, out)
+    };
+    let Some(is_bad) = merged else { return 0 };
+    if is_bad {
+        let size = dtype.bitsize() / 8;
+        for at in (0..n).step_by(BLOCK) {
+            let len = BLOCK.min(n - at);
+            let bytes = &out[at * size..(at + len) * size];
+            count_nonfinite(sources, at, len, Stored { dtype, bytes }, facts);
+        }
+    }
+    n
+}
+
+/// How models become one, with the method's numbers as the portable loops round them.
+fn rule_of(combine: &Combine) -> Option<(Rule, &[f64])> {
+    let of = |x: &f64| *x as f32;
+    match combine {
+        Combine::Average { weights, divisor } => Some((Rule::Average { divisor: of(divisor) }, weights)),
+        Combine::Sum { weights, divisor, lambda } => {
+            Some((Rule::Sum { divisor: of(divisor), lambda: of(lambda) }, weights))
+        }
+        Combine::Elect { weights, normalize, lambda } => {
+            Some((Rule::Elect { normalize: *normalize, lambda: of(lambda) }, weights))
+        }
+        Combine::MaxMagnitude { lambda } => Some((Rule::MaxMagnitude { lambda: of(lambda) }, &[])),
+        Combine::Slerp { .. } | Combine::Scale { .. } => None,
+    }
+}
+
+/// Whether a stage's masks are at most of columns, which whole vectors of flags can be taken of.
+fn is_columns(state: &StageState, geometry: Geometry) -> bool {
+    let fits = |mask: &Mask| match mask {
+        Mask::All => true,
+        Mask::Columns(_) => geometry.inner == 1 && geometry.row_elems.is_multiple_of(STEP as u64),
+        _ => false,
+    };
+    state.masks.iter().all(fits) && state.factors.iter().all(|f| *f == 1.0)
+}
+
+/// Merges whole runs from the stored bytes. Whether a result is NaN or infinite; `None` if it is not to be done here.
+fn at_once(level: Level, m: &Measured, sources: &Sources<'_>, n: usize, dtype: Dtype, out: &mut [u8]) -> Option<bool> {
+    let (rule, weights) = rule_of(&m.combine)?;
+    let stored: Vec<Source<'_>> = sources.models.iter().map(Source::stored).collect::<Option<_>>()?;
+    let base = match &sources.base {
+        Some(base) if m.combine.reads_base() => Source::stored(base)?,
+        None if m.combine.reads_base() => return None,
+        _ => *stored.first()?,
+    };
+    let masks = match m.stages.as_slice() {
+        [] => None,
+        [(_, state)] => Some(&state.masks),
+        _ => return None,
+    };
+    let size = dtype.bitsize() / 8;
+    let row = if masks.is_some() { m.geometry.row_elems } else { u64::MAX };
+    let mut is_bad = false;
+    let mut at = 0;
+    let mut models = Vec::with_capacity(stored.len());
+    while at < n {
+        // Up to the end of a row where there are masks.
+        let column = ((sources.start + at as u64) % row) as usize;
+        let len = (n - at).min((row - column as u64).try_into().unwrap_or(usize::MAX));
+        models.clear();
+        for (t, source) in stored.iter().enumerate() {
+            models.push(Model {
+                source: source.part(at, len),
+                keep: match masks.map(|masks| &masks[t]) {
+                    Some(Mask::Columns(keep)) => Some(&keep[column..column + len]),
+                    _ => None,
+                },
+                ..model_of(m, weights, t)
+            });
+        }
+        let merge = Merge::new(base.part(at, len), true, &models, rule, dtype)?;
+        is_bad |= simd::merge(level, &merge, len, &mut out[at * size..(at + len) * size]);
+        at += len;
+    }
+    Some(is_bad)
+}
+
+/// Merges block by block, from task vectors that are made before. As [`at_once`].
+#[allow(clippy::too_many_arguments)]
+fn by_blocks<C: Widen>(
+    level: Level,
+    m: &Measured,
+    sources: &Sources<'_>,
+    n: usize,
+    dtype: Dtype,
+    out: &mut [u8],
+    scratch: &mut Scratch<C>,
+    facts: &mut RunFacts,
+) -> Option<bool> {
+    let (rule, weights) = rule_of(&m.combine)?;
+    let stored: Vec<Source<'_>> = sources.models.iter().map(Source::stored).collect::<Option<_>>()?;
+    let base = Source::stored(sources.base.as_ref()?)?;
+    let size = dtype.bitsize() / 8;
+    let mut is_bad = false;
+    for at in (0..n).step_by(BLOCK) {
+        let len = BLOCK.min(n - at);
+        let first = sources.start + at as u64;
+        if !m.stages.is_empty() {
+            load_pruned(m.geometry, &m.stages, sources, at, len, scratch);
+        }
+        if let Sparsify::Random { density, rescale, keys } = &m.sparsify {
+            for (t, (density, key)) in density.iter().zip(keys).enumerate() {
+                let (tau, words) = (&mut scratch.tau[t][..len], &mut scratch.words[..len]);
+                philox::fill(words, first, *key);
+                let threshold = philox::threshold(*density);
+                let factor = if *rescale && *density > 0.0 && *density < 1.0 { 1.0 / *density } else { 1.0 };
+                facts.kept[t] += if m.stages.is_empty() {
+                    let (base, model) = (base.part(at, len), stored[t].part(at, len));
+                    simd::drop_random(level, base, model, (words, threshold), factor as f32, len, C::f32s_mut(tau)?)
+                } else {
+                    let kept = vector::drop_random(tau, words, threshold);
+                    if factor != 1.0 {
+                        vector::scale(tau, C::of(factor));
+                    }
+                    kept
+                };
+            }
+        }
+        let tau = scratch.tau.iter().take(stored.len());
+        let models: Vec<Model<'_>> = tau
+            .enumerate()
+            .map(|(t, tau)| Some(Model { source: Source::values(C::f32s(&tau[..len])?), ..model_of(m, weights, t) }))
+            .collect::<Option<_>>()?;
+        let merge = Merge::new(base.part(at, len), false, &models, rule, dtype)?;
+        is_bad |= simd::merge(level, &merge, len, &mut out[at * size..(at + len) * size]);
+    }
+    Some(is_bad)
+}
+
+/// A model's weight and, where it is trimmed, its cut and factor.
+fn model_of(m: &Measured, weights: &[f64], t: usize) -> Model<'static> {
+    let trims = matches!(m.sparsify, Sparsify::TopK { .. });
+    Model {
+        source: Source::values(&[]),
+        weight: weights.get(t).map_or(1.0, |w| *w as f32),
+        keep: None,
+        cut: trims.then(|| m.cuts[t].min(1 << f32::KEY_BITS) as u32),
+        factor: if trims { m.factors[t] as f32 } else { 1.0 },
+    }
+}
+
+/// Adds the scores of the first elements of a run to the totals of their columns, and returns of how many; see
+/// [`super::stats::add_column_scores`].
+pub(super) fn add_column_scores<C: Widen>(
+    level: Level,
+    score: Score,
+    geometry: Geometry,
+    stages: &[(Prune, StageState)],
+    sources: &Sources<'_>,
+    first_column: u64,
+    totals: &mut [Vec<f64>],
+) -> usize {
+    let n = sources.len / STEP * STEP;
+    let is_plain = score == Score::Deviation && stages.is_empty() && geometry.inner == 1;
+    if !is_plain || C::KEY_BITS != f32::KEY_BITS || geometry.columns == 0 {
+        return 0;
+    }
+    let models: Option<Vec<Source<'_>>> = sources.models.iter().map(Source::stored).collect();
+    let (Some(models), Some(base)) = (models, sources.base.as_ref().and_then(Source::stored)) else { return 0 };
+    let Some(columns) = Columns::new(base, &models) else { return 0 };
+    let first = (sources.start % geometry.columns - first_column) as usize;
+    simd::add_column_deviations(level, &columns, 0, n, totals, first);
+    n
+}

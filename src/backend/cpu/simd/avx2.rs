@@ -1,0 +1,158 @@
+//! AVX2: eight f32, or twice four f64. Flags are vectors of all ones or all zeros.
+
+use std::arch::x86_64::*;
+
+use super::lanes::Lanes;
+
+/// Proof that the processor has AVX2, FMA, F16C, BMI and POPCNT.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Avx2(());
+
+impl Avx2 {
+    pub(super) fn detect() -> Option<Self> {
+        let present = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("popcnt");
+        present.then_some(Self(()))
+    }
+}
+
+macro_rules! operations {
+    ($(fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $body:expr;)*) => {
+        $(#[inline(always)]
+        fn $name(self, $($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: (1) `self` is only made where the processor has these instructions; (2) those that read or write
+            // memory are given a slice of exactly the bytes that they touch, and need no alignment.
+            unsafe { $body }
+        })*
+    };
+}
+
+/// Bits of |x|.
+#[inline(always)]
+fn key(x: __m256) -> __m256i {
+    // SAFETY: only reached through `Avx2`, which is proof of these instructions; no memory is touched.
+    unsafe { _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(i32::MAX)) }
+}
+
+impl Lanes for Avx2 {
+    const N: usize = 8;
+    type F = __m256;
+    type M = __m256;
+    type D = (__m256d, __m256d);
+
+    operations! {
+        fn splat(x: f32) -> __m256 = _mm256_set1_ps(x);
+        fn bf16(bytes: &[u8], at: usize) -> __m256 = {
+            let half = _mm_loadu_si128(bytes[2 * at..2 * at + 16].as_ptr().cast());
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)))
+        };
+        fn f16(bytes: &[u8], at: usize) -> __m256 =
+            _mm256_cvtph_ps(_mm_loadu_si128(bytes[2 * at..2 * at + 16].as_ptr().cast()));
+        fn f32(bytes: &[u8], at: usize) -> __m256 = _mm256_loadu_ps(bytes[4 * at..4 * at + 32].as_ptr().cast());
+        fn to_bf16(x: __m256, bytes: &mut [u8], at: usize) -> __m256 = {
+            let bits = _mm256_castps_si256(x);
+            let high = _mm256_srli_epi32::<16>(bits);
+            let half = _mm256_add_epi32(_mm256_set1_epi32(0x7FFF), _mm256_and_si256(high, _mm256_set1_epi32(1)));
+            let nearest = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, half));
+            // A NaN must stay one, also where its payload sits in the bits that go.
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+            let rounded = _mm256_blendv_epi8(nearest, _mm256_or_si256(high, _mm256_set1_epi32(0x40)), nan);
+            let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(rounded, rounded));
+            _mm_storeu_si128(bytes[2 * at..2 * at + 16].as_mut_ptr().cast(), _mm256_castsi256_si128(packed));
+            let exponent = _mm256_set1_epi32(0x7F80);
+            _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(rounded, exponent), exponent))
+        };
+        fn to_f16(x: __m256, bytes: &mut [u8], at: usize) -> __m256 = {
+            let rounded = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
+            _mm_storeu_si128(bytes[2 * at..2 * at + 16].as_mut_ptr().cast(), rounded);
+            let exponent = _mm256_set1_epi32(0x7C00);
+            let wide = _mm256_and_si256(_mm256_cvtepu16_epi32(rounded), exponent);
+            _mm256_castsi256_ps(_mm256_cmpeq_epi32(wide, exponent))
+        };
+        fn to_f32(x: __m256, bytes: &mut [u8], at: usize) -> __m256 = {
+            _mm256_storeu_ps(bytes[4 * at..4 * at + 32].as_mut_ptr().cast(), x);
+            _mm256_castsi256_ps(_mm256_cmpgt_epi32(key(x), _mm256_set1_epi32(0x7F7F_FFFF)))
+        };
+        fn add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
+        fn sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);
+        fn mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
+        fn div(a: __m256, b: __m256) -> __m256 = _mm256_div_ps(a, b);
+        fn less(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_LT_OQ>(a, b);
+        fn at_least(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_GE_OQ>(a, b);
+        fn equal(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b);
+        fn is_nan(x: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x);
+        fn larger(x: __m256, y: __m256) -> __m256 = {
+            let smaller = _mm256_cmpgt_epi32(key(y), key(x));
+            _mm256_castsi256_ps(_mm256_xor_si256(smaller, _mm256_set1_epi32(-1)))
+        };
+        fn reaches(x: __m256, bound: u32) -> __m256 =
+            _mm256_castsi256_ps(_mm256_cmpgt_epi32(key(x), _mm256_set1_epi32(bound.wrapping_sub(1) as i32)));
+        fn flags(bytes: &[u8], at: usize) -> __m256 = {
+            let flags = _mm_loadl_epi64(bytes[at..at + 8].as_ptr().cast());
+            _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_cvtepu8_epi32(flags), _mm256_setzero_si256()))
+        };
+        fn words_below(words: &[u32], at: usize, threshold: u64) -> __m256 = {
+            // Comparison is of signed numbers: the top bit of both sides is turned.
+            let turn = _mm256_set1_epi32(i32::MIN);
+            let words = _mm256_xor_si256(_mm256_loadu_si256(words[at..at + 8].as_ptr().cast()), turn);
+            let bound = _mm256_xor_si256(_mm256_set1_epi32(threshold as u32 as i32), turn);
+            let all = _mm256_set1_epi32(-i32::from(threshold > u64::from(u32::MAX)));
+            _mm256_castsi256_ps(_mm256_or_si256(_mm256_cmpgt_epi32(bound, words), all))
+        };
+        fn none() -> __m256 = _mm256_setzero_ps();
+        fn or(a: __m256, b: __m256) -> __m256 = _mm256_or_ps(a, b);
+        fn and(a: __m256, b: __m256) -> __m256 = _mm256_and_ps(a, b);
+        fn and_not(a: __m256, b: __m256) -> __m256 = _mm256_andnot_ps(b, a);
+        fn count(m: __m256) -> u32 = _mm256_movemask_ps(m).count_ones();
+        fn select(m: __m256, a: __m256, b: __m256) -> __m256 = _mm256_blendv_ps(b, a, m);
+        fn keys(x: __m256, m: __m256, out: &mut [u32], at: usize) -> usize = {
+            let mut all = [0_u32; 8];
+            _mm256_storeu_si256(all.as_mut_ptr().cast(), key(x));
+            let mut flags = _mm256_movemask_ps(m) as u32;
+            let mut n = 0;
+            while flags != 0 {
+                out[at + n] = all[flags.trailing_zeros() as usize & 7];
+                flags &= flags - 1;
+                n += 1;
+            }
+            n
+        };
+        fn wide(x: __m256) -> (__m256d, __m256d) =
+            (_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(x)));
+        fn narrow(x: (__m256d, __m256d)) -> __m256 = {
+            let (low, high) = (_mm256_cvtpd_ps(x.0), _mm256_cvtpd_ps(x.1));
+            _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(low), high)
+        };
+        fn wide_zero() -> (__m256d, __m256d) = (_mm256_setzero_pd(), _mm256_setzero_pd());
+        fn wide_load(values: &[f64], at: usize) -> (__m256d, __m256d) = {
+            let from = &values[at..at + 8];
+            (_mm256_loadu_pd(from.as_ptr()), _mm256_loadu_pd(from[4..].as_ptr()))
+        };
+        fn wide_store(x: (__m256d, __m256d), values: &mut [f64], at: usize) = {
+            let to = &mut values[at..at + 8];
+            _mm256_storeu_pd(to.as_mut_ptr(), x.0);
+            _mm256_storeu_pd(to[4..].as_mut_ptr(), x.1);
+        };
+        fn wide_add(a: (__m256d, __m256d), b: (__m256d, __m256d)) -> (__m256d, __m256d) =
+            (_mm256_add_pd(a.0, b.0), _mm256_add_pd(a.1, b.1));
+        fn wide_sub(a: (__m256d, __m256d), b: (__m256d, __m256d)) -> (__m256d, __m256d) =
+            (_mm256_sub_pd(a.0, b.0), _mm256_sub_pd(a.1, b.1));
+        fn wide_abs(x: (__m256d, __m256d)) -> (__m256d, __m256d) = {
+            let sign = _mm256_set1_pd(-0.0);
+            (_mm256_andnot_pd(sign, x.0), _mm256_andnot_pd(sign, x.1))
+        };
+        fn wide_div(x: (__m256d, __m256d), n: f64) -> (__m256d, __m256d) = {
+            let (n, inverse) = (_mm256_set1_pd(n), _mm256_set1_pd(1.0 / n));
+            let (q0, q1) = (_mm256_mul_pd(x.0, inverse), _mm256_mul_pd(x.1, inverse));
+            let (r0, r1) = (_mm256_fnmadd_pd(q0, n, x.0), _mm256_fnmadd_pd(q1, n, x.1));
+            // Of infinity and NaN the product is the quotient, and there is nothing to correct.
+            let (m0, m1) = (_mm256_cmp_pd::<_CMP_ORD_Q>(r0, r0), _mm256_cmp_pd::<_CMP_ORD_Q>(r1, r1));
+            let (c0, c1) = (_mm256_fmadd_pd(r0, inverse, q0), _mm256_fmadd_pd(r1, inverse, q1));
+            (_mm256_blendv_pd(q0, c0, m0), _mm256_blendv_pd(q1, c1, m1))
+        };
+    }
+}

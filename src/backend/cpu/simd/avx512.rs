@@ -1,0 +1,156 @@
+//! AVX-512: sixteen f32, or twice eight f64.
+
+use std::arch::x86_64::*;
+
+use super::lanes::Lanes;
+
+/// Proof that the processor has AVX-512 F, BW, DQ and VL, and what comes with them.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Avx512(());
+
+impl Avx512 {
+    pub(super) fn detect() -> Option<Self> {
+        let present = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && super::avx2::Avx2::detect().is_some();
+        present.then_some(Self(()))
+    }
+}
+
+macro_rules! operations {
+    ($(fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $body:expr;)*) => {
+        $(#[inline(always)]
+        fn $name(self, $($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: (1) `self` is only made where the processor has these instructions; (2) those that read or write
+            // memory are given a slice of exactly the bytes that they touch, and need no alignment.
+            unsafe { $body }
+        })*
+    };
+}
+
+/// Bits of |x|.
+#[inline(always)]
+fn key(x: __m512) -> __m512i {
+    // SAFETY: only reached through `Avx512`, which is proof of these instructions; no memory is touched.
+    unsafe { _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(i32::MAX)) }
+}
+
+impl Lanes for Avx512 {
+    const N: usize = 16;
+    type F = __m512;
+    type M = __mmask16;
+    type D = (__m512d, __m512d);
+
+    operations! {
+        fn splat(x: f32) -> __m512 = _mm512_set1_ps(x);
+        fn bf16(bytes: &[u8], at: usize) -> __m512 = {
+            let half = _mm256_loadu_si256(bytes[2 * at..2 * at + 32].as_ptr().cast());
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))
+        };
+        fn f16(bytes: &[u8], at: usize) -> __m512 =
+            _mm512_cvtph_ps(_mm256_loadu_si256(bytes[2 * at..2 * at + 32].as_ptr().cast()));
+        fn f32(bytes: &[u8], at: usize) -> __m512 = _mm512_loadu_ps(bytes[4 * at..4 * at + 64].as_ptr().cast());
+        fn to_bf16(x: __m512, bytes: &mut [u8], at: usize) -> __mmask16 = {
+            let bits = _mm512_castps_si512(x);
+            let high = _mm512_srli_epi32::<16>(bits);
+            let half = _mm512_add_epi32(_mm512_set1_epi32(0x7FFF), _mm512_and_si512(high, _mm512_set1_epi32(1)));
+            let nearest = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
+            // A NaN must stay one, also where its payload sits in the bits that go.
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+            let rounded = _mm512_mask_or_epi32(nearest, nan, high, _mm512_set1_epi32(0x40));
+            _mm256_storeu_si256(bytes[2 * at..2 * at + 32].as_mut_ptr().cast(), _mm512_cvtepi32_epi16(rounded));
+            let exponent = _mm512_set1_epi32(0x7F80);
+            _mm512_cmpeq_epi32_mask(_mm512_and_si512(rounded, exponent), exponent)
+        };
+        fn to_f16(x: __m512, bytes: &mut [u8], at: usize) -> __mmask16 = {
+            let rounded = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
+            _mm256_storeu_si256(bytes[2 * at..2 * at + 32].as_mut_ptr().cast(), rounded);
+            let exponent = _mm256_set1_epi16(0x7C00);
+            _mm256_cmpeq_epi16_mask(_mm256_and_si256(rounded, exponent), exponent)
+        };
+        fn to_f32(x: __m512, bytes: &mut [u8], at: usize) -> __mmask16 = {
+            _mm512_storeu_ps(bytes[4 * at..4 * at + 64].as_mut_ptr().cast(), x);
+            _mm512_cmpge_epu32_mask(key(x), _mm512_set1_epi32(0x7F80_0000))
+        };
+        fn add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
+        fn sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
+        fn mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
+        fn div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
+        fn less(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
+        fn at_least(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, b);
+        fn equal(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b);
+        fn is_nan(x: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+        fn larger(x: __m512, y: __m512) -> __mmask16 = _mm512_cmpge_epu32_mask(key(x), key(y));
+        fn reaches(x: __m512, bound: u32) -> __mmask16 = _mm512_cmpge_epu32_mask(key(x), _mm512_set1_epi32(bound as i32));
+        fn flags(bytes: &[u8], at: usize) -> __mmask16 = {
+            let flags = _mm_loadu_si128(bytes[at..at + 16].as_ptr().cast());
+            _mm_test_epi8_mask(flags, flags)
+        };
+        fn words_below(words: &[u32], at: usize, threshold: u64) -> __mmask16 = {
+            let words = _mm512_loadu_si512(words[at..at + 16].as_ptr().cast());
+            let below = _mm512_cmplt_epu32_mask(words, _mm512_set1_epi32(threshold as u32 as i32));
+            if threshold > u64::from(u32::MAX) { !0 } else { below }
+        };
+        fn select(m: __mmask16, a: __m512, b: __m512) -> __m512 = _mm512_mask_blend_ps(m, b, a);
+        fn keys(x: __m512, m: __mmask16, out: &mut [u32], at: usize) -> usize = {
+            let packed = _mm512_maskz_compress_epi32(m, key(x));
+            _mm512_storeu_si512(out[at..at + 16].as_mut_ptr().cast(), packed);
+            m.count_ones() as usize
+        };
+        fn wide(x: __m512) -> (__m512d, __m512d) =
+            (_mm512_cvtps_pd(_mm512_castps512_ps256(x)), _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(x)));
+        fn narrow(x: (__m512d, __m512d)) -> __m512 = {
+            let (low, high) = (_mm512_cvtpd_ps(x.0), _mm512_cvtpd_ps(x.1));
+            _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high)
+        };
+        fn wide_zero() -> (__m512d, __m512d) = (_mm512_setzero_pd(), _mm512_setzero_pd());
+        fn wide_load(values: &[f64], at: usize) -> (__m512d, __m512d) = {
+            let from = &values[at..at + 16];
+            (_mm512_loadu_pd(from.as_ptr()), _mm512_loadu_pd(from[8..].as_ptr()))
+        };
+        fn wide_store(x: (__m512d, __m512d), values: &mut [f64], at: usize) = {
+            let to = &mut values[at..at + 16];
+            _mm512_storeu_pd(to.as_mut_ptr(), x.0);
+            _mm512_storeu_pd(to[8..].as_mut_ptr(), x.1);
+        };
+        fn wide_add(a: (__m512d, __m512d), b: (__m512d, __m512d)) -> (__m512d, __m512d) =
+            (_mm512_add_pd(a.0, b.0), _mm512_add_pd(a.1, b.1));
+        fn wide_sub(a: (__m512d, __m512d), b: (__m512d, __m512d)) -> (__m512d, __m512d) =
+            (_mm512_sub_pd(a.0, b.0), _mm512_sub_pd(a.1, b.1));
+        fn wide_abs(x: (__m512d, __m512d)) -> (__m512d, __m512d) = (_mm512_abs_pd(x.0), _mm512_abs_pd(x.1));
+        fn wide_div(x: (__m512d, __m512d), n: f64) -> (__m512d, __m512d) = {
+            let (n, inverse) = (_mm512_set1_pd(n), _mm512_set1_pd(1.0 / n));
+            let (q0, q1) = (_mm512_mul_pd(x.0, inverse), _mm512_mul_pd(x.1, inverse));
+            let (r0, r1) = (_mm512_fnmadd_pd(q0, n, x.0), _mm512_fnmadd_pd(q1, n, x.1));
+            // Of infinity and NaN the product is the quotient, and there is nothing to correct.
+            let (m0, m1) = (_mm512_cmp_pd_mask::<_CMP_ORD_Q>(r0, r0), _mm512_cmp_pd_mask::<_CMP_ORD_Q>(r1, r1));
+            (_mm512_mask3_fmadd_pd(r0, inverse, q0, m0), _mm512_mask3_fmadd_pd(r1, inverse, q1, m1))
+        };
+    }
+    #[inline(always)]
+    fn none(self) -> __mmask16 {
+        0
+    }
+
+    #[inline(always)]
+    fn or(self, a: __mmask16, b: __mmask16) -> __mmask16 {
+        a | b
+    }
+
+    #[inline(always)]
+    fn and(self, a: __mmask16, b: __mmask16) -> __mmask16 {
+        a & b
+    }
+
+    #[inline(always)]
+    fn and_not(self, a: __mmask16, b: __mmask16) -> __mmask16 {
+        a & !b
+    }
+
+    #[inline(always)]
+    fn count(self, m: __mmask16) -> u32 {
+        m.count_ones()
+    }
+}

@@ -1,0 +1,141 @@
+//! What a loop needs of an instruction set, and where its elements come from.
+
+use crate::backend::cpu::stored::Stored;
+use crate::dtype::Dtype;
+
+/// The vectors of an instruction set. A value of the type is proof that the processor has it.
+pub(super) trait Lanes: Copy {
+    /// Elements of a vector.
+    const N: usize;
+    /// N f32.
+    type F: Copy;
+    /// N flags.
+    type M: Copy;
+    /// N f64.
+    type D: Copy;
+
+    fn splat(self, x: f32) -> Self::F;
+    /// Elements `at..at + N` of bfloat16.
+    fn bf16(self, bytes: &[u8], at: usize) -> Self::F;
+    /// Elements `at..at + N` of float16.
+    fn f16(self, bytes: &[u8], at: usize) -> Self::F;
+    /// Elements `at..at + N` of float32.
+    fn f32(self, bytes: &[u8], at: usize) -> Self::F;
+    /// Rounds to bfloat16 at elements `at..at + N`; which results are NaN or infinite.
+    fn to_bf16(self, x: Self::F, bytes: &mut [u8], at: usize) -> Self::M;
+    /// Rounds to float16, likewise.
+    fn to_f16(self, x: Self::F, bytes: &mut [u8], at: usize) -> Self::M;
+    /// Stores float32, likewise.
+    fn to_f32(self, x: Self::F, bytes: &mut [u8], at: usize) -> Self::M;
+
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    fn less(self, a: Self::F, b: Self::F) -> Self::M;
+    fn at_least(self, a: Self::F, b: Self::F) -> Self::M;
+    fn equal(self, a: Self::F, b: Self::F) -> Self::M;
+    fn is_nan(self, x: Self::F) -> Self::M;
+    /// Whether the bits of |x| are at least those of |y|, as numbers.
+    fn larger(self, x: Self::F, y: Self::F) -> Self::M;
+    /// Whether the bits of |x| are at least `key`, which is at most 2³¹.
+    fn reaches(self, x: Self::F, key: u32) -> Self::M;
+    /// Which of the bytes `at..at + N` are not 0.
+    fn flags(self, bytes: &[u8], at: usize) -> Self::M;
+    /// Which of the words `at..at + N` are below the threshold, which is at most 2³².
+    fn words_below(self, words: &[u32], at: usize, threshold: u64) -> Self::M;
+    fn none(self) -> Self::M;
+    fn or(self, a: Self::M, b: Self::M) -> Self::M;
+    fn and(self, a: Self::M, b: Self::M) -> Self::M;
+    /// a and not b
+    fn and_not(self, a: Self::M, b: Self::M) -> Self::M;
+    fn count(self, m: Self::M) -> u32;
+    /// Where flagged `a`, else `b`.
+    fn select(self, m: Self::M, a: Self::F, b: Self::F) -> Self::F;
+    /// Writes the bits of |x| of flagged elements to `out[at..]`, which must have room for N; how many they are.
+    fn keys(self, x: Self::F, m: Self::M, out: &mut [u32], at: usize) -> usize;
+
+    fn wide(self, x: Self::F) -> Self::D;
+    /// Rounds to nearest even.
+    fn narrow(self, x: Self::D) -> Self::F;
+    fn wide_zero(self) -> Self::D;
+    fn wide_load(self, values: &[f64], at: usize) -> Self::D;
+    fn wide_store(self, x: Self::D, values: &mut [f64], at: usize);
+    fn wide_add(self, a: Self::D, b: Self::D) -> Self::D;
+    fn wide_sub(self, a: Self::D, b: Self::D) -> Self::D;
+    fn wide_abs(self, x: Self::D) -> Self::D;
+    /// x / n, correctly rounded, for a count `n`.
+    ///
+    /// By a product with 1/n and one step of correction: the sum before the last rounding is within 2⁻¹⁰⁵ of the quotient,
+    /// and a quotient by a number of a few bits is never that near to where rounding changes.
+    fn wide_div(self, x: Self::D, n: f64) -> Self::D;
+}
+
+/// Float types that are widened and rounded in registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Kind {
+    Bf16,
+    F16,
+    F32,
+}
+
+impl Kind {
+    /// `None` for other types.
+    pub fn of(dtype: Dtype) -> Option<Self> {
+        match dtype {
+            Dtype::BF16 => Some(Kind::Bf16),
+            Dtype::F16 => Some(Kind::F16),
+            Dtype::F32 => Some(Kind::F32),
+            _ => None,
+        }
+    }
+
+    /// Bytes of an element.
+    pub fn size(self) -> usize {
+        if self == Kind::F32 { 4 } else { 2 }
+    }
+
+    /// Rounds a vector to elements `at..` of `bytes`; which results are NaN or infinite.
+    #[inline(always)]
+    pub(super) fn store<L: Lanes>(self, l: L, x: L::F, bytes: &mut [u8], at: usize) -> L::M {
+        match self {
+            Kind::Bf16 => l.to_bf16(x, bytes, at),
+            Kind::F16 => l.to_f16(x, bytes, at),
+            Kind::F32 => l.to_f32(x, bytes, at),
+        }
+    }
+}
+
+/// A run of elements of a type that is widened in registers.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Source<'a> {
+    kind: Kind,
+    bytes: &'a [u8],
+}
+
+impl<'a> Source<'a> {
+    /// `None` for other types.
+    pub fn stored(stored: &Stored<'a>) -> Option<Self> {
+        Some(Self { kind: Kind::of(stored.dtype)?, bytes: stored.bytes })
+    }
+
+    /// Values that have been widened already.
+    pub fn values(values: &'a [f32]) -> Self {
+        Self { kind: Kind::F32, bytes: bytemuck::cast_slice(values) }
+    }
+
+    /// A part of the run.
+    pub fn part(&self, at: usize, n: usize) -> Self {
+        let size = self.kind.size();
+        Self { kind: self.kind, bytes: &self.bytes[at * size..(at + n) * size] }
+    }
+
+    #[inline(always)]
+    pub(super) fn load<L: Lanes>(&self, l: L, at: usize) -> L::F {
+        match self.kind {
+            Kind::Bf16 => l.bf16(self.bytes, at),
+            Kind::F16 => l.f16(self.bytes, at),
+            Kind::F32 => l.f32(self.bytes, at),
+        }
+    }
+}

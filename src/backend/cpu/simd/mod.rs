@@ -1,0 +1,84 @@
+//! The loops that bound element-wise merges, in registers: sources are widened, subtracted, pruned, combined and rounded
+//! without a store in between, by the instructions of AVX-512 or of AVX2.
+//!
+//! Written out because the compiler does not get there: blocks of f32 that pass through the cache between one loop and
+//! the next cost two to four times as much. Every operation is the one that the portable loops of [`super::vector`] and
+//! [`super::stored`] do, in the same order and never fused, so that the bits are the same; tests compare them. What is not
+//! covered here (F64 and F8 sources, other processors, the odd elements at an end) is left to those loops.
+#![allow(unsafe_code)]
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod columns;
+mod lanes;
+mod merge;
+mod select;
+#[cfg(test)]
+mod tests;
+
+pub(super) use columns::{Columns, add_column_deviations};
+pub(super) use lanes::Source;
+pub(super) use merge::{Merge, Model, Rule, drop_random, merge, takes};
+pub(super) use select::{Range, count_differences, count_values};
+
+/// Elements that every loop here takes at least: whatever the width of a vector, a multiple of it.
+pub(super) const STEP: usize = 16;
+
+/// An instruction set that the processor has.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Level {
+    /// AVX-512 F, BW, DQ and VL.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
+    /// AVX2, FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+}
+
+/// The widest instruction set of this processor; `None` where only the portable loops are.
+pub(super) fn level() -> Option<Level> {
+    levels().next()
+}
+
+/// Every instruction set of this processor, the widest first.
+pub(super) fn levels() -> impl Iterator<Item = Level> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let wide = avx512::Avx512::detect().map(Level::Avx512);
+        wide.into_iter().chain(avx2::Avx2::detect().map(Level::Avx2))
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    std::iter::empty()
+}
+
+/// Functions that run a generic loop compiled for the instruction set that is asked for.
+macro_rules! for_level {
+    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty = $kernel:path;)*) => {
+        $($(#[$doc])*
+        #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+        pub(in super::super) fn $name(level: super::Level, $($arg: $ty),*) -> $ret {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,popcnt")]
+            fn wide(l: super::avx512::Avx512, $($arg: $ty),*) -> $ret {
+                $kernel(l, $($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt")]
+            fn narrow(l: super::avx2::Avx2, $($arg: $ty),*) -> $ret {
+                $kernel(l, $($arg),*)
+            }
+            match level {
+                // SAFETY: an `Avx512` is only made where the processor has all of these instructions.
+                #[cfg(target_arch = "x86_64")]
+                super::Level::Avx512(l) => unsafe { wide(l, $($arg),*) },
+                // SAFETY: an `Avx2` is only made where the processor has all of these instructions.
+                #[cfg(target_arch = "x86_64")]
+                super::Level::Avx2(l) => unsafe { narrow(l, $($arg),*) },
+            }
+        })*
+    };
+}
+pub(self) use for_level;
