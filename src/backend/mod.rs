@@ -4,6 +4,8 @@
 //! merged elements, whatever stages and rules it is made of. The CPU backend is the oracle of every other.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod device;
 mod matrix;
 pub mod philox;

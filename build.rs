@@ -1,0 +1,131 @@
+//! Prepares the CUDA kernels: with nvcc as a fatbin, else as source that NVRTC compiles at first use.
+//!
+//! Nothing is needed: without nvcc the build is the same but for what it embeds, and no slower. nvcc is `$NVCC`, or that of
+//! `$CUDA_HOME`, or the first on the path; `NVCC=` (empty) embeds the source whatever there is.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::{env, fs, thread};
+
+/// SASS for sm_80 (A100; runs on 8.6 and 8.9) and sm_90 (H100), and PTX for what comes after.
+const TARGETS: [&str; 2] = ["-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=[sm_90,compute_90]"];
+
+fn main() -> ExitCode {
+    println!("cargo::rustc-check-cfg=cfg(merganser_fatbin)");
+    println!("cargo::rerun-if-changed=build.rs");
+    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        return ExitCode::SUCCESS;
+    }
+    println!("cargo::rerun-if-changed=kernels");
+    for variable in ["NVCC", "CUDA_HOME", "PATH"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    match embed() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            println!("cargo::error={message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes `kernels.rs`: the table of modules, each a file of `kernels/`.
+fn embed() -> Result<(), String> {
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo names no OUT_DIR")?);
+    let mut sources: Vec<PathBuf> = fs::read_dir("kernels")
+        .map_err(|e| format!("cannot read kernels/: {e}"))?
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "cu"))
+        .collect();
+    sources.sort();
+    let mut extension = "cu";
+    if let Some((nvcc, is_wanted)) = nvcc() {
+        match compile(&nvcc, &sources, &out) {
+            Ok(()) => {
+                println!("cargo::rustc-cfg=merganser_fatbin");
+                extension = "fatbin";
+            }
+            Err(message) if is_wanted => return Err(message),
+            Err(message) => println!("cargo::warning={message}; NVRTC will compile the kernels at first use"),
+        }
+    }
+    let mut table = String::from("pub(super) static MODULES: &[(&str, &[u8])] = &[\n");
+    for source in &sources {
+        let stem = source.file_stem().and_then(|s| s.to_str()).ok_or("a kernel's file has no name")?;
+        if extension == "cu" {
+            let text = flattened(source, &mut Vec::new())?;
+            fs::write(out.join(stem).with_extension("cu"), text).map_err(|e| format!("cannot write {stem}.cu: {e}"))?;
+        }
+        let _ =
+            writeln!(table, "    (\"{stem}\", include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{stem}.{extension}\"))),");
+    }
+    table.push_str("];\n");
+    fs::write(out.join("kernels.rs"), table).map_err(|e| format!("cannot write kernels.rs: {e}"))
+}
+
+/// nvcc, and whether the environment names it.
+fn nvcc() -> Option<(PathBuf, bool)> {
+    if let Some(named) = env::var_os("NVCC") {
+        return (!named.is_empty()).then(|| (named.into(), true));
+    }
+    let home = env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin"));
+    let path = env::var_os("PATH").map(|path| env::split_paths(&path).collect::<Vec<_>>());
+    home.into_iter()
+        .chain(path.unwrap_or_default())
+        .map(|folder| folder.join("nvcc"))
+        .find(|nvcc| nvcc.is_file())
+        .map(|nvcc| (nvcc, false))
+}
+
+/// Compiles every source, as many at a time as cargo allows.
+fn compile(nvcc: &Path, sources: &[PathBuf], out: &Path) -> Result<(), String> {
+    let jobs: usize = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    for group in sources.chunks(jobs.max(1)) {
+        thread::scope(|scope| {
+            let running: Vec<_> = group.iter().map(|source| scope.spawn(|| compile_one(nvcc, source, out))).collect();
+            running.into_iter().try_for_each(|one| one.join().unwrap_or_else(|_| Err("nvcc's thread panicked".into())))
+        })?;
+    }
+    Ok(())
+}
+
+fn compile_one(nvcc: &Path, source: &Path, out: &Path) -> Result<(), String> {
+    let to = out.join(source.file_stem().unwrap_or_default()).with_extension("fatbin");
+    let run = Command::new(nvcc)
+        // Contraction would change bits; the rest are the defaults that the arithmetic stands on.
+        .args(["-std=c++17", "-O3", "--fmad=false", "-prec-div=true", "-prec-sqrt=true", "-ftz=false", "-fatbin"])
+        .args(TARGETS)
+        .arg("-o")
+        .args([&to, source])
+        .output()
+        .map_err(|e| format!("cannot run {}: {e}", nvcc.display()))?;
+    if run.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&run.stderr);
+    let line = said.lines().find(|line| line.contains("error")).or_else(|| said.lines().next()).unwrap_or_default();
+    Err(format!("{} cannot compile {}: {line}", nvcc.display(), source.display()))
+}
+
+/// A source with its own headers in the place where they are first included.
+fn flattened(source: &Path, seen: &mut Vec<PathBuf>) -> Result<String, String> {
+    let text = fs::read_to_string(source).map_err(|e| format!("cannot read {}: {e}", source.display()))?;
+    let mut whole = String::with_capacity(text.len());
+    for line in text.lines() {
+        let header = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"'));
+        match header.map(|name| source.with_file_name(name)) {
+            Some(header) if seen.contains(&header) => {}
+            Some(header) => {
+                seen.push(header.clone());
+                whole.push_str(&flattened(&header, seen)?);
+            }
+            None if line == "#pragma once" => {}
+            None => {
+                whole.push_str(line);
+                whole.push('\n');
+            }
+        }
+    }
+    Ok(whole)
+}

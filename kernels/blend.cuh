@@ -1,0 +1,88 @@
+// The element-wise merge: parameters, what a method drops, and what ends it.
+//
+// CPU twin: src/backend/cpu/blend.rs.
+#pragma once
+#include "elementwise.cuh"
+
+// What a method drops from each task vector, as the host numbers it.
+constexpr u32 NOTHING = 0, BELOW_CUT = 1, AT_RANDOM = 2;
+// Rules.
+constexpr int AVERAGE = 0, SUM = 1, MAGMAX = 2, SLERP = 3, SCALE = 4, ELECT = 5;
+
+// Mirrored in ops/blend.rs.
+struct Blend {
+  Load load;
+  double weights[MAX_MODELS];
+  u64 limits[MAX_MODELS];      // key of the cut, or threshold of random words
+  double factors[MAX_MODELS];  // what is kept of a task vector is multiplied by this
+  u32 keys[MAX_MODELS][2];     // of random words
+  double divisor, lambda;
+  double p, q;  // of slerp; p alone: of scale
+  u8* out;
+  u64* facts;  // NaN or infinite results; those with finite sources; elements kept at random, by model
+  u32 out_dtype;
+  u32 sparsify;
+  u32 normalize;
+  u32 pad;
+};
+static_assert(sizeof(Blend) == 2768, "as in blend.rs");
+
+// Of results that are NaN or infinite: how many, and how many of them no source accounts for.
+DEV void count_nonfinite(const Sources& s, u64* facts, u64 e, u32 bad) {
+  u64 introduced = 0;
+#pragma unroll 1
+  for (int v = 0; v < V; ++v) {
+    if (!(bad >> v & 1)) continue;
+    bool finite = !s.base || is_finite(widen_one<double>(s.base + (e + v) * bytes_of(s.base_dtype), s.base_dtype));
+#pragma unroll 1
+    for (u32 t = 0; t < s.count && finite; ++t)
+      finite = is_finite(widen_one<double>(s.models[t] + (e + v) * bytes_of(s.dtypes[t]), s.dtypes[t]));
+    introduced += finite;
+  }
+  atomicAdd(&facts[0], (u64)__popc(bad));
+  if (introduced) atomicAdd(&facts[1], introduced);
+}
+
+// Rounds, stores and counts n results.
+template <typename C> DEV void finish(const Blend& p, u64 e, int n, const C (&x)[V]) {
+  const u32 bad = store(p.out, (int)p.out_dtype, e, n, x);
+  if (bad) count_nonfinite(p.load.sources, p.facts, e, bad);
+}
+
+// θ₀ + λ·(sum / divisor)
+template <typename C> DEV void finish_sum(const Blend& p, u64 e, int n, const C (&base)[V], C (&sum)[V]) {
+  const C divisor = (C)p.divisor, lambda = (C)p.lambda;
+  if (p.divisor != 1.0) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) sum[v] = sum[v] / divisor;
+  }
+#pragma unroll
+  for (int v = 0; v < V; ++v) sum[v] = changed(base[v], sum[v], lambda);
+  finish(p, e, n, sum);
+}
+
+// Drops what the method drops from one task vector; returns how many elements random words kept.
+template <typename C> DEV u32 sparsify(const Blend& p, u32 t, u64 e, int n, C (&x)[V]) {
+  if (p.sparsify == NOTHING) return 0;
+  u32 kept = 0;
+  if (p.sparsify == BELOW_CUT) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) kept |= key_of(x[v]) >= p.limits[t] ? 1u << v : 0u;
+  } else {
+    kept = kept_at_random(p.load.sources.start + e, p.keys[t][0], p.keys[t][1], p.limits[t]);
+  }
+  const C factor = (C)p.factors[t];
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    x[v] = kept >> v & 1 ? x[v] : (C)0;
+    if (p.factors[t] != 1.0) x[v] = x[v] * factor;
+  }
+  return p.sparsify == AT_RANDOM ? __popc(kept & ((1u << n) - 1)) : 0;
+}
+
+// Adds a count of every thread of the warp to a counter of the block.
+DEV void add_of_warp(u32* counter, u32 count) {
+#pragma unroll
+  for (int lane = 16; lane > 0; lane /= 2) count += __shfl_xor_sync(0xFFFFFFFFu, count, lane);
+  if (threadIdx.x % 32 == 0 && count) atomicAdd(counter, count);
+}

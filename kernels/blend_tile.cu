@@ -1,0 +1,127 @@
+// Merges that need all task vectors of an element at once: elections of a sign, and stages whose scores look at other tasks.
+//
+// τ_t = prune(θ_t − θ₀), dropped below a cut or at random and rescaled. elect: a sign s = sign(Σ w_t τ_t), then θ₀ + λ·(the sum, or the
+// weighted mean, of the w_t τ_t that have it). sum, magmax: as in blend_plain.cu.
+//
+// Shapes   T ≤ 64 models and θ₀ of `len` elements each; out: `len` elements. One thread takes 8.
+// Types    as in blend_plain.cu.
+// Bytes    every source once, out once; T·8 values a thread pass through shared memory. 16-byte accesses where the run begins
+//          at a multiple of 16 bytes; else, and at its end, by the element.
+// Work     elect: 8 T + 4 operations an element; random words and scores as in blend_pruned.cu.
+// Launch   32 to 128 threads, as shared memory allows: 8·T·(threads + 1) values; ⌈len / (8·threads)⌉ blocks.
+// Source   arXiv 2306.01708 (elect), 2311.03099 (random words), 2506.09093 (stages, as docs define them).
+// CPU twin src/backend/cpu/blend.rs, merge_block; vector.rs, elect.
+#include "blend.cuh"
+#include "tile.cuh"
+
+template <int RULE, int D, typename C> DEV void blend_tile(const Blend& p, u32* kept) {
+  extern __shared__ double blend_tile_slots[];
+  const Load& l = p.load;
+  const u32 models = l.sources.count;
+  const u64 e = ((u64)blockIdx.x * blockDim.x + threadIdx.x) * V;
+  // A thread past the end goes along, for the counts of its warp.
+  const int n = vector_of(e, l.sources.len);
+  const Slots<C> tau = {reinterpret_cast<C*>(blend_tile_slots)};
+  for (u32 t = threadIdx.x; t < MAX_MODELS; t += blockDim.x) kept[t] = 0;
+  __syncthreads();
+  C base[V];
+  load_tile<D>(l, e, n, tau, base);
+  if (p.sparsify != NOTHING) {
+#pragma unroll 1
+    for (u32 t = 0; t < models; ++t) {
+      C x[V];
+#pragma unroll
+      for (int v = 0; v < V; ++v) x[v] = tau(t, v);
+      const u32 count = sparsify(p, t, e, n, x);
+      if (p.sparsify == AT_RANDOM) add_of_warp(&kept[t], count);
+#pragma unroll
+      for (int v = 0; v < V; ++v) tau(t, v) = x[v];
+    }
+  }
+  C out[V];
+#pragma unroll
+  for (int v = 0; v < V; ++v) out[v] = (C)0;
+#pragma unroll 1
+  for (u32 t = 0; t < models; ++t) {
+    const C w = (C)p.weights[t];
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      const C x = tau(t, v);
+      if constexpr (RULE == MAGMAX) out[v] = key_of(x) >= key_of(out[v]) ? x : out[v];
+      else out[v] = out[v] + w * x;
+    }
+  }
+  if constexpr (RULE == ELECT) {
+    C sum[V], agreed[V];
+#pragma unroll
+    for (int v = 0; v < V; ++v) sum[v] = agreed[v] = (C)0;
+#pragma unroll 1
+    for (u32 t = 0; t < models; ++t) {
+      const C w = (C)p.weights[t];
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        const C x = w * tau(t, v);
+        const bool agrees = out[v] >= (C)0 ? x > (C)0 : x < (C)0;
+        sum[v] = sum[v] + (agrees ? x : (C)0);
+        agreed[v] = agreed[v] + (agrees ? w : (C)0);
+      }
+    }
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      // What agrees with nothing is divided by nothing; where no sign can be elected the result is NaN.
+      const C mean = p.normalize && agreed[v] != (C)0 ? sum[v] / agreed[v] : sum[v];
+      out[v] = is_nan(out[v]) ? out[v] : mean;
+    }
+  }
+  if (n > 0) {
+    if constexpr (RULE == SUM) {
+      finish_sum(p, e, n, base, out);
+    } else {
+      const C lambda = (C)p.lambda;
+#pragma unroll
+      for (int v = 0; v < V; ++v) out[v] = changed(base[v], out[v], lambda);
+      finish(p, e, n, out);
+    }
+  }
+  if (p.sparsify != AT_RANDOM) return;
+  __syncthreads();
+  for (u32 t = threadIdx.x; t < models; t += blockDim.x)
+    if (kept[t]) atomicAdd(&p.facts[2 + t], (u64)kept[t]);
+}
+
+extern "C" __launch_bounds__(128) __global__ void blend_tile_elect_bf16(const __grid_constant__ Blend p) {
+  __shared__ u32 kept[MAX_MODELS];
+  blend_tile<ELECT, BF16, float>(p, kept);
+}
+extern "C" __launch_bounds__(128) __global__ void blend_tile_elect_f16(const __grid_constant__ Blend p) {
+  __shared__ u32 kept[MAX_MODELS];
+  blend_tile<ELECT, F16, float>(p, kept);
+}
+extern "C" __launch_bounds__(128) __global__ void blend_tile_elect_f32(const __grid_constant__ Blend p) {
+  __shared__ u32 kept[MAX_MODELS];
+  blend_tile<ELECT, F32, float>(p, kept);
+}
+extern "C" __launch_bounds__(128) __global__ void blend_tile_elect_any(const __grid_constant__ Blend p) {
+  __shared__ u32 kept[MAX_MODELS];
+  blend_tile<ELECT, ANY, float>(p, kept);
+}
+extern "C" __launch_bounds__(128) __global__ void blend_tile_elect_f64(const __grid_constant__ Blend p) {
+  __shared__ u32 kept[MAX_MODELS];
+  blend_tile<ELECT, ANY, double>(p, kept);
+}
+extern "C" __launch_bounds__(128) __global__ void blend_tile_sum_any(const __grid_constant__ Blend p) {
+  __shared__ u32 kept[MAX_MODELS];
+  blend_tile<SUM, ANY, float>(p, kept);
+}
+extern "C" __launch_bounds__(128) __global__ void blend_tile_sum_f64(const __grid_constant__ Blend p) {
+  __shared__ u32 kept[MAX_MODELS];
+  blend_tile<SUM, ANY, double>(p, kept);
+}
+extern "C" __launch_bounds__(128) __global__ void blend_tile_magmax_any(const __grid_constant__ Blend p) {
+  __shared__ u32 kept[MAX_MODELS];
+  blend_tile<MAGMAX, ANY, float>(p, kept);
+}
+extern "C" __launch_bounds__(128) __global__ void blend_tile_magmax_f64(const __grid_constant__ Blend p) {
+  __shared__ u32 kept[MAX_MODELS];
+  blend_tile<MAGMAX, ANY, double>(p, kept);
+}

@@ -1,0 +1,6 @@
+//! The CUDA backend.
+
+pub mod module;
+#[cfg(not(merganser_fatbin))]
+mod nvrtc;
+pub mod ops;

@@ -1,0 +1,185 @@
+//! The kernels of one device: loaded at first use, from a fatbin or from what NVRTC made of the source.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytemuck::Pod;
+use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute};
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result};
+use cudarc::nvrtc::Ptx;
+
+use crate::error::{Error, Result};
+
+#[cfg(not(merganser_fatbin))]
+use super::nvrtc;
+
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+/// Shared memory that every block may take without asking, and what kernels with a size of their own keep beside it.
+const UNASKED_BYTES: u32 = 48 << 10;
+const STATIC_BYTES: u32 = 1 << 10;
+
+/// The kernels of one context. What has been loaded stays.
+#[derive(Debug)]
+pub struct Kernels {
+    context: Arc<CudaContext>,
+    shared_bytes: u32,
+    loaded: Mutex<Loaded>,
+}
+
+#[derive(Debug, Default)]
+struct Loaded {
+    modules: HashMap<&'static str, Arc<CudaModule>>,
+    functions: HashMap<&'static str, CudaFunction>,
+}
+
+/// Blocks, threads of a block, and bytes of shared memory whose size the launch chooses.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub grid: (u64, u32),
+    pub threads: u32,
+    pub shared_bytes: u32,
+}
+
+/// A parameter of a kernel, passed by value.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arg<'a>(*mut c_void, PhantomData<&'a ()>);
+
+/// A parameter of a kernel.
+pub(super) fn arg<T: Pod>(value: &T) -> Arg<'_> {
+    Arg(std::ptr::from_ref(value).cast_mut().cast(), PhantomData)
+}
+
+impl Kernels {
+    /// For this context; loads nothing yet.
+    ///
+    /// # Errors
+    /// `Environment` if the driver does not answer.
+    pub fn new(context: &Arc<CudaContext>) -> Result<Self> {
+        let most = context
+            .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+            .map_err(|e| failed("say how much shared memory it has", e))?;
+        let shared_bytes = u32::try_from(most).unwrap_or_default().saturating_sub(STATIC_BYTES);
+        Ok(Self { context: Arc::clone(context), shared_bytes, loaded: Mutex::default() })
+    }
+
+    /// What this build embeds: `fatbin` or `nvrtc`.
+    pub fn how() -> &'static str {
+        if cfg!(merganser_fatbin) { "fatbin" } else { "nvrtc" }
+    }
+
+    /// Loads, or compiles, every module, so that nothing waits for one later.
+    ///
+    /// # Errors
+    /// `Environment` if a module cannot be loaded, or NVRTC is missing or too old.
+    pub fn warm(&self) -> Result<()> {
+        let mut loaded = self.lock();
+        MODULES.iter().try_for_each(|(name, _)| self.module(&mut loaded, name).map(|_| ()))
+    }
+
+    /// Shared memory that a block may take.
+    pub(super) fn shared_bytes(&self) -> u32 {
+        self.shared_bytes
+    }
+
+    /// Launches a kernel.
+    ///
+    /// `args` must be the kernel's parameters, in type and order, and what they point to must be as the kernel's header says;
+    /// the functions of `ops` see to it.
+    ///
+    /// # Errors
+    /// `Environment` if the kernel cannot be loaded or launched.
+    pub(super) fn launch(
+        &self,
+        stream: &Arc<CudaStream>,
+        module: &'static str,
+        kernel: &'static str,
+        shape: Shape,
+        args: &[Arg<'_>],
+    ) -> Result<()> {
+        let function = self.function(module, kernel)?;
+        let (x, y) = shape.grid;
+        let x = u32::try_from(x)
+            .ok()
+            .filter(|x| *x <= i32::MAX as u32)
+            .ok_or_else(|| Error::internal(format!("{kernel} would take {x} blocks")))?;
+        let mut params: Vec<*mut c_void> = args.iter().map(|a| a.0).collect();
+        self.context.bind_to_thread().map_err(|e| failed("be bound to a thread", e))?;
+        // SAFETY:
+        // 1. `function` is a loaded kernel of this context, which is current, and `stream` is one of its streams.
+        // 2. Every pointer in `params` is to a parameter that `args` borrows; the driver copies it before it returns.
+        // 3. Types and order are those of the kernel: `ops` mirrors them, and static assertions in `kernels/` and tests
+        //    beside the mirrors compare their sizes.
+        unsafe {
+            result::launch_kernel(
+                function.cu_function(),
+                (x, y, 1),
+                (shape.threads, 1, 1),
+                shape.shared_bytes,
+                stream.cu_stream(),
+                &mut params,
+            )
+        }
+        .map_err(|e| failed(&format!("launch {kernel}"), e))
+    }
+
+    fn function(&self, module: &'static str, kernel: &'static str) -> Result<CudaFunction> {
+        let mut loaded = self.lock();
+        if let Some(function) = loaded.functions.get(kernel) {
+            return Ok(function.clone());
+        }
+        let function = self
+            .module(&mut loaded, module)?
+            .load_function(kernel)
+            .map_err(|e| failed(&format!("find the kernel {kernel}"), e))?;
+        if self.shared_bytes > UNASKED_BYTES {
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // `select_plain` keeps 32 KiB of its own and chooses none.
+            if !kernel.starts_with("select_plain") {
+                function
+                    .set_attribute(most, self.shared_bytes as i32)
+                    .map_err(|e| failed(&format!("give {kernel} its shared memory"), e))?;
+            }
+        }
+        loaded.functions.insert(kernel, function.clone());
+        Ok(function)
+    }
+
+    fn module(&self, loaded: &mut Loaded, name: &'static str) -> Result<Arc<CudaModule>> {
+        if let Some(module) = loaded.modules.get(name) {
+            return Ok(Arc::clone(module));
+        }
+        let (_, embedded) = MODULES
+            .iter()
+            .find(|(module, _)| *module == name)
+            .ok_or_else(|| Error::internal(format!("there are no kernels `{name}`")))?;
+        #[cfg(merganser_fatbin)]
+        let image = embedded.to_vec();
+        #[cfg(not(merganser_fatbin))]
+        let image = nvrtc::image(name, embedded, self.capability()?)?;
+        let module = self
+            .context
+            .load_module(Ptx::from_binary(image))
+            .map_err(|e| failed(&format!("load the kernels `{name}`"), e))?;
+        loaded.modules.insert(name, Arc::clone(&module));
+        Ok(module)
+    }
+
+    #[cfg(not(merganser_fatbin))]
+    fn capability(&self) -> Result<i32> {
+        let (major, minor) = self.context.compute_capability().map_err(|e| failed("say its compute capability", e))?;
+        Ok(10 * major + minor)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Loaded> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An error of the driver while it was to do something.
+fn failed(doing: &str, error: DriverError) -> Error {
+    Error::environment(format!("the CUDA device could not {doing}: {error:?}"))
+}

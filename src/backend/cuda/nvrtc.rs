@@ -1,0 +1,227 @@
+//! Kernels from source: NVRTC compiles them at first use, for the device at hand, and a cache on disk keeps the result.
+//!
+//! A cache entry is named by a hash of source, options, architecture and NVRTC's version, and begins with the hash of what follows: one
+//! that is damaged is made again. Entries are written beside their place and renamed. That a cache cannot be used is no error.
+#![allow(unsafe_code)]
+
+use std::ffi::{CString, c_char, c_int};
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use cudarc::nvrtc::result::{self, NvrtcError};
+use cudarc::nvrtc::sys;
+
+use crate::error::{Error, Result};
+
+/// As in `build.rs`: contraction would change bits; the rest are the defaults that the arithmetic stands on.
+const OPTIONS: [&str; 5] = ["--std=c++17", "--fmad=false", "--prec-div=true", "--prec-sqrt=true", "--ftz=false"];
+/// Length of a digest.
+const DIGEST_BYTES: usize = 32;
+
+/// The module `name` for a compute capability (90: 9.0): a cubin or, where NVRTC is older than the device, PTX.
+///
+/// # Errors
+/// `Environment` if NVRTC is not installed or cannot compile for a device like this.
+pub(super) fn image(name: &str, source: &[u8], capability: i32) -> Result<Vec<u8>> {
+    // SAFETY: only looks for the library.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::environment("this build compiles its CUDA kernels at first use, and NVRTC (libnvrtc.so) is missing")
+            .hint("install NVRTC of the CUDA toolkit (13.0 or newer), or build merganser where nvcc is found, or use `--device cpu`"));
+    }
+    let arch = architecture(capability).map_err(|e| nvrtc_failed("say what it compiles for", e))?;
+    let version = version().map_err(|e| nvrtc_failed("say its version", e))?;
+    let path =
+        cache_folder(|name| env::var_os(name)).map(|folder| folder.join(entry_name(name, source, &arch, version)));
+    if let Some(found) = path.as_deref().and_then(load) {
+        return Ok(found);
+    }
+    tracing::info!("compiling the CUDA kernels `{name}` for {arch}");
+    let image = compile(name, source, &arch)?;
+    if let Some(path) = path
+        && let Err(error) = keep(&path, &image)
+    {
+        tracing::debug!("cannot keep compiled kernels in {}: {error}", path.display());
+    }
+    Ok(image)
+}
+
+/// `sm_NN` of the device, or the newest `compute_NN` below it that NVRTC knows.
+fn architecture(capability: i32) -> Result<String, NvrtcError> {
+    let mut count: c_int = 0;
+    // SAFETY: writes one number.
+    unsafe { sys::nvrtcGetNumSupportedArchs(&raw mut count) }.result()?;
+    let mut known = vec![0 as c_int; usize::try_from(count).unwrap_or_default()];
+    // SAFETY: writes as many numbers as the call above said, and `known` holds so many.
+    unsafe { sys::nvrtcGetSupportedArchs(known.as_mut_ptr()) }.result()?;
+    Ok(choose(capability, &known))
+}
+
+fn choose(capability: i32, known: &[c_int]) -> String {
+    let newest = known.iter().copied().filter(|arch| *arch <= capability).max();
+    match newest {
+        Some(arch) if arch == capability => format!("sm_{arch}"),
+        Some(arch) => format!("compute_{arch}"),
+        None => format!("sm_{capability}"),
+    }
+}
+
+fn version() -> Result<(c_int, c_int), NvrtcError> {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: writes two numbers.
+    unsafe { sys::nvrtcVersion(&raw mut major, &raw mut minor) }.result()?;
+    Ok((major, minor))
+}
+
+/// A program of NVRTC, destroyed when it goes.
+struct Program(sys::nvrtcProgram);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // SAFETY: made by `create_program`, destroyed here alone.
+        let _ = unsafe { result::destroy_program(self.0) };
+    }
+}
+
+fn compile(name: &str, source: &[u8], arch: &str) -> Result<Vec<u8>> {
+    let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::internal("a kernel's source holds a zero byte"));
+    let (source, file) = (text(source)?, text(format!("{name}.cu").as_bytes())?);
+    let program =
+        Program(result::create_program(&source, Some(&file)).map_err(|e| nvrtc_failed("begin a program", e))?);
+    let options: Vec<String> =
+        OPTIONS.iter().map(|o| (*o).to_owned()).chain([format!("--gpu-architecture={arch}")]).collect();
+    // SAFETY: the program is alive, and so are source and name, which it may refer to.
+    if let Err(error) = unsafe { result::compile_program(program.0, &options) } {
+        // SAFETY: the program is alive.
+        let log = unsafe { result::get_program_log(program.0) }.unwrap_or_default();
+        let log: Vec<u8> = log.into_iter().map(|c| c as u8).take_while(|c| *c != 0).collect();
+        tracing::debug!("NVRTC on {name}.cu: {}", String::from_utf8_lossy(&log));
+        return Err(nvrtc_failed(&format!("compile `{name}` for {arch}"), error)
+            .hint("use NVRTC of CUDA 13.0 or newer; `-v` shows what it said"));
+    }
+    if arch.starts_with("sm_") { cubin(&program) } else { ptx(&program) }
+        .map_err(|e| nvrtc_failed("hand out what it compiled", e))
+}
+
+fn cubin(program: &Program) -> Result<Vec<u8>, NvrtcError> {
+    let mut bytes = 0;
+    // SAFETY: the program is alive and compiled; writes one number.
+    unsafe { sys::nvrtcGetCUBINSize(program.0, &raw mut bytes) }.result()?;
+    let mut image = vec![0u8; bytes];
+    // SAFETY: writes as many bytes as the call above said, and `image` holds so many.
+    unsafe { sys::nvrtcGetCUBIN(program.0, image.as_mut_ptr().cast::<c_char>()) }.result()?;
+    Ok(image)
+}
+
+fn ptx(program: &Program) -> Result<Vec<u8>, NvrtcError> {
+    // SAFETY: the program is alive and compiled. The text ends with a zero byte, as the driver wants it.
+    let text = unsafe { result::get_ptx(program.0) }?;
+    Ok(text.into_iter().map(|c| c as u8).collect())
+}
+
+fn nvrtc_failed(doing: &str, error: NvrtcError) -> Error {
+    Error::environment(format!("NVRTC, which compiles the CUDA kernels, could not {doing}: {:?}", error.0))
+}
+
+/// `$XDG_CACHE_HOME/merganser/kernels`, or the same in `~/.cache`.
+fn cache_folder(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<PathBuf> {
+    let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+    Some(cache.join("merganser").join("kernels"))
+}
+
+fn entry_name(name: &str, source: &[u8], arch: &str, (major, minor): (c_int, c_int)) -> String {
+    let mut hash = blake3::Hasher::new();
+    hash.update(format!("{OPTIONS:?} {arch} {major}.{minor}\n").as_bytes()).update(source);
+    format!("{name}-{arch}-{}.bin", &hash.finalize().to_hex()[..32])
+}
+
+/// What an entry holds; `None` where there is none, or a damaged one.
+fn load(path: &Path) -> Option<Vec<u8>> {
+    let mut entry = fs::read(path).ok()?;
+    let (digest, image) = entry.split_at_checked(DIGEST_BYTES)?;
+    if blake3::hash(image).as_bytes() != digest {
+        tracing::debug!("the compiled kernels in {} are damaged", path.display());
+        return None;
+    }
+    entry.drain(..DIGEST_BYTES);
+    Some(entry)
+}
+
+fn keep(path: &Path, image: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let beside = path.with_extension(format!("{}.part", std::process::id()));
+    let entry = [blake3::hash(image).as_bytes(), image].concat();
+    fs::write(&beside, entry).and_then(|()| fs::rename(&beside, path)).inspect_err(|_| {
+        let _ = fs::remove_file(&beside);
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_found_again_and_a_damaged_entry_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep").join("entry.bin");
+        assert_eq!(load(&path), None);
+        keep(&path, b"an image").unwrap();
+        assert_eq!(load(&path).unwrap(), b"an image");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+        let whole = fs::read(&path).unwrap();
+        for damaged in [&whole[..whole.len() - 1], &whole[..DIGEST_BYTES - 1], &[]] {
+            fs::write(&path, damaged).unwrap();
+            assert_eq!(load(&path), None, "{} bytes", damaged.len());
+        }
+        let mut flipped = whole;
+        flipped[DIGEST_BYTES + 2] ^= 1;
+        fs::write(&path, flipped).unwrap();
+        assert_eq!(load(&path), None);
+    }
+
+    #[test]
+    #[allow(unsafe_code, clippy::print_stderr)]
+    fn every_module_compiles_where_nvrtc_is_installed() {
+        // SAFETY: only looks for the library.
+        if !unsafe { sys::is_culib_present() } {
+            eprintln!("skipped: there is no libnvrtc.so");
+            return;
+        }
+        for (name, source) in super::super::module::MODULES {
+            let image = compile(name, source, "sm_90").unwrap();
+            assert!(!image.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn entries_differ_by_source_architecture_and_version() {
+        let names = [
+            entry_name("a", b"x", "sm_90", (13, 0)),
+            entry_name("a", b"y", "sm_90", (13, 0)),
+            entry_name("a", b"x", "sm_80", (13, 0)),
+            entry_name("a", b"x", "sm_90", (13, 1)),
+        ];
+        assert!((1..names.len()).all(|i| !names[..i].contains(&names[i])));
+    }
+
+    #[test]
+    fn a_device_that_nvrtc_does_not_know_gets_the_newest_ptx_below_it() {
+        let known = [75, 80, 86, 89, 90];
+        assert_eq!(choose(90, &known), "sm_90");
+        assert_eq!(choose(87, &known), "compute_86");
+        assert_eq!(choose(120, &known), "compute_90");
+        assert_eq!(choose(70, &known), "sm_70");
+    }
+
+    #[test]
+    fn the_cache_lies_in_the_users_cache_folder() {
+        let of = |xdg: Option<&str>, home: Option<&str>| {
+            cache_folder(|name| if name == "HOME" { home } else { xdg }.map(Into::into))
+        };
+        assert_eq!(of(Some("/c"), Some("/h")), Some("/c/merganser/kernels".into()));
+        assert_eq!(of(Some("relative"), Some("/h")), Some("/h/.cache/merganser/kernels".into()));
+        assert_eq!(of(None, None), None);
+    }
+}

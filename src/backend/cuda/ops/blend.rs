@@ -1,0 +1,171 @@
+//! The element-wise merge: `kernels/blend_plain.cu`, `blend_pruned.cu`, `blend_tile.cu`. CPU twin: [`crate::backend::cpu::blend::blend`].
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+use cudarc::driver::CudaStream;
+
+use super::super::module::{Kernels, arg};
+use super::params::{DeviceSources, Kind, Load, MAX_MODELS, Place, code, of_five, of_two, spread};
+use super::shape::{VECTOR, by_vectors, slots};
+use super::stages::Stages;
+use crate::backend::cpu::blend::Measured;
+use crate::backend::{Combine, Sparsify, philox};
+use crate::error::{Error, Result};
+
+/// `Blend` of blend.cuh.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+struct Params {
+    load: Load,
+    weights: [f64; MAX_MODELS],
+    limits: [u64; MAX_MODELS],
+    factors: [f64; MAX_MODELS],
+    keys: [[u32; 2]; MAX_MODELS],
+    divisor: f64,
+    lambda: f64,
+    p: f64,
+    q: f64,
+    out: u64,
+    facts: u64,
+    out_dtype: u32,
+    sparsify: u32,
+    normalize: u32,
+    pad: u32,
+}
+
+const _: () = assert!(size_of::<Params>() == 2768);
+
+/// Bytes of the facts of a merge: NaN or infinite results, those of them with finite sources, and by model the elements
+/// that [`Sparsify::Random`] kept, each a u64.
+pub fn facts_bytes(models: usize) -> u64 {
+    8 * (2 + models as u64)
+}
+
+/// Merges a run into `out`, and adds what was found to the facts at `facts` ([`facts_bytes`], zeroed before the first run).
+///
+/// # Errors
+/// `Internal` if what is passed cannot be, `Environment` if it cannot be launched.
+#[allow(clippy::too_many_arguments)]
+pub fn blend(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    m: &Measured,
+    wide: bool,
+    stages: Stages,
+    sources: &DeviceSources<'_>,
+    out: Place,
+    facts: u64,
+) -> Result<()> {
+    if sources.len == 0 {
+        return Ok(());
+    }
+    let mut params = Params {
+        load: Load::new(sources, m.geometry, stages)?,
+        factors: [1.0; MAX_MODELS],
+        divisor: 1.0,
+        out: out.ptr,
+        facts,
+        out_dtype: code(out)?.into(),
+        ..Params::zeroed()
+    };
+    if m.combine.reads_base() && sources.base.is_none() {
+        return Err(Error::internal("a merge of task vectors needs the base"));
+    }
+    match &m.sparsify {
+        Sparsify::None => {}
+        Sparsify::TopK { .. } => {
+            params.sparsify = 1;
+            params.limits = spread(m.cuts.iter().copied(), 0);
+            params.factors = spread(m.factors.iter().copied(), 1.0);
+        }
+        Sparsify::Random { density, rescale, keys } => {
+            params.sparsify = 2;
+            params.limits = spread(density.iter().map(|d| philox::threshold(*d)), 0);
+            let is_restored = |d: f64| *rescale && d > 0.0 && d < 1.0;
+            params.factors = spread(density.iter().map(|d| if is_restored(*d) { 1.0 / d } else { 1.0 }), 1.0);
+            params.keys = spread(keys.iter().copied(), [0; 2]);
+        }
+    }
+    let all = |weights: &[f64]| spread(weights.iter().copied(), 0.0);
+    match &m.combine {
+        Combine::Average { weights, divisor } => (params.weights, params.divisor) = (all(weights), *divisor),
+        Combine::Sum { weights, divisor, lambda } => {
+            (params.weights, params.divisor, params.lambda) = (all(weights), *divisor, *lambda);
+        }
+        Combine::Elect { weights, normalize, lambda } => {
+            (params.weights, params.normalize, params.lambda) = (all(weights), u32::from(*normalize), *lambda);
+        }
+        Combine::MaxMagnitude { lambda } => params.lambda = *lambda,
+        Combine::Slerp { .. } => (params.p, params.q) = m.slerp,
+        Combine::Scale { factor } => params.p = *factor,
+    }
+    let is_plain = stages.count == 0 && m.sparsify == Sparsify::None;
+    let kind = sources.kind(wide);
+    let (module, kernel) = kernel(&m.combine, kind, is_plain, stages)?;
+    let mut shape = by_vectors(sources.len);
+    if module == TILE {
+        let (threads, shared_bytes) = slots(kernels, params.load.sources.count, kind.value_bytes(), 0, 0)?;
+        (shape.threads, shape.shared_bytes) = (threads, shared_bytes);
+        shape.grid.0 = sources.len.div_ceil(VECTOR * u64::from(threads));
+    }
+    kernels.launch(stream, module, kernel, shape, &[arg(&params)])
+}
+
+const PLAIN: &str = "blend_plain";
+const PRUNED: &str = "blend_pruned";
+const TILE: &str = "blend_tile";
+
+/// Module and kernel of a rule.
+fn kernel(combine: &Combine, kind: Kind, is_plain: bool, stages: Stages) -> Result<(&'static str, &'static str)> {
+    let five = |names| of_five(kind, names);
+    let two = |names| of_two(kind, names);
+    Ok(match combine {
+        Combine::Elect { .. } => (
+            TILE,
+            five([
+                "blend_tile_elect_bf16",
+                "blend_tile_elect_f16",
+                "blend_tile_elect_f32",
+                "blend_tile_elect_any",
+                "blend_tile_elect_f64",
+            ]),
+        ),
+        Combine::Sum { .. } if is_plain => {
+            (PLAIN, five(["blend_sum_bf16", "blend_sum_f16", "blend_sum_f32", "blend_sum_any", "blend_sum_f64"]))
+        }
+        Combine::Sum { .. } if stages.is_relational => (TILE, two(["blend_tile_sum_any", "blend_tile_sum_f64"])),
+        Combine::Sum { .. } if stages.count > 0 => (PRUNED, two(["blend_staged_sum_any", "blend_staged_sum_f64"])),
+        Combine::Sum { .. } => (
+            PRUNED,
+            five([
+                "blend_sparse_sum_bf16",
+                "blend_sparse_sum_f16",
+                "blend_sparse_sum_f32",
+                "blend_sparse_sum_any",
+                "blend_sparse_sum_f64",
+            ]),
+        ),
+        Combine::MaxMagnitude { .. } if is_plain => (
+            PLAIN,
+            five(["blend_magmax_bf16", "blend_magmax_f16", "blend_magmax_f32", "blend_magmax_any", "blend_magmax_f64"]),
+        ),
+        Combine::MaxMagnitude { .. } if stages.is_relational => {
+            (TILE, two(["blend_tile_magmax_any", "blend_tile_magmax_f64"]))
+        }
+        Combine::MaxMagnitude { .. } => (PRUNED, two(["blend_staged_magmax_any", "blend_staged_magmax_f64"])),
+        _ if !is_plain => return Err(Error::internal("this rule takes neither stages nor sparsification")),
+        Combine::Average { .. } => (
+            PLAIN,
+            five([
+                "blend_average_bf16",
+                "blend_average_f16",
+                "blend_average_f32",
+                "blend_average_any",
+                "blend_average_f64",
+            ]),
+        ),
+        Combine::Slerp { .. } => (PLAIN, two(["blend_slerp_any", "blend_slerp_f64"])),
+        Combine::Scale { .. } => (PLAIN, two(["blend_scale_any", "blend_scale_f64"])),
+    })
+}

@@ -1,0 +1,241 @@
+//! Sums in the CPU's order: `kernels/sums.cu`. CPU twin: [`crate::backend::cpu::stats`].
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+use cudarc::driver::CudaStream;
+
+use super::super::module::{Kernels, Shape, arg};
+use super::params::{DeviceSources, Load, MAX_MODELS, Place, of_two, score_code, spread};
+use super::shape::{by_threads, slots};
+use super::stages::Stages;
+use crate::backend::Score;
+use crate::backend::cpu::prune::Geometry;
+use crate::backend::cpu::stats::Sums;
+use crate::backend::cpu::{BLOCK, SEGMENT};
+use crate::error::{Error, Result};
+
+/// `Sums` of sums.cu.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+struct Params {
+    load: Load,
+    limits: [u64; MAX_MODELS],
+    blocks: u64,
+    run_elems: u64,
+    run_blocks: u64,
+    items: u64,
+    score: u32,
+    pad: u32,
+}
+
+const _: () = assert!(size_of::<Params>() == 1208);
+
+/// Models whose sums a block of threads makes.
+const GROUP: u32 = 4;
+/// Threads that make the sums of a block of elements.
+const LANES: u64 = 8;
+const BLOCKS_OF_A_SEGMENT: u64 = (SEGMENT / BLOCK) as u64;
+
+/// What is summed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stat {
+    /// [`sums`]
+    Norms,
+    /// [`trim_norms`]
+    TrimNorms,
+    /// [`angle`]
+    Angle,
+    /// [`row_scores`]
+    Rows,
+}
+
+impl Stat {
+    /// Numbers a model.
+    fn numbers(self) -> u64 {
+        match self {
+            Stat::Norms => 6,
+            Stat::TrimNorms => 2,
+            Stat::Angle => 3,
+            Stat::Rows => 1,
+        }
+    }
+}
+
+/// How a run falls into blocks.
+#[derive(Debug, Clone, Copy)]
+struct Blocks {
+    /// Elements and blocks of a row, or of the whole run.
+    run_elems: u64,
+    run_blocks: u64,
+    items: u64,
+}
+
+impl Blocks {
+    fn of(stat: Stat, geometry: Geometry, len: u64) -> Self {
+        let run_elems = if stat == Stat::Rows { geometry.row_elems.max(1) } else { len };
+        let run_blocks = run_elems.div_ceil(BLOCK as u64);
+        Self { run_elems, run_blocks, items: len.checked_div(run_elems).unwrap_or_default() * run_blocks }
+    }
+}
+
+/// Bytes of scratch for a run of `len` elements.
+pub fn scratch_bytes(stat: Stat, geometry: Geometry, len: u64, models: usize) -> u64 {
+    let models = if stat == Stat::Angle { 1 } else { models as u64 };
+    Blocks::of(stat, geometry, len).items * models * stat.numbers() * 8
+}
+
+/// Bytes of the result for a run of `len` elements.
+pub fn out_bytes(stat: Stat, geometry: Geometry, len: u64, models: usize) -> u64 {
+    let groups = match stat {
+        Stat::Rows => len / geometry.row_elems.max(1),
+        _ => len.div_ceil(SEGMENT as u64),
+    };
+    groups * if stat == Stat::Angle { 1 } else { models as u64 } * stat.numbers() * 8
+}
+
+/// [`Sums`] from six numbers of [`sums`]' result.
+pub fn sums_of(numbers: [f64; 6]) -> Sums {
+    let [l1, squares, deviation, dot, rest, base] = numbers;
+    Sums { l1, squares, deviation, dot, rest, base }
+}
+
+/// What [`make`] is to do beside [`Stat`].
+struct Job<'a> {
+    stat: Stat,
+    wide: bool,
+    geometry: Geometry,
+    stages: Stages,
+    cuts: &'a [u64],
+    score: Option<Score>,
+}
+
+/// Norms of a run that starts at a segment: f64[segments][models][6], for [`sums_of`]. Twin:
+/// [`crate::backend::cpu::stats::sums`].
+///
+/// # Errors
+/// `Internal` if what is passed cannot be, `Environment` if it cannot be launched.
+#[allow(clippy::too_many_arguments)]
+pub fn sums(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    wide: bool,
+    geometry: Geometry,
+    stages: Stages,
+    sources: &DeviceSources<'_>,
+    scratch: u64,
+    out: u64,
+) -> Result<()> {
+    let job = Job { stat: Stat::Norms, wide, geometry, stages, cuts: &[], score: None };
+    make(kernels, stream, &job, sources, scratch, out)
+}
+
+/// Σ |τ| before and after trimming at the cuts, of a run that starts at a segment: f64[segments][models][2]. Twin:
+/// [`crate::backend::cpu::stats::trim_norms`].
+///
+/// # Errors
+/// `Internal` if what is passed cannot be, `Environment` if it cannot be launched.
+#[allow(clippy::too_many_arguments)]
+pub fn trim_norms(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    wide: bool,
+    geometry: Geometry,
+    stages: Stages,
+    cuts: &[u64],
+    sources: &DeviceSources<'_>,
+    scratch: u64,
+    out: u64,
+) -> Result<()> {
+    let job = Job { stat: Stat::TrimNorms, wide, geometry, stages, cuts, score: None };
+    make(kernels, stream, &job, sources, scratch, out)
+}
+
+/// Σ a², Σ b² and Σ a·b of θ₀ and one model, of a run that starts at a segment: f64[segments][3]. Twin:
+/// [`crate::backend::cpu::stats::angle`].
+///
+/// # Errors
+/// `Internal` if what is passed cannot be, `Environment` if it cannot be launched.
+pub fn angle(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    wide: bool,
+    sources: &DeviceSources<'_>,
+    scratch: u64,
+    out: u64,
+) -> Result<()> {
+    let (Some(base), [model]) = (sources.base, sources.models) else {
+        return Err(Error::internal("an angle is between the base and one model"));
+    };
+    // Two parameters, neither measured from anything.
+    let both: [Place; 2] = [base, *model];
+    let sources = DeviceSources { base: None, models: &both, ..*sources };
+    let job =
+        Job { stat: Stat::Angle, wide, geometry: Geometry::of(&[]), stages: Stages::default(), cuts: &[], score: None };
+    make(kernels, stream, &job, &sources, scratch, out)
+}
+
+/// Mean score of each row of a run of whole rows: f64[models][rows of the run]. Twin:
+/// [`crate::backend::cpu::stats::row_scores`].
+///
+/// # Errors
+/// `Internal` if what is passed cannot be, `Environment` if it cannot be launched.
+#[allow(clippy::too_many_arguments)]
+pub fn row_scores(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    wide: bool,
+    score: Score,
+    geometry: Geometry,
+    stages: Stages,
+    sources: &DeviceSources<'_>,
+    scratch: u64,
+    out: u64,
+) -> Result<()> {
+    let job = Job { stat: Stat::Rows, wide, geometry, stages, cuts: &[], score: Some(score) };
+    make(kernels, stream, &job, sources, scratch, out)
+}
+
+fn make(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    job: &Job<'_>,
+    sources: &DeviceSources<'_>,
+    scratch: u64,
+    out: u64,
+) -> Result<()> {
+    let Blocks { run_elems, run_blocks, items } = Blocks::of(job.stat, job.geometry, sources.len);
+    if items == 0 {
+        return Ok(());
+    }
+    let params = Params {
+        load: Load::new(sources, job.geometry, job.stages)?,
+        limits: spread(job.cuts.iter().copied(), 0),
+        blocks: scratch,
+        run_elems,
+        run_blocks,
+        items,
+        score: job.score.map_or(0, score_code),
+        pad: 0,
+    };
+    let (models, kind) = (params.load.sources.count, sources.kind(job.wide));
+    // θ₀ takes the place of one more model, the sum over models that of one array in f64.
+    let (threads, shared_bytes) = slots(kernels, models + 1, kind.value_bytes(), 1, 0)?;
+    let (names, groups, width) = match job.stat {
+        Stat::Norms => (["sums_norms_any", "sums_norms_f64"], models.div_ceil(GROUP), models),
+        Stat::TrimNorms => (["sums_trim_any", "sums_trim_f64"], models.div_ceil(GROUP), models),
+        Stat::Angle => (["sums_angle_any", "sums_angle_f64"], 1, 1),
+        Stat::Rows => (["sums_rows_any", "sums_rows_f64"], models.div_ceil(GROUP), models),
+    };
+    let shape = Shape { grid: ((items * LANES).div_ceil(threads.into()), groups), threads, shared_bytes };
+    kernels.launch(stream, "sums", of_two(kind, names), shape, &[arg(&params)])?;
+
+    let width = u64::from(width) * job.stat.numbers();
+    let (each, divisor, apart) = match job.stat {
+        Stat::Rows => (run_blocks, run_elems as f64, 1_u32),
+        _ => (BLOCKS_OF_A_SEGMENT, 1.0, 0),
+    };
+    let shape = by_threads(items.div_ceil(each) * width);
+    let args = [arg(&scratch), arg(&out), arg(&items), arg(&each), arg(&width), arg(&divisor), arg(&apart)];
+    kernels.launch(stream, "sums", "sums_fold", shape, &args)
+}
