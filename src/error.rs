@@ -24,11 +24,13 @@ pub struct Error {
     kind: Kind,
     message: String,
     hints: Vec<String>,
+    /// Whether taking less of a device's memory may mend it.
+    lacks_device_memory: bool,
 }
 
 impl Error {
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hints: Vec::new() }
+        Self { kind, message: message.into(), hints: Vec::new(), lacks_device_memory: false }
     }
 
     /// The user's input is at fault.
@@ -68,6 +70,18 @@ impl Error {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
+    }
+
+    /// The same error, as one of a device that had too little memory left.
+    #[must_use]
+    pub fn out_of_device_memory(mut self) -> Self {
+        self.lacks_device_memory = true;
+        self
+    }
+
+    /// Whether taking less of a device's memory may mend it.
+    pub fn is_out_of_device_memory(&self) -> bool {
+        self.lacks_device_memory
     }
 
     /// The same error, said to have come up at a tensor unless its message names it already.

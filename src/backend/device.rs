@@ -1,9 +1,11 @@
-//! Which device computes.
+//! Which device computes. This is the one place that crosses the `cuda` feature: what is found of CUDA is plain data.
 
+use std::fmt;
 use std::str::FromStr;
 
 use super::cpu;
 use crate::error::{Error, Result};
+use crate::plan::devices::{Place, place};
 
 /// What `--device` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,19 +35,159 @@ impl FromStr for Request {
     }
 }
 
-/// The device that was chosen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Device {
-    /// Its own name.
-    pub name: String,
-    /// `cpu`.
-    pub backend: &'static str,
-    /// Why it was chosen, where that was not asked for.
-    pub why: Option<&'static str>,
+/// Page-locked slots of a lane of a CUDA device: on the way there, and on the way back.
+pub const LANE_SLOTS: [usize; 2] = [3, 3];
+
+/// A version: major, minor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u32, pub u32);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
 }
 
-/// Why no CUDA device can be used.
-pub const NO_CUDA: &str = "this build of merganser has no CUDA backend";
+/// One CUDA device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CudaDevice {
+    /// Its number, as in `cuda:N`.
+    pub ordinal: u32,
+    /// Its own name.
+    pub name: String,
+    /// Compute capability.
+    pub capability: Version,
+    /// Its memory, in bytes.
+    pub total_bytes: u64,
+    /// What of it was free, in bytes.
+    pub free_bytes: u64,
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// Why it cannot be used; `None` if it can.
+    pub problem: Option<String>,
+}
+
+impl CudaDevice {
+    /// `cuda:0 (NAME)`.
+    pub fn label(&self) -> String {
+        format!("cuda:{} ({})", self.ordinal, self.name)
+    }
+}
+
+/// A library of CUDA that is loaded at run time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Library {
+    /// Its name without prefix and version, such as `cusolver`.
+    pub name: &'static str,
+    /// What it is needed for.
+    pub purpose: &'static str,
+    /// Whether it could be loaded.
+    pub is_present: bool,
+    /// What it says of itself: `13.0.1`.
+    pub version: Option<String>,
+}
+
+/// What was found of CUDA.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cuda {
+    /// The newest CUDA that the driver's library supports; `None` if there is none.
+    pub driver: Option<Version>,
+    /// Every device, usable or not.
+    pub devices: Vec<CudaDevice>,
+    /// The libraries.
+    pub libraries: Vec<Library>,
+    /// Why no device can be used: what is missing or too old, what was found and what is needed.
+    pub problem: Option<String>,
+    /// What to do about it.
+    pub remedy: Option<String>,
+}
+
+impl Cuda {
+    /// Looks for CUDA: its driver, libraries and devices. Never fails: what is missing is said in the result.
+    pub fn find() -> Self {
+        #[cfg(feature = "cuda")]
+        return super::cuda::probe::find();
+        #[cfg(not(feature = "cuda"))]
+        Self {
+            problem: Some("this build of merganser has no CUDA backend".into()),
+            remedy: Some("build with the feature `cuda`, which is on by default".into()),
+            ..Self::default()
+        }
+    }
+
+    /// The devices that can be used.
+    pub fn usable(&self) -> impl Iterator<Item = &CudaDevice> {
+        self.devices.iter().filter(|d| d.problem.is_none() && self.problem.is_none())
+    }
+
+    /// Names of libraries that are missing.
+    pub fn missing(&self) -> Vec<&'static str> {
+        self.libraries.iter().filter(|l| !l.is_present).map(|l| l.name).collect()
+    }
+
+    /// Why none can be used, with every device's reason.
+    pub fn why_none(&self) -> String {
+        if let Some(problem) = &self.problem {
+            return problem.clone();
+        }
+        let each = self.devices.iter().filter_map(|d| Some(format!("{}: {}", d.label(), d.problem.as_ref()?)));
+        match each.collect::<Vec<_>>().join("; ") {
+            none if none.is_empty() => "the driver finds no device".into(),
+            all => all,
+        }
+    }
+}
+
+/// The device, or the devices, that were chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its own name; of several CUDA devices, all of them.
+    pub name: String,
+    /// `cpu` or `cuda`.
+    pub backend: &'static str,
+    /// Why it was chosen, where that was not asked for.
+    pub why: Option<String>,
+    /// The CUDA devices; none for the CPU.
+    pub cuda: Vec<CudaDevice>,
+    /// Libraries of CUDA that are missing.
+    pub missing: Vec<&'static str>,
+}
+
+impl Device {
+    /// The CPU.
+    pub fn cpu(why: Option<String>) -> Self {
+        Self { name: cpu::features::name(), backend: "cpu", why, cuda: Vec::new(), missing: Vec::new() }
+    }
+
+    /// The same, if it has what a plan needs. Where `--device auto` found devices that lack it, the CPU, with the reason.
+    ///
+    /// # Errors
+    /// `Environment` where CUDA was asked for and a library is missing.
+    pub fn suited_to(self, plan: &crate::plan::Plan) -> Result<Self> {
+        let solves =
+            |t: &crate::plan::TensorPlan| matches!(t.program, super::Program::LowRank(_)) && place(t) == Place::Device;
+        let missing: Vec<String> =
+            self.missing.iter().filter(|name| SOLVERS.contains(name)).map(|name| format!("lib{name}")).collect();
+        if self.cuda.is_empty() || missing.is_empty() || !plan.tensors.iter().any(solves) {
+            return Ok(self);
+        }
+        let problem = format!("{} was not found, and merges of matrices need it", missing.join(" and "));
+        if self.why.is_some() {
+            return Ok(Self::cpu(Some(problem)));
+        }
+        Err(Error::environment(format!("CUDA was asked for, but {problem}"))
+            .hint("install CUDA's libraries (cuBLAS and cuSOLVER of CUDA 13), or put them on LD_LIBRARY_PATH")
+            .hint("use `--device cpu`, or `--device auto` to take CUDA wherever it can be had"))
+    }
+
+    fn of_cuda(devices: Vec<CudaDevice>, missing: Vec<&'static str>, why: Option<String>) -> Self {
+        let names: Vec<String> = devices.iter().map(CudaDevice::label).collect();
+        Self { name: names.join(", "), backend: "cuda", why, cuda: devices, missing }
+    }
+}
+
+/// Libraries that low-rank work needs.
+const SOLVERS: [&str; 2] = ["cublas", "cusolver"];
 
 /// The version that the kernel's NVIDIA driver gives of itself; `None` where it is not loaded.
 pub fn nvidia_driver() -> Option<String> {
@@ -60,18 +202,59 @@ pub fn nvidia_driver() -> Option<String> {
 /// # Errors
 /// `Environment` where CUDA is asked for and cannot be had: never the CPU in its stead.
 pub fn choose(request: Request) -> Result<Device> {
-    let cpu = |why| Device { name: cpu::features::name(), backend: "cpu", why };
     match request {
-        Request::Cpu => Ok(cpu(None)),
-        Request::Auto => Ok(cpu(Some(NO_CUDA))),
-        Request::Cuda(_) => Err(Error::environment(format!("CUDA was asked for, but {NO_CUDA}"))
-            .hint("use `--device cpu`, or `--device auto` to take CUDA wherever it can be had")),
+        Request::Cpu => Ok(Device::cpu(None)),
+        Request::Auto | Request::Cuda(_) => choose_of(request, &Cuda::find()),
+    }
+}
+
+fn choose_of(request: Request, found: &Cuda) -> Result<Device> {
+    let usable: Vec<CudaDevice> = found.usable().cloned().collect();
+    let refusal = |problem: String| {
+        let error = Error::environment(format!("CUDA was asked for, but {problem}"));
+        let error = match &found.remedy {
+            Some(remedy) => error.hint(remedy),
+            None => error,
+        };
+        error.hint("use `--device cpu`, or `--device auto` to take CUDA wherever it can be had")
+    };
+    match request {
+        Request::Cpu => Ok(Device::cpu(None)),
+        Request::Auto if usable.is_empty() => Ok(Device::cpu(Some(found.why_none()))),
+        Request::Auto => Ok(Device::of_cuda(usable, found.missing(), Some("found, as `--device auto` asks".into()))),
+        Request::Cuda(None) if usable.is_empty() => Err(refusal(found.why_none())),
+        Request::Cuda(None) => Ok(Device::of_cuda(usable, found.missing(), None)),
+        Request::Cuda(Some(n)) => match found.devices.iter().find(|d| d.ordinal == n) {
+            _ if found.problem.is_some() => Err(refusal(found.why_none())),
+            Some(device) => match &device.problem {
+                None => Ok(Device::of_cuda(vec![device.clone()], found.missing(), None)),
+                Some(problem) => Err(refusal(format!("{}: {problem}", device.label()))),
+            },
+            None => {
+                let there: Vec<String> = found.devices.iter().map(CudaDevice::label).collect();
+                let there = if there.is_empty() { "no device".into() } else { there.join(", ") };
+                Err(refusal(format!("there is no device {n}; the driver finds {there}")))
+            }
+        },
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    fn device(ordinal: u32, problem: Option<&str>) -> CudaDevice {
+        CudaDevice {
+            ordinal,
+            name: "a GPU".into(),
+            capability: Version(9, 0),
+            total_bytes: 1 << 30,
+            free_bytes: 1 << 29,
+            multiprocessors: 4,
+            problem: problem.map(Into::into),
+        }
+    }
 
     #[test]
     fn requests_are_read_strictly() {
@@ -83,8 +266,35 @@ mod tests {
     }
 
     #[test]
-    fn cuda_never_becomes_the_cpu() {
-        assert!(choose(Request::Cuda(None)).is_err());
-        assert_eq!(choose(Request::Auto).map(|d| d.backend).ok(), Some("cpu"));
+    fn cuda_never_becomes_the_cpu_and_the_refusal_says_what_is_missing() {
+        let missing = Cuda {
+            problem: Some("libcuda is not there".into()),
+            remedy: Some("install a driver".into()),
+            ..Cuda::default()
+        };
+        for request in [Request::Cuda(None), Request::Cuda(Some(0))] {
+            let error = choose_of(request, &missing).unwrap_err();
+            assert_eq!(error.exit_code(), 3);
+            assert!(error.to_string().contains("libcuda is not there") && error.hints()[0] == "install a driver");
+        }
+        let auto = choose_of(Request::Auto, &missing).unwrap();
+        assert_eq!((auto.backend, auto.why.as_deref()), ("cpu", Some("libcuda is not there")));
+    }
+
+    #[test]
+    fn all_usable_devices_are_taken_and_one_that_is_named_must_be_usable() {
+        let found = Cuda {
+            devices: vec![device(0, None), device(1, Some("it is too old")), device(2, None)],
+            ..Cuda::default()
+        };
+        let ordinals =
+            |request| choose_of(request, &found).map(|d| d.cuda.iter().map(|c| c.ordinal).collect::<Vec<_>>());
+        assert_eq!(ordinals(Request::Cuda(None)).unwrap(), [0, 2]);
+        assert_eq!(ordinals(Request::Auto).unwrap(), [0, 2]);
+        assert_eq!(ordinals(Request::Cuda(Some(2))).unwrap(), [2]);
+        assert!(ordinals(Request::Cuda(Some(1))).unwrap_err().to_string().contains("too old"));
+        assert!(ordinals(Request::Cuda(Some(7))).unwrap_err().to_string().contains("no device 7"));
+        let old = Cuda { devices: vec![device(0, Some("it is too old"))], ..Cuda::default() };
+        assert!(choose_of(Request::Auto, &old).unwrap().why.unwrap().contains("it is too old"));
     }
 }

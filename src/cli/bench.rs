@@ -50,7 +50,7 @@ impl Bench {
     pub fn run(self, log: &Log) -> Result<u8> {
         let stop = setup::signals()?;
         let device = device::choose(self.device)?;
-        if let Some(why) = device.why {
+        if let Some(why) = &device.why {
             tracing::info!("measuring the CPU; {why}");
         }
         let settings = Settings {

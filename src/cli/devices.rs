@@ -6,7 +6,7 @@ use serde_json::json;
 use super::print::{print, print_json};
 use super::{JsonFlag, default_budget, setup};
 use crate::backend::cpu::{features, ram};
-use crate::backend::device::{self, NO_CUDA};
+use crate::backend::device::{self, Cuda};
 use crate::error::Result;
 use crate::units::format_bytes;
 
@@ -50,12 +50,7 @@ fn document() -> serde_json::Value {
             "control_group_limit_bytes": ram::limit_bytes(),
             "default_budget_bytes": default_budget(),
         },
-        "cuda": {
-            "usable": false,
-            "reason": NO_CUDA,
-            "driver": device::nvidia_driver(),
-            "devices": [],
-        },
+        "cuda": cuda(&Cuda::find()),
     })
 }
 
@@ -83,9 +78,64 @@ fn in_words() -> String {
         text += &format!("limit    {} for this process's control group\n", format_bytes(limit));
     }
     text += &format!("budget   {} where no --memory-budget is given\n", format_bytes(default_budget()));
-    text += &format!("\nCUDA     none: {NO_CUDA}\n");
+    text += &cuda_in_words(&Cuda::find());
     text + &match device::nvidia_driver() {
         Some(driver) => format!("driver   {driver}\n"),
         None => "driver   no NVIDIA driver is loaded\n".into(),
     }
+}
+
+fn cuda(found: &Cuda) -> serde_json::Value {
+    let devices = found.devices.iter().map(|d| {
+        json!({
+            "ordinal": d.ordinal,
+            "name": d.name,
+            "compute_capability": d.capability.to_string(),
+            "memory_bytes": d.total_bytes,
+            "free_bytes": d.free_bytes,
+            "multiprocessors": d.multiprocessors,
+            "usable": d.problem.is_none() && found.problem.is_none(),
+            "problem": d.problem,
+        })
+    });
+    let libraries = found
+        .libraries
+        .iter()
+        .map(|l| json!({ "name": l.name, "present": l.is_present, "version": l.version, "needed_for": l.purpose }));
+    let is_usable = found.usable().next().is_some();
+    json!({
+        "usable": is_usable,
+        "reason": (!is_usable).then(|| found.why_none()),
+        "remedy": found.remedy,
+        "driver": device::nvidia_driver(),
+        "driver_supports": found.driver.map(|v| v.to_string()),
+        "libraries": libraries.collect::<Vec<_>>(),
+        "devices": devices.collect::<Vec<_>>(),
+    })
+}
+
+fn cuda_in_words(found: &Cuda) -> String {
+    let mut text = String::from("\n");
+    for d in &found.devices {
+        let (free, total) = (format_bytes(d.free_bytes), format_bytes(d.total_bytes));
+        text += &format!("cuda:{:<3} {}, capability {}, {free} of {total} free", d.ordinal, d.name, d.capability);
+        text += &d.problem.as_ref().map(|problem| format!("; unusable: {problem}")).unwrap_or_default();
+        text.push('\n');
+    }
+    if found.usable().next().is_none() {
+        text += &format!("CUDA     none: {}\n", found.why_none());
+        text += &found.remedy.as_ref().map(|remedy| format!("         {remedy}\n")).unwrap_or_default();
+    }
+    if let Some(version) = found.driver {
+        text += &format!("CUDA     {version} is the newest that the driver supports\n");
+    }
+    for l in &found.libraries {
+        let state = match (&l.version, l.is_present) {
+            (Some(version), _) => version.as_str(),
+            (None, true) => "found",
+            (None, false) => "missing",
+        };
+        text += &format!("{:<9}{state}: for {}\n", l.name, l.purpose);
+    }
+    text
 }

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::log::Log;
 use super::print::{count, print, print_json};
 use super::progress::{State, with_bar};
-use super::{JsonFlag, PlanArgs, setup};
-use crate::backend::device::{self, Device};
+use super::{DeviceArgs, JsonFlag, PlanArgs, setup};
+use crate::backend::device::Device;
 use crate::engine::{self, Done, Progress};
 use crate::error::Result;
 use crate::plan::Plan;
@@ -32,9 +32,8 @@ pub(super) struct Merge {
     /// Output directory; must not exist or be empty unless --overwrite or --resume
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
-    /// Where to compute: auto, cpu, cuda or cuda:N. `cuda` never falls back to the CPU
-    #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = clap::value_parser!(device::Request))]
-    device: device::Request,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Go on with an interrupted merge into OUT; start where there is none
     #[arg(long)]
     resume: bool,
@@ -49,22 +48,32 @@ impl Merge {
     pub fn run(self, log: &Log) -> Result<u8> {
         let stop = setup::signals()?;
         crate::checkpoint::install_bus_handler()?;
-        let device = device::choose(self.device)?;
-        let plan = self.plan.plan()?;
+        let device = self.device.choose()?;
+        let mut plan = self.plan.plan()?;
+        let device = device.suited_to(&plan)?;
         announce(&device, &plan);
         let progress = Progress::default();
-        let request = engine::Request { plan: &plan, out: &self.out, resume: self.resume, overwrite: self.overwrite };
         let total = plan.read_bytes() + plan.layout.data_bytes();
+        let tensors = plan.tensors.len();
         let state = || State {
             bytes: progress.read_bytes() + progress.written_bytes(),
             of: total.saturating_sub(progress.skipped_bytes()),
             note: match stop.signal() {
                 // Tensors in hand are finished first, which may take a while.
                 Some(_) => "stopping (^C: at once)".into(),
-                None => format!("{} of {} tensors", progress.tensors(), plan.tensors.len()),
+                None => format!("{} of {tensors} tensors", progress.tensors()),
             },
         };
-        let done = with_bar(log.wants_bar(), state, || engine::merge(&request, &progress, &stop))?;
+        let (out, resume, overwrite) = (self.out.as_path(), self.resume, self.overwrite);
+        let merge = || {
+            if device.cuda.is_empty() {
+                let request = engine::Request { plan: &plan, out, resume, overwrite };
+                return engine::merge(&request, &progress, &stop);
+            }
+            let target = engine::Target { out, resume, overwrite, device_memory: self.device.device_memory };
+            engine::merge_on_devices(&mut plan, &device, target, &progress, &stop)
+        };
+        let done = with_bar(log.wants_bar(), state, merge)?;
         for note in &done.notes {
             tracing::warn!("{note}");
         }
@@ -79,8 +88,12 @@ impl Merge {
 
 /// Says what computes, and what it may take.
 fn announce(device: &Device, plan: &Plan) {
-    let why = device.why.map(|why| format!("; {why}")).unwrap_or_default();
+    let why = device.why.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
     let memory = plan.memory;
+    if !device.cuda.is_empty() {
+        tracing::info!("computing on {}{why}", device.name);
+        return;
+    }
     tracing::info!(
         "computing on the CPU ({}) with {}, in at most {} of a budget of {}{why}",
         device.name,

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::backend::device;
 use crate::error::Result;
 pub use failure::{catching_panics, install_panic_hook, tell_failures_as};
 use log::Log;
@@ -113,6 +114,23 @@ struct Threads {
 impl Threads {
     fn get(&self) -> usize {
         self.threads.map_or_else(setup::cores, usize::from)
+    }
+}
+
+/// `--device` and `--device-memory`.
+#[derive(Debug, Args)]
+struct DeviceArgs {
+    /// Where to compute: auto, cpu, cuda or cuda:N. `cuda` never falls back to the CPU
+    #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = clap::value_parser!(device::Request))]
+    device: device::Request,
+    /// Bound on the memory taken of each CUDA device, such as 8GiB [default: what the plan has use for, of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_negative_numbers = true)]
+    device_memory: Option<u64>,
+}
+
+impl DeviceArgs {
+    fn choose(&self) -> Result<device::Device> {
+        device::choose(self.device)
     }
 }
 

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::print::{print, print_json};
-use super::{JsonFlag, PlanArgs};
+use super::{DeviceArgs, JsonFlag, PlanArgs};
 use crate::error::Result;
 
 /// Validate a recipe and show what its merge would do, from headers alone
@@ -16,12 +16,17 @@ pub(super) struct Plan {
     #[command(flatten)]
     plan: PlanArgs,
     #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
     json: JsonFlag,
 }
 
 impl Plan {
     pub fn run(self) -> Result<u8> {
-        let plan = self.plan.plan()?;
+        let device = self.device.choose()?;
+        let mut plan = self.plan.plan()?;
+        let device = device.suited_to(&plan)?;
+        crate::engine::plan_for_devices(&mut plan, &device, self.device.device_memory)?;
         if self.json.json {
             print_json(&plan.to_json())?
         } else {

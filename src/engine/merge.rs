@@ -6,8 +6,9 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
 
-use super::{Progress, Stop, run};
+use super::{Gpus, Progress, Stop, run};
 use crate::backend::Program;
+use crate::backend::device::CudaDevice;
 use crate::error::Result;
 use crate::output::source_digest::{from_hex, to_hex};
 use crate::output::{Copies, JournalEntry, OpenOptions, Opened, SourceDigests, WorkDir};
@@ -51,6 +52,11 @@ pub struct Done {
 /// # Errors
 /// Whatever stops the merge; OUT is as it was, and the work folder beside it is kept for `--resume`.
 pub fn merge(request: &Request<'_>, progress: &Progress, stop: &Stop) -> Result<Done> {
+    merge_with(request, None, progress, stop)
+}
+
+/// As [`merge`], on the open devices that the plan was made for.
+pub(super) fn merge_with(request: &Request<'_>, gpus: Option<&Gpus>, progress: &Progress, stop: &Stop) -> Result<Done> {
     let plan = request.plan;
     let started = Instant::now();
     let mut reads: Vec<PathBuf> = plan.sources.iter().map(|s| s.checkpoint.path().to_owned()).collect();
@@ -80,7 +86,7 @@ pub fn merge(request: &Request<'_>, progress: &Progress, stop: &Stop) -> Result<
         tracing::info!("going on: {resumed} of {} tensors were finished before", plan.tensors.len());
     }
     let prepared = started.elapsed();
-    let result = run(plan, &work, progress, stop)
+    let result = run(plan, gpus, &work, progress, stop)
         .and_then(|()| plan.sources.iter().try_for_each(|source| source.checkpoint.check_unchanged()));
     let merged = started.elapsed();
     let result = result.and_then(|()| work.sync()).map_err(|error| with_resume_hint(error, &work));
@@ -155,7 +161,7 @@ fn manifest(plan: &Plan, finished: &HashMap<String, JournalEntry>, timings: Timi
         recipe: plan.recipe.to_json(),
         recipe_text: plan.recipe.text.clone(),
         sources: sources(plan, finished)?,
-        device: Device { name: crate::backend::cpu::features::name(), backend: "cpu".into() },
+        device: device(plan),
         threads: plan.memory.threads,
         memory_budget: plan.options.memory_budget,
         seed: plan.options.seed,
@@ -164,6 +170,15 @@ fn manifest(plan: &Plan, finished: &HashMap<String, JournalEntry>, timings: Timi
         tensors,
         totals,
     })
+}
+
+/// What computed.
+fn device(plan: &Plan) -> Device {
+    let Some(on) = &plan.devices else {
+        return Device { name: crate::backend::cpu::features::name(), backend: "cpu".into(), memory_bytes: None };
+    };
+    let labels: Vec<String> = on.devices.iter().map(CudaDevice::label).collect();
+    Device { name: labels.join(", "), backend: "cuda".into(), memory_bytes: Some(on.pool_bytes.iter().sum()) }
 }
 
 /// The sources with a digest of what was read of each file.

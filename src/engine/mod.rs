@@ -7,14 +7,18 @@
 
 mod buffers;
 pub(crate) mod choose;
+mod devices;
 mod factors;
 mod groups;
+#[cfg(feature = "cuda")]
+mod lanes;
 mod merge;
 mod progress;
 mod readahead;
 mod runs;
 mod schedule;
 pub(crate) mod scores;
+mod settle;
 mod sink;
 mod sources;
 mod stop;
@@ -22,6 +26,7 @@ mod tensor;
 mod worker;
 mod writer;
 
+pub use devices::{Gpus, Target, merge_on_devices, plan_for_devices};
 pub use merge::{Done, Request, merge};
 pub use progress::Progress;
 pub(crate) use sources::{sample_of, segments_of, stored_bytes, with_sources};
@@ -33,17 +38,21 @@ use std::sync::mpsc;
 use crate::backend::Program;
 use crate::error::Result;
 use crate::output::{JournalEntry, WorkDir};
+use crate::plan::devices::Place;
 use crate::plan::{Plan, TensorPlan};
 use buffers::{Buffer, Buffers};
 use schedule::Schedule;
 use tensor::TensorRun;
 use worker::Worker;
 
-/// Makes every tensor that the work folder does not hold yet.
+/// Makes every tensor that the work folder does not hold yet, on the plan's devices if it has any.
 ///
 /// # Errors
 /// The first error of any thread; what was finished before it stays in the work folder.
-pub fn run(plan: &Plan, work: &WorkDir, progress: &Progress, stop: &Stop) -> Result<()> {
+pub fn run(plan: &Plan, gpus: Option<&Gpus>, work: &WorkDir, progress: &Progress, stop: &Stop) -> Result<()> {
+    if plan.devices.is_some() != gpus.is_some() {
+        return Err(crate::Error::internal("a plan for devices that are not open"));
+    }
     crate::backend::cpu::allocator::return_freed_memory();
     let finished = work.finished();
     let is_whole = |tensor: usize| finished.contains_key(&plan.tensors[tensor].name);
@@ -63,7 +72,8 @@ pub fn run(plan: &Plan, work: &WorkDir, progress: &Progress, stop: &Stop) -> Res
     let schedule = Schedule::new(plan, &is_done, stop);
     let tensors: Vec<TensorRun> = plan.tensors.iter().map(TensorRun::new).collect();
     let buffers = Buffers::new(plan.memory.buffers, plan.memory.buffer_bytes as usize);
-    let engine = Engine { plan, work, progress, schedule, tensors, buffers };
+    let engine = Engine { plan, gpus, work, progress, schedule, tensors, buffers };
+    engine.note_places();
     let (to_writers, pieces) = mpsc::sync_channel(plan.memory.buffers);
     let pieces = Mutex::new(pieces);
     std::thread::scope(|scope| {
@@ -85,6 +95,7 @@ pub fn run(plan: &Plan, work: &WorkDir, progress: &Progress, stop: &Stop) -> Res
                 }
             })?;
         }
+        devices::spawn_lanes(scope, engine, &to_writers)?;
         drop(to_writers);
         Ok(())
     })?;
@@ -94,6 +105,7 @@ pub fn run(plan: &Plan, work: &WorkDir, progress: &Progress, stop: &Stop) -> Res
 /// What all threads of a run share.
 struct Engine<'a> {
     plan: &'a Plan,
+    gpus: Option<&'a Gpus>,
     work: &'a WorkDir,
     progress: &'a Progress,
     schedule: Schedule<'a>,
@@ -117,10 +129,21 @@ impl Engine<'_> {
         Ok(())
     }
 
+    /// Notes of each tensor that is made on the CPU beside devices that it is, and why.
+    fn note_places(&self) {
+        let Some(on) = &self.plan.devices else { return };
+        for ((tensor, place), run) in self.plan.tensors.iter().zip(&on.places).zip(&self.tensors) {
+            if let (Place::Host(why), Program::Blend(_) | Program::LowRank(_)) = (place, &tensor.program) {
+                run.computed_on("cpu", Some(why));
+            }
+        }
+    }
+
     /// Notes the first error, and lets every thread end.
     fn fail(&self, error: crate::Error) {
         self.schedule.fail(error);
         self.buffers.close();
+        devices::close(self.gpus);
     }
 }
 

@@ -34,6 +34,12 @@ impl Progress {
         self.add_tensor();
     }
 
+    /// Bytes that a plan counts as read and that need not be: a device still has them.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    pub(super) fn spare(&self, bytes: u64) {
+        self.skipped.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Of the bytes read, those that a first pass over a tensor read: what readahead keeps ahead of.
     pub(super) fn first_read_bytes(&self) -> u64 {
         self.first_read.load(Ordering::Relaxed)

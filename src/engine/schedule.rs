@@ -11,6 +11,17 @@ use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::plan::graph::{Kind, StepId};
 
+/// Who takes work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taker {
+    /// A thread of the CPU: units of steps.
+    Host,
+    /// A lane of this device (its place among the plan's): whole steps. The later steps of a tensor go to the device that had
+    /// the first, where its sources may still lie.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    Device(usize),
+}
+
 /// Shared by the computing threads.
 #[derive(Debug)]
 pub(super) struct Schedule<'a> {
@@ -26,6 +37,8 @@ struct State {
     /// Steps with units to give out, what they need having ended.
     ready: BTreeSet<StepId>,
     steps: Vec<Progress>,
+    /// The device that has begun with a tensor.
+    homes: Vec<Option<usize>>,
     /// Memory of steps that have started and not ended.
     reserved: u64,
     /// Steps that have not ended.
@@ -62,29 +75,41 @@ impl<'a> Schedule<'a> {
             }
         }
         let left = wanted.iter().filter(|w| **w).count();
-        let state = State { ready, steps: progress, reserved: 0, left, error: None };
+        let homes = vec![None; plan.tensors.len()];
+        let state = State { ready, steps: progress, homes, reserved: 0, left, error: None };
         Self { plan, stop, dependents, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// The next unit; `None` when there is nothing left, or the run is being stopped.
-    pub fn take(&self) -> Option<(StepId, u64)> {
+    /// The next unit, or for a device the next step as a whole; `None` when there is nothing left, or the run is being stopped.
+    pub fn take(&self, taker: Taker) -> Option<(StepId, u64)> {
         let mut state = self.lock();
         loop {
             self.heed_signal(&mut state);
             if state.error.is_some() || state.left == 0 {
                 return None;
             }
-            if let Some(unit) = self.next(&mut state) {
+            if let Some(unit) = self.next(&mut state, taker) {
                 return Some(unit);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn next(&self, state: &mut State) -> Option<(StepId, u64)> {
+    /// Whether a step is one for this taker.
+    fn suits(&self, state: &State, id: StepId, taker: Taker) -> bool {
+        let step = &self.plan.graph.steps[id];
+        let works_on_tensor = !matches!(step.kind, Kind::Rank(_) | Kind::Restore { .. });
+        let on_device = works_on_tensor && self.plan.devices.as_ref().is_some_and(|d| d.has(step.tensor));
+        match taker {
+            Taker::Host => !on_device,
+            Taker::Device(device) => on_device && state.homes[step.tensor].is_none_or(|home| home == device),
+        }
+    }
+
+    fn next(&self, state: &mut State, taker: Taker) -> Option<(StepId, u64)> {
         let mut waiting_for_memory = false;
         let mut found = None;
-        for id in &state.ready {
+        for id in state.ready.iter().filter(|id| self.suits(state, **id, taker)) {
             let step = &self.plan.graph.steps[*id];
             let starts = state.steps[*id].given == 0;
             if !starts || step.reserve == 0 {
@@ -104,10 +129,14 @@ impl<'a> Schedule<'a> {
         let progress = &mut state.steps[id];
         let unit = progress.given;
         progress.given += 1;
+        if let Taker::Device(device) = taker {
+            (progress.given, progress.done) = (step.units, step.units - 1);
+            state.homes[step.tensor] = Some(device);
+        }
         if unit == 0 {
             state.reserved += step.reserve;
         }
-        if unit + 1 == step.units {
+        if state.steps[id].given == step.units {
             state.ready.remove(&id);
         }
         Some((id, unit))

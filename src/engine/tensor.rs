@@ -35,6 +35,8 @@ struct State {
     kept: Vec<Vec<u64>>,
     trimmed: Vec<u64>,
     output: Option<Output>,
+    /// Where it is computed, of a merge on CUDA devices: `cuda:0`, or `cpu` and why.
+    computed_on: Option<(String, Option<&'static str>)>,
 }
 
 /// Results of the units of a statistics step.
@@ -51,6 +53,8 @@ enum Tally {
     Pairs(Vec<Vec<[f64; 2]>>),
     /// By segment.
     Angles(Vec<[f64; 3]>),
+    /// What a device's search found, by model.
+    Cuts(Vec<Option<Cut>>),
 }
 
 /// The output as it is written.
@@ -92,7 +96,13 @@ impl TensorRun {
             kept: Vec::new(),
             trimmed: Vec::new(),
             output: None,
+            computed_on: None,
         }))
+    }
+
+    /// Notes where the tensor is computed, of a merge on CUDA devices, and why there if that is not a device.
+    pub fn computed_on(&self, device: &str, why: Option<&'static str>) {
+        self.lock().computed_on = Some((device.into(), why));
     }
 
     /// What has been measured so far.
@@ -120,6 +130,12 @@ impl TensorRun {
         }
         let Tally::Counts(totals) = &mut state.tally else { return };
         choose::add_counts(totals, searches, counts);
+    }
+
+    /// The cuts that a device's search has found, by model.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    pub fn set_cuts(&self, cuts: Vec<Option<Cut>>) {
+        self.lock().tally = Tally::Cuts(cuts);
     }
 
     pub fn set_norms(&self, segments: usize, first: usize, before: Vec<Vec<Sums>>, after: Vec<Vec<Sums>>) {
@@ -166,10 +182,17 @@ impl TensorRun {
     /// Ends one pass of a search. Whether the masks or cuts are known; if not, the step must run again.
     pub fn settle_select(&self, tensor: &TensorPlan, stage: Option<Prune>) -> bool {
         let mut state = self.lock();
-        let Tally::Counts(counts) = std::mem::replace(&mut state.tally, Tally::None) else {
-            // There was nothing to search for.
-            settle_cuts(&mut state, tensor, stage, &vec![None; tensor.models.len()]);
-            return true;
+        let counts = match std::mem::replace(&mut state.tally, Tally::None) {
+            Tally::Counts(counts) => counts,
+            Tally::Cuts(cuts) => {
+                settle_cuts(&mut state, tensor, stage, &cuts);
+                return true;
+            }
+            _ => {
+                // There was nothing to search for.
+                settle_cuts(&mut state, tensor, stage, &vec![None; tensor.models.len()]);
+                return true;
+            }
         };
         let State { searches, cuts, .. } = &mut *state;
         cuts.resize(counts.len(), None);
@@ -357,6 +380,12 @@ impl State {
             kept.iter().map(|k| if tensor.elems == 0 { 1.0 } else { *k as f64 / tensor.elems as f64 }).collect()
         };
         let mut facts = Map::new();
+        if let Some((device, why)) = &self.computed_on {
+            facts.insert("computed_on".into(), device.clone().into());
+            if let Some(why) = why {
+                facts.insert("why_there".into(), (*why).into());
+            }
+        }
         if tensor.program == Program::Copy {
             facts.insert("copied".into(), true.into());
         }

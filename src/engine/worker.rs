@@ -5,8 +5,9 @@ use std::sync::mpsc::SyncSender;
 use faer::MatRef;
 use faer::traits::RealField;
 
-use super::groups::{rank, restore};
 use super::runs::Runs;
+use super::schedule::Taker;
+use super::settle::{self, stage_of};
 use super::sink::Sink;
 use super::sources::{for_segments, nonfinite_source, sample_of, segments_of, stored_bytes, with_sources};
 use super::writer::Written;
@@ -18,7 +19,7 @@ use crate::backend::cpu::prune::Scratch;
 use crate::backend::cpu::select::{self, COUNTERS, Ranked, Search};
 use crate::backend::cpu::stats;
 use crate::backend::cpu::stored::Widen;
-use crate::backend::{Combine, LowRank, Program, Prune, Rescale};
+use crate::backend::{LowRank, Program, Rescale};
 use crate::error::{Error, Result};
 use crate::output::nonfinite;
 use crate::output::source_digest::{BLOCK_ELEMS, block};
@@ -70,7 +71,7 @@ impl<'a, 'p> Worker<'a, 'p> {
 
     /// Works until nothing is left, or the run is being stopped.
     pub fn work(mut self) -> Result<()> {
-        while let Some((id, unit)) = self.engine.schedule.take() {
+        while let Some((id, unit)) = self.engine.schedule.take(Taker::Host) {
             let step = &self.engine.plan.graph.steps[id];
             let tensor = &self.engine.plan.tensors[step.tensor];
             if tensor.wide {
@@ -80,7 +81,8 @@ impl<'a, 'p> Worker<'a, 'p> {
             }
             .map_err(|e| Error::at_tensor(e, &tensor.name))?;
             if self.engine.schedule.done(id) {
-                if self.settle(step, tensor)? { self.engine.schedule.end(id) } else { self.engine.schedule.again(id) }
+                let has_ended = settle::settle(self.engine, step, tensor)?;
+                if has_ended { self.engine.schedule.end(id) } else { self.engine.schedule.again(id) }
             }
         }
         Ok(())
@@ -333,41 +335,4 @@ impl<'a, 'p> Worker<'a, 'p> {
         let bytes: u64 = tensor.reads().map(|at| stored_bytes(self.engine.plan, tensor, at, elems)).sum();
         self.engine.progress.add_read(bytes, is_first);
     }
-
-    /// What follows from a whole step. Whether it has ended; if not, it must run again.
-    fn settle(&self, step: &Step, tensor: &TensorPlan) -> Result<bool> {
-        let (engine, run) = (self.engine, &self.engine.tensors[step.tensor]);
-        match step.kind {
-            Kind::Select { stage } => {
-                let prune = stage.map(|id| stage_of(tensor, id)).transpose()?.map(|(_, prune)| prune);
-                return Ok(run.settle_select(tensor, prune));
-            }
-            Kind::Rows(stage) | Kind::Columns(stage) => run.settle_scores(tensor, stage_of(tensor, stage)?.1),
-            Kind::Norms(_) => run.settle_norms(tensor),
-            Kind::TrimNorms => run.settle_trim_norms(tensor),
-            Kind::Angle => {
-                if let Program::Blend(blend) = &tensor.program
-                    && let Combine::Slerp { t } = blend.combine
-                {
-                    run.settle_angle(t);
-                }
-            }
-            Kind::Rank(stage) => rank(engine, stage),
-            Kind::Restore { stage, layer } => restore(engine, stage, layer),
-            Kind::Merge => {
-                if let Some(entry) = run.end(engine.plan, tensor)? {
-                    engine.record(tensor, entry)?;
-                }
-                for at in tensor.reads() {
-                    let (stored, shard) = engine.plan.stored(at);
-                    shard.release(stored.range());
-                }
-            }
-        }
-        Ok(true)
-    }
-}
-
-fn stage_of(tensor: &TensorPlan, stage: usize) -> Result<(usize, Prune)> {
-    tensor.stage(stage).ok_or_else(|| Error::internal(format!("stage {stage} does not change `{}`", tensor.name)))
 }

@@ -5,6 +5,7 @@ use super::{Options, TensorPlan};
 use crate::backend::cpu::prune::{Geometry, Scratch};
 use crate::backend::cpu::select::COUNTERS;
 use crate::backend::cpu::{SEGMENT, low_rank};
+use crate::backend::device::LANE_SLOTS;
 use crate::backend::{Granularity, MatrixRule, Program, Sparsify};
 use crate::error::{Error, Result};
 use crate::units::format_bytes;
@@ -41,6 +42,19 @@ pub struct Memory {
     pub total: u64,
     /// What is left to steps, which run at the same time as far as it goes.
     pub for_steps: u64,
+    /// Page-locked memory of the lanes of devices, and what their threads take beside it.
+    pub lanes: u64,
+}
+
+/// Lanes of CUDA devices, as far as the host's memory is concerned.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Lanes<'a> {
+    /// How many, on all devices together.
+    pub count: usize,
+    /// Bytes of a page-locked slot on the way to a device.
+    pub slot_bytes: u64,
+    /// Whether a device makes each tensor; empty if none does.
+    pub on_device: &'a [bool],
 }
 
 impl Memory {
@@ -48,18 +62,18 @@ impl Memory {
     ///
     /// # Errors
     /// `Input` if it cannot be, naming the tensor that needs most and the least budget that would do.
-    pub(super) fn fit(tensors: &[TensorPlan], options: Options) -> Result<Self> {
+    pub(super) fn fit(tensors: &[TensorPlan], options: Options, lanes: Lanes<'_>) -> Result<Self> {
         let budget = options.memory_budget;
         for threads in (1..=options.threads.max(1)).rev() {
             for bits in CHUNK_ELEMS.rev() {
                 // Fewer threads only once even the smallest buffers do not fit; the smallest of all is tried last.
-                let plan = Self::of(tensors, threads, 1 << bits);
+                let plan = Self::of(tensors, threads, 1 << bits, lanes);
                 if plan.total <= budget {
                     return Ok(Self { for_steps: budget - (plan.total - plan.largest_step), ..plan });
                 }
             }
         }
-        let least = Self::of(tensors, 1, 1 << CHUNK_ELEMS.start());
+        let least = Self::of(tensors, 1, 1 << CHUNK_ELEMS.start(), lanes);
         let largest = tensors.iter().max_by_key(|t| (step_bytes(t), t.elems * t.elem_bytes));
         let needs = largest.map_or(String::new(), |t| match step_bytes(t) {
             0 => format!("; the largest tensor is `{}`", t.name),
@@ -73,13 +87,13 @@ impl Memory {
         .hint(format!("give --memory-budget {}MiB or more", least.total.div_ceil(1 << 20))))
     }
 
-    fn of(tensors: &[TensorPlan], threads: usize, chunk_elems: u64) -> Self {
+    fn of(tensors: &[TensorPlan], threads: usize, chunk_elems: u64, lanes: Lanes<'_>) -> Self {
         let largest = tensors.iter().map(|t| t.elems).max().unwrap_or_default();
         let chunk_elems =
             chunk_elems.min(largest.next_multiple_of(SEGMENT as u64).next_power_of_two()).max(SEGMENT as u64);
         let elem_bytes = tensors.iter().map(|t| t.elem_bytes).max().unwrap_or(1);
         let writers = (threads / 4).clamp(2, 4);
-        let buffers = threads + 2 * writers;
+        let buffers = threads + 2 * writers + lanes.count;
         let buffer_bytes = chunk_elems * elem_bytes;
         let models = tensors.iter().map(|t| t.models.len()).max().unwrap_or_default();
         let sources = models as u64 + 1;
@@ -105,11 +119,17 @@ impl Memory {
         // A factor stands in the output's tables alone; its name is in the header, the index and the manifest.
         let entries = own.len() as u64 * (sources + 2) + factors.len() as u64 * 3;
         let tables = PROGRAM_BYTES + entries * ENTRY_BYTES + held_masks;
-        let largest_step = tensors.iter().map(step_bytes).max().unwrap_or_default();
+        let of_step = |(i, t)| if lanes.on_device.get(i) == Some(&true) { device_bytes(t) } else { step_bytes(t) };
+        let largest_step = tensors.iter().enumerate().map(of_step).max().unwrap_or_default();
+        let [up, down] = LANE_SLOTS.map(|slots| slots as u64);
+        // A lane reads runs of sources that cannot be mapped, as a thread does.
+        let lane = up * lanes.slot_bytes + down * buffer_bytes + runs + THREAD_BYTES;
+        let lanes = lanes.count as u64 * lane;
         let total = tables
             + threads as u64 * per_thread
             + buffers as u64 * (buffer_bytes + crate::output::direct_alignment())
-            + largest_step;
+            + largest_step
+            + lanes;
         Self {
             threads,
             writers,
@@ -121,6 +141,7 @@ impl Memory {
             largest_step,
             total,
             for_steps: largest_step,
+            lanes,
         }
     }
 }
@@ -143,6 +164,11 @@ fn mask_bytes(tensor: &TensorPlan) -> u64 {
 
 /// The most that a step of this tensor needs beside threads and buffers.
 pub fn step_bytes(tensor: &TensorPlan) -> u64 {
+    stage_bytes(tensor).max(low_rank_bytes(tensor))
+}
+
+/// The same, without the merge of a matrix.
+fn stage_bytes(tensor: &TensorPlan) -> u64 {
     let models = tensor.models.len() as u64;
     let geometry = Geometry::of(&tensor.shape);
     let mut most = 0;
@@ -156,7 +182,6 @@ pub fn step_bytes(tensor: &TensorPlan) -> u64 {
             _ => norms_bytes(tensor.elems, models),
         });
     }
-    most = most.max(low_rank_bytes(tensor));
     if let Program::Blend(blend) = &tensor.program
         && (matches!(blend.sparsify, Sparsify::TopK { rescale: true, .. })
             || matches!(blend.combine, crate::backend::Combine::Slerp { .. }))
@@ -164,6 +189,25 @@ pub fn step_bytes(tensor: &TensorPlan) -> u64 {
         most = most.max(norms_bytes(tensor.elems, models));
     }
     most
+}
+
+/// The most that a step of a tensor that a device makes needs of the host's memory.
+fn device_bytes(tensor: &TensorPlan) -> u64 {
+    let statistics = match tensor.program {
+        Program::LowRank(_) => stage_bytes(tensor),
+        _ => step_bytes(tensor),
+    };
+    statistics.max(device_step_bytes(tensor))
+}
+
+/// What the merge of a matrix on a device needs of the host's memory: a task's factors, where they are stored.
+pub(super) fn device_step_bytes(tensor: &TensorPlan) -> u64 {
+    let Program::LowRank(work) = &tensor.program else { return 0 };
+    let (m, n) = tensor.matrix();
+    match work.rule {
+        MatrixRule::Truncate(rank) if !tensor.factors.is_empty() => 8 * (rank.most(m, n) * (m + n + 5) + n),
+        _ => 8 * m.min(n),
+    }
 }
 
 /// What the step of a matrix merge needs; 0 for other tensors.

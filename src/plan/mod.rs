@@ -2,6 +2,7 @@
 //! the output. Reads no tensor data.
 
 mod check;
+pub mod devices;
 mod factors;
 pub mod graph;
 pub mod memory;
@@ -18,9 +19,10 @@ use crate::error::{Error, Result};
 use crate::methods::{self, ParamKind, Rule, StageContext, TensorContext};
 use crate::output::{Layout, TensorSpec};
 use crate::recipe::{Listed, ModelRef, Recipe, Value, compile_names, compile_patterns};
+pub use devices::OnDevices;
 pub use factors::Factors;
 use graph::Graph;
-use memory::Memory;
+use memory::{Lanes, Memory};
 
 /// What a merge may use and how it lays out its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +133,8 @@ pub struct Plan {
     pub graph: Graph,
     /// The memory that they take.
     pub memory: Memory,
+    /// What CUDA devices do of it; `None` where the CPU does everything.
+    pub devices: Option<OnDevices>,
     /// What the user should know before the merge starts.
     pub warnings: Vec<String>,
 }
@@ -173,11 +177,12 @@ impl Plan {
             .collect();
         let metadata = factors.as_ref().map(Factors::metadata).transpose()?.unwrap_or_default();
         let layout = Layout::with_metadata(&specs, options.shard_bytes, &metadata)?;
-        let memory = Memory::fit(&tensors, options)?;
+        let memory = Memory::fit(&tensors, options, Lanes::default())?;
         let graph = Graph::new(&tensors, &layers, memory.chunk_elems);
         let mut warnings = idle_patterns(&recipe, &sources);
         warnings.extend(factors.iter().flat_map(|f| f.warnings.clone()));
-        Ok(Self { recipe, options, sources, layers, tensors, factors, layout, graph, memory, warnings })
+        let devices = None;
+        Ok(Self { recipe, options, sources, layers, tensors, factors, layout, graph, memory, devices, warnings })
     }
 
     /// The checkpoint that lends names, dtypes, copied tensors and configuration files: the base, or the first model.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
+use super::devices::{OnDevices, Place};
 use super::graph::Kind;
 use super::{Plan, TensorPlan};
 use crate::backend::{Blend, Combine, MatrixRule, Program, Rank, Sparsify, cpu::low_rank};
@@ -123,13 +124,22 @@ pub(super) fn json(plan: &Plan) -> Value {
     let files =
         plan.layout.files().iter().map(|f| json!({ "name": f.name, "bytes": f.bytes, "tensors": f.tensors.len() }));
     let m = plan.memory;
+    let mut tensors: Vec<Value> = tensors.collect();
+    for (tensor, place) in tensors.iter_mut().zip(plan.devices.iter().flat_map(|on| &on.places)) {
+        let (on, why) = match place {
+            Place::Device => ("cuda", None),
+            Place::Host(why) => ("cpu", Some(*why)),
+        };
+        tensor["computed_on"] = on.into();
+        tensor["why_there"] = why.into();
+    }
     let output = plan.factors.as_ref().map_or_else(|| json!({ "kind": "merged" }), |f| f.to_json(&plan.tensors));
-    json!({
+    let mut document = json!({
         "schema": SCHEMA,
         "recipe": plan.recipe.to_json(),
         "output": output,
         "sources": sources.collect::<Vec<_>>(),
-        "tensors": tensors.collect::<Vec<_>>(),
+        "tensors": tensors,
         "files": files.collect::<Vec<_>>(),
         "steps": plan.graph.steps.len(),
         "totals": {
@@ -150,7 +160,41 @@ pub(super) fn json(plan: &Plan) -> Value {
             "largest_step_bytes": m.largest_step,
         },
         "seed": plan.options.seed,
+    });
+    if let Some(on) = &plan.devices {
+        document["devices"] = devices(on, m.lanes);
+    }
+    document
+}
+
+/// What devices do, and what that takes.
+fn devices(on: &OnDevices, host_bytes: u64) -> Value {
+    let each = on.devices.iter().zip(&on.pool_bytes);
+    let each = each.map(|(d, bytes)| json!({ "ordinal": d.ordinal, "name": d.name, "memory_bytes": bytes }));
+    json!({
+        "devices": each.collect::<Vec<_>>(),
+        "lanes": on.lanes,
+        "slot_bytes": on.slot_bytes,
+        "host_bytes": host_bytes,
     })
+}
+
+/// The same for a person: the devices, and what is left to the CPU beside them.
+fn write_devices(on: &OnDevices, plan: &Plan, out: &mut String) -> std::fmt::Result {
+    for (device, bytes) in on.devices.iter().zip(&on.pool_bytes) {
+        writeln!(out, "device    {}: {} of its memory, {} lanes", device.label(), format_bytes(*bytes), on.lanes)?;
+    }
+    writeln!(out, "          {} page-locked and beside it on the host", format_bytes(plan.memory.lanes))?;
+    let mut whys: BTreeMap<&str, usize> = BTreeMap::new();
+    for (place, tensor) in on.places.iter().zip(&plan.tensors) {
+        if let (Place::Host(why), Program::Blend(_) | Program::LowRank(_)) = (place, &tensor.program) {
+            *whys.entry(why).or_default() += 1;
+        }
+    }
+    for (why, count) in whys {
+        writeln!(out, "          {count} of {} tensors on the CPU: {why}", plan.tensors.len())?;
+    }
+    Ok(())
 }
 
 pub(super) fn text(plan: &Plan) -> String {
@@ -251,5 +295,6 @@ fn write_text(plan: &Plan, out: &mut String) -> std::fmt::Result {
         m.buffers,
         format_bytes(m.buffer_bytes),
         format_bytes(m.largest_step),
-    )
+    )?;
+    plan.devices.as_ref().map_or(Ok(()), |on| write_devices(on, plan, out))
 }

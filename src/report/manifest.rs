@@ -104,8 +104,11 @@ pub struct SourceFile {
 pub struct Device {
     /// The device's own name.
     pub name: String,
-    /// `cpu` or `cuda`.
+    /// `cpu` or `cuda`. Where a merge on devices left a tensor to the CPU, the tensor's facts say so and why.
     pub backend: String,
+    /// Device memory taken, in bytes; of CUDA devices only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
 }
 
 /// How long a merge took, all of its runs' last one.
@@ -255,7 +258,7 @@ pub(crate) mod tests {
             recipe: json!({"merge_method": "linear"}),
             recipe_text: "merge_method: linear\n".into(),
             sources: vec![Source { role: "base".into(), path: "models/base".into(), files: vec![] }],
-            device: Device { name: "a CPU".into(), backend: "cpu".into() },
+            device: Device { name: "a CPU".into(), backend: "cpu".into(), memory_bytes: None },
             threads: 2,
             memory_budget: 1 << 30,
             seed: u64::MAX,

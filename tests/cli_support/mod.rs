@@ -78,6 +78,8 @@ impl Place {
         for name in SAID {
             command.env_remove(name);
         }
+        // What is said is the same whether this machine has devices or not.
+        command.env("CUDA_VISIBLE_DEVICES", "");
         command
     }
 
@@ -123,6 +125,15 @@ impl Place {
             (r"in at most [0-9.]+ [kMG]?B", "in at most [SIZE]"),
             (r"takes (at least )?[0-9.]+ [kMG]?B", "takes $1[SIZE]"),
             (r"give --memory-budget \d+MiB", "give --memory-budget [SIZE]"),
+            // Why there is no CUDA: without a driver, and with one that is told to show no device.
+            (
+                r"libcuda.so.1, which comes with NVIDIA's driver, was not found|NVIDIA's driver finds no device",
+                "[NO CUDA]",
+            ),
+            (
+                r#"install an NVIDIA driver that supports [^"\n]*|check `nvidia-smi`, CUDA_VISIBLE_DEVICES [^"\n]*"#,
+                "[DO]",
+            ),
         ] {
             text = Regex::new(pattern).unwrap().replace_all(&text, with).into_owned();
         }

@@ -82,6 +82,11 @@ impl Search {
         self.samples
     }
 
+    /// The rank of the wanted key, from 1, and whether it counts from the smallest.
+    pub fn wanted(&self) -> (u64, bool) {
+        (self.rank, self.lowest)
+    }
+
     /// Ends a pass that counted into `counts` ([`COUNTERS`]): the cut, once the range has come down to one key.
     pub fn advance(&mut self, counts: &[u64]) -> Option<Cut> {
         let (bins, beyond) = (counts[..TOUCHED].as_chunks::<2>().0, counts[BEYOND]);

@@ -181,5 +181,5 @@ impl Kernels {
 
 /// An error of the driver while it was to do something.
 fn failed(doing: &str, error: DriverError) -> Error {
-    Error::environment(format!("the CUDA device could not {doing}: {error:?}"))
+    super::error::driver("the CUDA device", doing, error)
 }

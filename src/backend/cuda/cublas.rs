@@ -1,0 +1,135 @@
+//! cuBLAS as far as it is needed: products of matrices in f64, batched over matrices of one shape.
+#![allow(unsafe_code)]
+
+use cudarc::cublas::{result, sys};
+use cudarc::driver::CudaStream;
+
+use super::error;
+use crate::error::{Error, Result};
+
+/// An operand: column-major matrices of one shape, one after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Operand {
+    /// Address of the first matrix.
+    pub ptr: u64,
+    /// Elements from a column to the next.
+    pub ld: usize,
+    /// Elements from a matrix to the next.
+    pub stride: u64,
+    /// Whether its transpose is meant.
+    pub is_transposed: bool,
+}
+
+impl Operand {
+    /// The transpose.
+    pub fn t(self) -> Self {
+        Self { is_transposed: !self.is_transposed, ..self }
+    }
+}
+
+/// Matrices' sides: C is m×n, the sum runs over k.
+#[derive(Debug, Clone, Copy)]
+pub struct Sides {
+    /// Rows of C.
+    pub m: usize,
+    /// Columns of C.
+    pub n: usize,
+    /// Terms of a sum.
+    pub k: usize,
+    /// How many products.
+    pub batch: usize,
+}
+
+/// A handle, bound to a stream.
+#[derive(Debug)]
+pub struct Blas {
+    handle: sys::cublasHandle_t,
+    label: String,
+}
+
+// SAFETY: a handle may be used by any thread, one at a time: all uses take `&mut self`.
+unsafe impl Send for Blas {}
+
+impl Blas {
+    /// Of this stream, whose context must be current.
+    ///
+    /// # Errors
+    /// What cuBLAS says.
+    pub fn new(stream: &CudaStream, label: &str) -> Result<Self> {
+        // SAFETY: it only tries to load libraries of these names.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(missing("libcublas"));
+        }
+        let handle = result::create_handle().map_err(|e| failed(label, "start", e.0))?;
+        let blas = Self { handle, label: label.to_owned() };
+        // SAFETY: the handle has just been made, and the stream outlives it in `Lane`.
+        unsafe { result::set_stream(handle, stream.cu_stream().cast()) }
+            .map_err(|e| failed(label, "take a stream", e.0))?;
+        Ok(blas)
+    }
+
+    /// C ← A B, or C ← C + A B where `adds`, for every product of a batch.
+    ///
+    /// # Errors
+    /// Sides that cuBLAS cannot count, or what it says.
+    ///
+    /// # Safety
+    /// The operands must be device memory of the stream's context that holds as many elements as `sides` says, and that only
+    /// this stream's work uses until it is done.
+    pub unsafe fn multiply(&mut self, sides: Sides, a: Operand, b: Operand, c: Operand, adds: bool) -> Result<()> {
+        let int = |x: usize| i32::try_from(x).map_err(|_| Error::internal(format!("a side of {x} for cuBLAS")));
+        let op = |x: &Operand| match x.is_transposed {
+            true => sys::cublasOperation_t::CUBLAS_OP_T,
+            false => sys::cublasOperation_t::CUBLAS_OP_N,
+        };
+        let (one, zero) = (1.0f64, 0.0f64);
+        let Sides { m, n, k, batch } = sides;
+        if m == 0 || n == 0 || batch == 0 {
+            return Ok(());
+        }
+        // SAFETY: of the operands the caller promises; the scalars are read before the call returns, as they are the host's.
+        unsafe {
+            result::dgemm_strided_batched(
+                self.handle,
+                op(&a),
+                op(&b),
+                int(m)?,
+                int(n)?,
+                int(k)?,
+                &one,
+                a.ptr as *const f64,
+                int(a.ld)?,
+                a.stride as i64,
+                b.ptr as *const f64,
+                int(b.ld)?,
+                b.stride as i64,
+                if adds { &one } else { &zero },
+                c.ptr as *mut f64,
+                int(c.ld)?,
+                c.stride as i64,
+                int(batch)?,
+            )
+        }
+        .map_err(|e| failed(&self.label, "multiply matrices", e.0))
+    }
+}
+
+impl Drop for Blas {
+    fn drop(&mut self) {
+        // SAFETY: made in `new`, destroyed here alone. What it says changes nothing.
+        let _ = unsafe { result::destroy_handle(self.handle) };
+    }
+}
+
+fn failed(label: &str, doing: &str, status: sys::cublasStatus_t) -> Error {
+    match status {
+        sys::cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED => error::out_of_memory(label, doing, "cuBLAS found no memory"),
+        _ => Error::environment(format!("cuBLAS on {label} could not {doing}: {status:?}")),
+    }
+}
+
+/// A library that low-rank work needs and that is not there.
+pub fn missing(library: &str) -> Error {
+    Error::environment(format!("{library} was not found, and merges of matrices by singular vectors need it"))
+        .hint("install CUDA's libraries (cuBLAS and cuSOLVER of CUDA 13), or put them on LD_LIBRARY_PATH")
+}

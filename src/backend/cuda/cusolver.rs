@@ -1,0 +1,218 @@
+//! cuSOLVER as far as it is needed: all eigenvectors of symmetric matrices in f64, of one or of several of one size.
+#![allow(unsafe_code)]
+
+use cudarc::cusolver::{result, sys};
+use cudarc::driver::CudaStream;
+
+use super::error;
+use crate::error::{Error, Result};
+
+/// Most elements of a batch that `XsyevBatched` can count.
+const MOST_BATCHED: u64 = (1 << 31) - 1;
+
+/// A handle, bound to a stream.
+#[derive(Debug)]
+pub struct Eigen {
+    handle: sys::cusolverDnHandle_t,
+    params: sys::cusolverDnParams_t,
+    label: String,
+    /// Whether the library has `XsyevBatched`, which came with CUDA 12.6.
+    has_batched: bool,
+    /// The host's part of the workspace: kept, as the library may read it until the stream is done.
+    host: Vec<u8>,
+}
+
+// SAFETY: a handle may be used by any thread, one at a time: all uses take `&mut self`.
+unsafe impl Send for Eigen {}
+
+/// Where matrices are decomposed.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// n×n matrices, one after the other, of which the lower triangle is read; their eigenvectors, as columns, take their place.
+    pub matrices: u64,
+    /// n eigenvalues of each, ascending.
+    pub values: u64,
+    /// One `i32` a matrix: 0 where its decomposition converged.
+    pub info: u64,
+    /// Workspace of [`Eigen::workspace_bytes`].
+    pub workspace: u64,
+    /// Its bytes.
+    pub workspace_bytes: u64,
+}
+
+impl Eigen {
+    /// Of this stream, whose context must be current.
+    ///
+    /// # Errors
+    /// What cuSOLVER says.
+    pub fn new(stream: &CudaStream, label: &str) -> Result<Self> {
+        // SAFETY: it only tries to load libraries of these names.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(super::cublas::missing("libcusolver"));
+        }
+        let said = |doing: &'static str| move |e: result::CusolverError| failed(label, doing, e.0);
+        let handle = result::dn_create().map_err(said("start"))?;
+        let params = result::dn_create_params().map_err(said("make parameters"));
+        let Ok(params) = params else {
+            // SAFETY: the handle has just been made and goes nowhere else.
+            let _ = unsafe { result::dn_destroy(handle) };
+            return Err(params.map(|_| ()).err().unwrap_or_else(|| Error::internal("no parameters")));
+        };
+        // SAFETY: the library is loaded; symbols are looked up and not used.
+        let has = |name: &[u8]| unsafe { sys::culib().get::<*const ()>(name) }.is_ok();
+        let has_batched = has(b"cusolverDnXsyevBatched\0") && has(b"cusolverDnXsyevBatched_bufferSize\0");
+        let eigen = Self { handle, params, label: label.to_owned(), has_batched, host: Vec::new() };
+        // SAFETY: the handle is live, and the stream outlives it in `Lane`.
+        unsafe { result::dn_set_stream(handle, stream.cu_stream().cast()) }.map_err(said("take a stream"))?;
+        Ok(eigen)
+    }
+
+    /// How many matrices of side `n` can be decomposed at once, of `wanted`.
+    pub fn batch(&self, n: usize, wanted: usize) -> usize {
+        let most = MOST_BATCHED / (n as u64).pow(2).max(1);
+        if self.has_batched { wanted.min(most as usize).max(1) } else { 1 }
+    }
+
+    /// Bytes of the device's workspace for `batch` matrices of side `n`.
+    ///
+    /// # Errors
+    /// What cuSOLVER says.
+    pub fn workspace_bytes(&self, n: usize, batch: usize) -> Result<u64> {
+        self.sizes(n, batch).map(|(device, _)| device as u64)
+    }
+
+    fn sizes(&self, n: usize, batch: usize) -> Result<(usize, usize)> {
+        let (mut device, mut host) = (0usize, 0usize);
+        let (jobz, uplo, real) = (VECTORS, LOWER, REAL);
+        let (n, none) = (n as i64, std::ptr::null());
+        // SAFETY: the handle and parameters are live; the sizes are asked for by shape, the matrices are not looked at.
+        let status = unsafe {
+            if batch > 1 {
+                sys::cusolverDnXsyevBatched_bufferSize(
+                    self.handle,
+                    self.params,
+                    jobz,
+                    uplo,
+                    n,
+                    real,
+                    none,
+                    n,
+                    real,
+                    none,
+                    real,
+                    &mut device,
+                    &mut host,
+                    batch as i64,
+                )
+            } else {
+                sys::cusolverDnXsyevd_bufferSize(
+                    self.handle,
+                    self.params,
+                    jobz,
+                    uplo,
+                    n,
+                    real,
+                    none,
+                    n,
+                    real,
+                    none,
+                    real,
+                    &mut device,
+                    &mut host,
+                )
+            }
+        };
+        status.result().map_err(|e| failed(&self.label, "size a workspace", e.0))?;
+        Ok((device, host))
+    }
+
+    /// Decomposes `batch` matrices of side `n`, as many as [`Self::batch`] allows. The caller looks at the infos.
+    ///
+    /// # Errors
+    /// What cuSOLVER says.
+    ///
+    /// # Safety
+    /// The places must be device memory of the stream's context of the sizes that [`Place`] says, used by this stream's work
+    /// alone, and the stream must be waited for before this is called again.
+    pub unsafe fn decompose(&mut self, n: usize, batch: usize, at: Place) -> Result<()> {
+        let (device_bytes, host_bytes) = self.sizes(n, batch)?;
+        if device_bytes as u64 > at.workspace_bytes || batch > self.batch(n, batch) {
+            return Err(Error::internal(format!("a workspace of {} bytes, {device_bytes} needed", at.workspace_bytes)));
+        }
+        if self.host.len() < host_bytes {
+            self.host.try_reserve_exact(host_bytes - self.host.len()).map_err(|_| {
+                error::out_of_memory(&self.label, "decompose a matrix", &format!("no {host_bytes} bytes on the host"))
+            })?;
+            self.host.resize(host_bytes, 0);
+        }
+        let (matrices, values, workspace) = (at.matrices as *mut _, at.values as *mut _, at.workspace as *mut _);
+        let (host, info) = (self.host.as_mut_ptr().cast(), at.info as *mut i32);
+        let (side, real) = (n as i64, REAL);
+        // SAFETY: of the places the caller promises; the host's part of the workspace is this handle's and large enough.
+        let status = unsafe {
+            if batch > 1 {
+                sys::cusolverDnXsyevBatched(
+                    self.handle,
+                    self.params,
+                    VECTORS,
+                    LOWER,
+                    side,
+                    real,
+                    matrices,
+                    side,
+                    real,
+                    values,
+                    real,
+                    workspace,
+                    device_bytes,
+                    host,
+                    host_bytes,
+                    info,
+                    batch as i64,
+                )
+            } else {
+                sys::cusolverDnXsyevd(
+                    self.handle,
+                    self.params,
+                    VECTORS,
+                    LOWER,
+                    side,
+                    real,
+                    matrices,
+                    side,
+                    real,
+                    values,
+                    real,
+                    workspace,
+                    device_bytes,
+                    host,
+                    host_bytes,
+                    info,
+                )
+            }
+        };
+        status.result().map_err(|e| failed(&self.label, "decompose a matrix", e.0))
+    }
+}
+
+const VECTORS: sys::cusolverEigMode_t = sys::cusolverEigMode_t::CUSOLVER_EIG_MODE_VECTOR;
+const LOWER: sys::cublasFillMode_t = sys::cublasFillMode_t::CUBLAS_FILL_MODE_LOWER;
+const REAL: sys::cudaDataType = sys::cudaDataType::CUDA_R_64F;
+
+impl Drop for Eigen {
+    fn drop(&mut self) {
+        // SAFETY: both were made in `new` and are destroyed here alone. What it says changes nothing.
+        let _ = unsafe { result::dn_destroy_params(self.params) };
+        // SAFETY: see above.
+        let _ = unsafe { result::dn_destroy(self.handle) };
+    }
+}
+
+fn failed(label: &str, doing: &str, status: sys::cusolverStatus_t) -> Error {
+    match status {
+        sys::cusolverStatus_t::CUSOLVER_STATUS_ALLOC_FAILED => {
+            error::out_of_memory(label, doing, "cuSOLVER found no memory")
+        }
+        _ => Error::environment(format!("cuSOLVER on {label} could not {doing}: {status:?}")),
+    }
+}

@@ -1,0 +1,163 @@
+//! The engine's side of the `cuda` feature: without it there are no open devices, and nothing else differs.
+
+use std::sync::mpsc::SyncSender;
+use std::thread::Scope;
+
+use super::writer::Written;
+use super::{Done, Engine, Progress, Request, Stop};
+use crate::backend::device::Device;
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+
+#[cfg(feature = "cuda")]
+pub use super::lanes::Gpus;
+
+/// Open devices: none without the feature `cuda`.
+#[cfg(not(feature = "cuda"))]
+#[derive(Debug)]
+pub enum Gpus {}
+
+/// Half of the memory that a device gave is taken when that was too much, so often.
+const SHRINKS: usize = 4;
+
+/// What a merge on devices gets beside its plan: see [`Request`].
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// OUT.
+    pub out: &'a std::path::Path,
+    /// Go on with an interrupted merge.
+    pub resume: bool,
+    /// Replace OUT.
+    pub overwrite: bool,
+    /// Bound on what is taken of each device's memory, in bytes.
+    pub device_memory: Option<u64>,
+}
+
+/// Tells a plan what devices will do of it, without opening them.
+///
+/// # Errors
+/// `Input` if the budget does not hold what lanes take of the host's memory.
+#[allow(unused_variables)]
+pub fn plan_for_devices(plan: &mut Plan, device: &Device, device_memory: Option<u64>) -> Result<()> {
+    if device.cuda.is_empty() {
+        return Ok(());
+    }
+    #[cfg(feature = "cuda")]
+    return super::lanes::expect(plan, &device.cuda, device_memory);
+    #[cfg(not(feature = "cuda"))]
+    Err(no_cuda())
+}
+
+/// As [`super::merge()`], on CUDA devices. Where a device runs out of memory in the midst, less of it is taken and the merge
+/// goes on with what is not finished.
+///
+/// # Errors
+/// Whatever stops the merge; what is finished is kept for `--resume`.
+pub fn merge_on_devices(
+    plan: &mut Plan,
+    device: &Device,
+    target: Target<'_>,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<Done> {
+    let Target { out, mut resume, overwrite, mut device_memory } = target;
+    for round in 0.. {
+        let gpus = open(plan, device, device_memory)?;
+        let request = Request { plan, out, resume, overwrite };
+        let done = super::merge::merge_with(&request, Some(&gpus), progress, stop);
+        match done {
+            Err(error) if error.is_out_of_device_memory() && round < SHRINKS => {
+                let smaller = smallest(&gpus) / 2;
+                tracing::warn!("{error}; going on with {smaller} bytes of device memory");
+                (device_memory, resume) = (Some(smaller), true);
+            }
+            done => return done,
+        }
+    }
+    Err(Error::internal("unreachable"))
+}
+
+#[cfg(feature = "cuda")]
+fn open(plan: &mut Plan, device: &Device, device_memory: Option<u64>) -> Result<Gpus> {
+    Gpus::open(plan, &device.cuda, device_memory)
+}
+
+#[cfg(feature = "cuda")]
+fn smallest(gpus: &Gpus) -> u64 {
+    gpus.smallest()
+}
+
+/// Wakes lanes that wait for device memory.
+pub(super) fn close(gpus: Option<&Gpus>) {
+    #[cfg(feature = "cuda")]
+    if let Some(gpus) = gpus {
+        gpus.close();
+    }
+    #[cfg(not(feature = "cuda"))]
+    let _ = gpus;
+}
+
+/// Starts a thread for every lane.
+#[cfg(feature = "cuda")]
+pub(super) fn spawn_lanes<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    engine: &'scope Engine<'scope>,
+    to_writers: &SyncSender<Written>,
+) -> Result<()> {
+    let Some(gpus) = engine.gpus else { return Ok(()) };
+    for (device, gpu) in gpus.all().iter().enumerate() {
+        for (i, lane) in gpus.take_lanes(device).into_iter().enumerate() {
+            let worker = super::lanes::LaneWorker::new(engine, gpu, device, lane, to_writers.clone());
+            super::spawn(scope, format!("lane-{}-{i}", gpu.ordinal), move || {
+                let guard = FailOnPanic(engine);
+                let result = worker.work();
+                std::mem::forget(guard);
+                if let Err(error) = result {
+                    engine.fail(error);
+                }
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// A lane that panics must not leave others waiting for its memory.
+#[cfg(feature = "cuda")]
+struct FailOnPanic<'a, 'p>(&'a Engine<'p>);
+
+#[cfg(feature = "cuda")]
+impl Drop for FailOnPanic<'_, '_> {
+    fn drop(&mut self) {
+        self.0.fail(Error::internal("a thread panicked"));
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+mod without {
+    use super::*;
+
+    pub(super) fn no_cuda() -> Error {
+        Error::environment("this build of merganser has no CUDA backend").hint("use `--device cpu`")
+    }
+
+    pub(super) fn open(_: &mut Plan, _: &Device, _: Option<u64>) -> Result<Gpus> {
+        Err(no_cuda())
+    }
+
+    pub(super) fn smallest(gpus: &Gpus) -> u64 {
+        match *gpus {}
+    }
+
+    pub(in crate::engine) fn spawn_lanes<'scope>(
+        _: &'scope Scope<'scope, '_>,
+        engine: &'scope Engine<'scope>,
+        _: &SyncSender<Written>,
+    ) -> Result<()> {
+        engine.gpus.map_or(Ok(()), |gpus| match *gpus {})
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+pub(super) use without::spawn_lanes;
+#[cfg(not(feature = "cuda"))]
+use without::{no_cuda, open, smallest};

@@ -1,0 +1,139 @@
+//! The devices of a merge, open: their memory taken, their lanes ready.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::needs::{self, Matrix, range};
+use crate::backend::Program;
+use crate::backend::cpu::prune::Geometry;
+use crate::backend::cuda::gpu::{Gpu, takeable};
+use crate::backend::cuda::lane::{Lane, LaneSizes};
+use crate::backend::cuda::ops::StageBlob;
+use crate::backend::cuda::pool::Pool;
+use crate::backend::device::CudaDevice;
+use crate::error::{Error, Result};
+use crate::plan::{Plan, TensorPlan};
+use crate::units::format_bytes;
+
+/// Open devices.
+#[derive(Debug)]
+pub struct Gpus {
+    // Lanes go before the memory that their work touches.
+    lanes: Vec<Mutex<Vec<Lane>>>,
+    gpus: Vec<Gpu>,
+}
+
+/// What a solver says of matrices: workspace in bytes for so many of a side, and how many of those wished can go together.
+struct Says<'a> {
+    workspace: &'a dyn Fn(usize, usize) -> Result<u64>,
+    batch: &'a dyn Fn(usize, usize) -> usize,
+}
+
+/// Whether each tensor's matrices fit into a pool.
+fn fitting(plan: &Plan, pool: u64, says: &Says<'_>) -> Result<Vec<bool>> {
+    let fits = |tensor: &TensorPlan| {
+        let Some(matrix) = Matrix::of(tensor, says.batch) else { return Ok(false) };
+        let blob = StageBlob::most_bytes(tensor.stages(), tensor.models.len(), Geometry::of(&tensor.shape));
+        let solver = (says.workspace)(matrix.r, matrix.group)?;
+        let chunk = needs::most_chunk(tensor, plan.memory.chunk_elems);
+        let work = matrix.work(blob, solver, chunk * tensor.elem_bytes);
+        let sources = needs::source_bytes(plan, tensor, tensor.elems);
+        Ok(Pool::taken_by(sources.into_iter().chain(work)) <= pool)
+    };
+    plan.tensors.iter().map(fits).collect()
+}
+
+/// Plans for devices that are not open: with what they can be expected to give.
+///
+/// # Errors
+/// `Input` if the host's budget is too small.
+pub fn expect(plan: &mut Plan, devices: &[CudaDevice], limit: Option<u64>) -> Result<()> {
+    let pools: Vec<u64> = devices.iter().map(|d| takeable(d.free_bytes).min(limit.unwrap_or(u64::MAX))).collect();
+    let workspace = |r: usize, group: usize| Ok(needs::solver_estimate(r as u64, group as u64));
+    let says = Says { workspace: &workspace, batch: &|_, wanted| wanted };
+    let fit = fitting(plan, pools.iter().copied().min().unwrap_or_default(), &says)?;
+    plan.use_devices(devices.to_vec(), pools, &fit)?;
+    let (wanted, _) = wish(plan);
+    if let Some(on) = &mut plan.devices {
+        on.pool_bytes.iter_mut().for_each(|pool| *pool = wanted.min(*pool));
+    }
+    Ok(())
+}
+
+/// What to take of each device's memory: room for every lane's largest step and for the next one's sources, but no more than
+/// all tensors take together; and the least that does.
+fn wish(plan: &Plan) -> (u64, u64) {
+    let Some(on) = &plan.devices else { return (0, 0) };
+    let mut kinds = vec![Vec::new(); plan.tensors.len()];
+    plan.graph.steps.iter().for_each(|step| kinds[step.tensor].push(step.kind));
+    let ranges = (0..plan.tensors.len()).filter(|t| on.has(*t)).map(|t| range(plan, t, &kinds[t]));
+    let (mut largest, mut least, mut all) = (0, 0, 0);
+    for [most, little] in ranges {
+        (largest, least, all) = (most.max(largest), little.max(least), most + all);
+    }
+    ((largest * 2 * on.lanes as u64).min(all).max(least), least)
+}
+
+impl Gpus {
+    /// Opens devices for a plan, and tells the plan what they can do and what that takes.
+    ///
+    /// # Errors
+    /// `Environment` if a device cannot be opened or has too little memory, `Input` if the host's budget is too small.
+    pub fn open(plan: &mut Plan, devices: &[CudaDevice], limit: Option<u64>) -> Result<Self> {
+        expect(plan, devices, limit)?;
+        let Some(on) = plan.devices.clone() else { return Err(Error::internal("a plan without its devices")) };
+        let solves = plan.tensors.iter().enumerate();
+        let solves = solves.filter(|(t, _)| on.has(*t)).any(|(_, t)| matches!(t.program, Program::LowRank(_)));
+        let sizes = LaneSizes { up_bytes: on.slot_bytes, down_bytes: plan.memory.buffer_bytes, solves };
+        let (_, least) = wish(plan);
+        let (mut gpus, mut lanes) = (Vec::new(), Vec::new());
+        for (device, wanted) in devices.iter().zip(&on.pool_bytes) {
+            let (gpu, opened) = Gpu::open(device, on.lanes, sizes, *wanted, least)?;
+            gpus.push(gpu);
+            lanes.push(opened);
+        }
+        let pools: Vec<u64> = gpus.iter().map(|gpu| gpu.pool().bytes()).collect();
+        if solves && let Some(lane) = lanes.first_mut().and_then(|of| of.first_mut()) {
+            // What the libraries really ask for, and the memory that there really is.
+            lane.bind()?;
+            let eigen = &lane.solver()?.eigen;
+            let workspace = |r: usize, group: usize| eigen.workspace_bytes(r, group);
+            let says = Says { workspace: &workspace, batch: &|r, wanted| eigen.batch(r, wanted) };
+            let fit = fitting(plan, pools.iter().copied().min().unwrap_or_default(), &says)?;
+            plan.use_devices(devices.to_vec(), pools, &fit)?;
+        } else if let Some(on) = &mut plan.devices {
+            on.pool_bytes = pools;
+        }
+        let wanted = plan.devices.as_ref().map_or(0, |on| on.lanes);
+        lanes.iter_mut().for_each(|of| of.truncate(wanted));
+        for (gpu, of) in gpus.iter().zip(&lanes) {
+            let taken = format_bytes(gpu.pool().bytes());
+            tracing::info!("{}: {} at work, in {taken} of its memory", gpu.label, count_lanes(of.len()));
+        }
+        Ok(Self { gpus, lanes: lanes.into_iter().map(Mutex::new).collect() })
+    }
+
+    /// The devices.
+    pub(in crate::engine) fn all(&self) -> &[Gpu] {
+        &self.gpus
+    }
+
+    /// The lanes of a device, which their taker gives to threads.
+    pub(in crate::engine) fn take_lanes(&self, device: usize) -> Vec<Lane> {
+        let lanes = self.lanes.get(device).map(|lanes| lanes.lock().unwrap_or_else(PoisonError::into_inner));
+        lanes.map(|mut lanes| std::mem::take(&mut *lanes)).unwrap_or_default()
+    }
+
+    /// Bytes of the smallest pool.
+    pub(in crate::engine) fn smallest(&self) -> u64 {
+        self.gpus.iter().map(|gpu| gpu.pool().bytes()).min().unwrap_or_default()
+    }
+
+    /// Wakes lanes that wait for memory: the run is being stopped.
+    pub(in crate::engine) fn close(&self) {
+        self.gpus.iter().for_each(|gpu| gpu.pool().close());
+    }
+}
+
+fn count_lanes(lanes: usize) -> String {
+    format!("{lanes} {}", if lanes == 1 { "lane" } else { "lanes" })
+}

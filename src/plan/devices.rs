@@ -1,0 +1,107 @@
+//! What of a merge CUDA devices do: which tensors, and how much memory of the host and of the devices that takes.
+
+use super::graph::{Graph, Kind};
+use super::memory::{Lanes, Memory};
+use super::{Plan, TensorPlan};
+use crate::backend::device::CudaDevice;
+use crate::backend::{MatrixRule, Program};
+use crate::error::Result;
+
+/// Most models that a kernel takes at once.
+pub const MOST_MODELS: usize = 64;
+
+/// Where a tensor is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// On a device.
+    Device,
+    /// On the CPU, and why.
+    Host(&'static str),
+}
+
+/// The devices of a merge, and what they do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OnDevices {
+    /// The devices.
+    pub devices: Vec<CudaDevice>,
+    /// Bytes that are taken on each, as far as it is known.
+    pub pool_bytes: Vec<u64>,
+    /// Lanes of each device: threads that stage, launch and fetch.
+    pub lanes: usize,
+    /// Bytes of a page-locked slot on the way to a device.
+    pub slot_bytes: u64,
+    /// Where each tensor is made.
+    pub places: Vec<Place>,
+}
+
+impl OnDevices {
+    /// Whether a tensor is made on a device.
+    pub fn has(&self, tensor: usize) -> bool {
+        self.places[tensor] == Place::Device
+    }
+}
+
+/// Where a tensor can be made, whatever the memory.
+pub fn place(tensor: &TensorPlan) -> Place {
+    if tensor.elems == 0 {
+        return Place::Host("it has no elements");
+    }
+    match &tensor.program {
+        Program::Copy => Place::Host("it is copied as it is"),
+        Program::Factor { .. } => Place::Host("it is made along with its matrix"),
+        _ if tensor.models.len() > MOST_MODELS => Place::Host("a kernel takes 64 models at most"),
+        Program::Blend(_) => Place::Device,
+        Program::LowRank(work) => match work.rule {
+            MatrixRule::Truncate(_) => Place::Device,
+            _ => Place::Host("polar factors are computed on the CPU"),
+        },
+    }
+}
+
+/// Lanes of a device and bytes of a slot, in the order in which they are tried: the widest first.
+const LANES: [(usize, u64); 6] =
+    [(8, 4 << 20), (8, 1 << 20), (4, 1 << 20), (4, 512 << 10), (2, 512 << 10), (1, 512 << 10)];
+
+impl Plan {
+    /// Lets CUDA devices make what they can, in pools of so many bytes each, and fits what that takes of the host's memory
+    /// into the budget. `fits` tells of each tensor whether the smallest pool holds what its matrices take.
+    ///
+    /// # Errors
+    /// `Input` if the budget does not hold a lane's page-locked memory beside the rest.
+    pub fn use_devices(&mut self, devices: Vec<CudaDevice>, pool_bytes: Vec<u64>, fits: &[bool]) -> Result<()> {
+        let places: Vec<Place> = self
+            .tensors
+            .iter()
+            .zip(fits)
+            .map(|(t, fits)| match place(t) {
+                Place::Device if matches!(t.program, Program::LowRank(_)) && !fits => {
+                    Place::Host("its matrices do not fit into the device's memory")
+                }
+                place => place,
+            })
+            .collect();
+        let wanted = places.iter().filter(|p| **p == Place::Device).count().div_ceil(devices.len().max(1)).max(1);
+        let on_device: Vec<bool> = places.iter().map(|p| *p == Place::Device).collect();
+        let try_lanes = |(lanes, slot_bytes): (usize, u64)| {
+            let lanes = lanes.min(wanted);
+            let all = Lanes { count: lanes * devices.len(), slot_bytes, on_device: &on_device };
+            Memory::fit(&self.tensors, self.options, all).map(|memory| (memory, lanes, slot_bytes))
+        };
+        let mut fitted = try_lanes(LANES[0]);
+        for wish in &LANES[1..] {
+            if fitted.is_err() {
+                fitted = try_lanes(*wish);
+            }
+        }
+        let (memory, lanes, slot_bytes) = fitted?;
+        self.graph = Graph::new(&self.tensors, &self.layers, memory.chunk_elems);
+        for step in &mut self.graph.steps {
+            if step.kind == Kind::Merge && on_device[step.tensor] {
+                step.reserve = super::memory::device_step_bytes(&self.tensors[step.tensor]);
+            }
+        }
+        self.memory = memory;
+        self.devices = Some(OnDevices { devices, pool_bytes, lanes, slot_bytes, places });
+        Ok(())
+    }
+}
