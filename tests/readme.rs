@@ -66,6 +66,8 @@ fn the_stage_is_described_with_its_words_and_defaults() {
         let default = match parameter.default {
             ParamDefault::Float(value) => value.to_string(),
             ParamDefault::Word(word) => format!("`{word}`"),
+            // It depends on the method.
+            ParamDefault::Absent => "`column`, and `element` in front of methods on matrices".to_owned(),
             other => panic!("{other:?}"),
         };
         let expected = format!("`{}` ({default}", parameter.name);

@@ -2,6 +2,8 @@
 
 mod memory;
 pub mod polar;
+mod reduction;
+mod sweep;
 pub mod symmetric;
 pub mod tridiagonal;
 pub mod triples;

@@ -34,6 +34,13 @@ pub struct MethodSpec {
     pub notes: &'static str,
 }
 
+impl MethodSpec {
+    /// Whether it merges eligible tensors as matrices, by their singular vectors.
+    pub fn merges_matrices(&self) -> bool {
+        self.parameters.iter().any(|p| p.name == "eligible")
+    }
+}
+
 /// What a method or stage does to one tensor, in terms of a backend's operations.
 #[derive(Debug, Clone, Copy)]
 pub enum Rule {

@@ -287,7 +287,14 @@ impl Planner<'_> {
             let Rule::Stage(rule) = stage.spec.rule else {
                 return Err(Error::internal(format!("`{}` is not a stage", stage.spec.name)));
             };
-            let context = StageContext { stage, index, tensor: &tensor.name, t, models: self.participants.len() };
+            let context = StageContext {
+                stage,
+                index,
+                tensor: &tensor.name,
+                t,
+                models: self.participants.len(),
+                before_matrices: self.recipe.method.merges_matrices(),
+            };
             stages.extend(rule(&context)?);
         }
         let Rule::Method(rule) = self.recipe.method.rule else {
