@@ -24,7 +24,7 @@ def translate(text: str, name: str) -> str:
     for number, line in enumerate(text.split("\n"), 1):
         code = line.split("//")[0]
         if "__shared__" in code:
-            changed = DYNAMIC.sub(r"\1* const \2 = reinterpret_cast<\1*>(shim::dynamic);", line)
+            changed = DYNAMIC.sub(r"static \1*& \2 = reinterpret_cast<\1*&>(shim::dynamic);", line)
             if changed == line:
                 changed = STATIC.sub(
                     r"static \1 static unsigned long long \2_seen; shim::declare(&\2, sizeof \2, \2_seen);", line

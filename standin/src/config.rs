@@ -6,7 +6,7 @@ use crate::failures::Failures;
 pub struct Config {
     /// `SEED`: schedule of the streams and order of threads and blocks; 0 runs everything at once and in order.
     pub seed: u64,
-    /// `DEVICES`: how many there are.
+    /// `DEVICES`: how many there are, less those that CUDA_VISIBLE_DEVICES hides.
     pub devices: usize,
     /// `MEMORY`: bytes of each device; of the last one named where there are more devices.
     pub memory_bytes: Vec<usize>,
@@ -40,7 +40,7 @@ impl Config {
         };
         Config {
             seed: number("SEED", 0),
-            devices: number("DEVICES", 1) as usize,
+            devices: visible(number("DEVICES", 1) as usize, std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref()),
             memory_bytes,
             driver_version: number("DRIVER", 13_000) as i32,
             failures,
@@ -55,6 +55,12 @@ fn refuse(name: &str, text: &str) -> ! {
     std::process::exit(87)
 }
 
+/// Devices that a list of ordinals leaves: those before the first that does not exist, as the driver has it.
+fn visible(devices: usize, list: Option<&str>) -> usize {
+    let exists = |text: &&str| text.trim().parse::<usize>().is_ok_and(|ordinal| ordinal < devices);
+    list.map_or(devices, |list| list.split(',').take_while(exists).count())
+}
+
 /// A number, with KiB, MiB or GiB behind it if it likes.
 fn bytes(text: &str) -> Option<u64> {
     let text = text.trim();
@@ -67,7 +73,14 @@ fn bytes(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::bytes;
+    use super::{bytes, visible};
+
+    #[test]
+    fn hidden_devices_are_not_counted() {
+        for (list, left) in [(None, 2), (Some(""), 0), (Some("1"), 1), (Some("0,1"), 2), (Some("0,7,1"), 1)] {
+            assert_eq!(visible(2, list), left, "{list:?}");
+        }
+    }
 
     #[test]
     fn sizes_take_binary_units_and_nothing_else() {
