@@ -103,10 +103,14 @@ shim_switch:
 )");
 #endif
 
+#ifdef __SANITIZE_ADDRESS__
+// The stack of the host's thread, told by the sanitizer when a fiber is entered from it.
+const void* host_bottom;
+size_t host_size;
+#endif
+
 void hop(Fiber& from, Fiber& to) {
 #ifdef __SANITIZE_ADDRESS__
-  static const void* host_bottom;
-  static size_t host_size;
   const bool home = &to == &scheduler;
   __sanitizer_start_switch_fiber(&from.fake, home ? host_bottom : to.stack, home ? host_size : STACK);
 #endif
@@ -116,9 +120,8 @@ void hop(Fiber& from, Fiber& to) {
   swapcontext(&from.at, &to.at);
 #endif
 #ifdef __SANITIZE_ADDRESS__
-  const void* bottom;
-  size_t size;
-  __sanitizer_finish_switch_fiber(from.fake, &bottom, &size);
+  const bool in_fiber = &from != &scheduler;
+  __sanitizer_finish_switch_fiber(from.fake, in_fiber ? &host_bottom : nullptr, in_fiber ? &host_size : nullptr);
 #endif
 }
 
@@ -130,9 +133,7 @@ void set_thread(unsigned thread) {
 // What a fiber does: it begins threads until one has to wait, and goes on with others once that has ended.
 void work() {
 #ifdef __SANITIZE_ADDRESS__
-  const void* bottom;
-  size_t size;
-  __sanitizer_finish_switch_fiber(nullptr, &bottom, &size);
+  __sanitizer_finish_switch_fiber(nullptr, &host_bottom, &host_size);
 #endif
   for (;;) {
     Fiber* const self = running;

@@ -11,7 +11,7 @@
 //! | 3 | some of it at every call, some later |
 
 use crate::codes::Code;
-use crate::world::{Work, World};
+use crate::world::{FIRST_HANDLE, Work, World};
 
 /// The generator of the schedule's choices (SplitMix64).
 pub struct Schedule {
@@ -150,13 +150,12 @@ impl World {
     }
 
     fn starved(&self) -> Option<usize> {
-        let count = self.streams.len() as u64;
-        (self.schedule.seed > 0 && count > 1)
-            .then(|| {
-                self.streams.keys().nth((self.schedule.seed.wrapping_mul(0x9E37_79B9) >> 8) as usize % count as usize)
-            })
-            .flatten()
-            .copied()
+        let made = self.streams.range(FIRST_HANDLE..);
+        let count = made.clone().count() as u64;
+        let chosen = self.schedule.seed.wrapping_mul(0x9E37_79B9) >> 8;
+        let (handle, _) =
+            (self.schedule.seed > 0 && count > 1).then(|| made.clone().nth((chosen % count) as usize))??;
+        Some(*handle)
     }
 
     fn ready(&self) -> Vec<usize> {

@@ -6,7 +6,7 @@ use crate::codes::Code;
 use crate::failures::Kind;
 use crate::put;
 use crate::schedule::Goal;
-use crate::world::{Event, Stream, Work, World, call};
+use crate::world::{Event, FIRST_HANDLE, Stream, Work, World, call};
 
 const NON_BLOCKING: c_uint = 1;
 const DISABLE_TIMING: c_uint = 2;
@@ -38,7 +38,8 @@ extern "C" fn cuStreamCreateWithPriority(place: *mut usize, flags: c_uint, _prio
 #[unsafe(no_mangle)]
 extern "C" fn cuStreamDestroy_v2(stream: usize) -> c_int {
     call(|world| {
-        let Some(found) = world.streams.get_mut(&stream).filter(|found| stream >= 0x1000 && !found.destroyed) else {
+        let Some(found) = world.streams.get_mut(&stream).filter(|found| stream >= FIRST_HANDLE && !found.destroyed)
+        else {
             return Err(world.misuse(Code::INVALID_HANDLE, "a stream is destroyed that does not exist"));
         };
         found.destroyed = true;

@@ -147,6 +147,9 @@ fn null_stream(device: usize) -> usize {
     0x100 + device
 }
 
+/// The first handle that is given to the program; those below are of streams that were there.
+pub const FIRST_HANDLE: usize = 0x5000_0000;
+
 impl World {
     fn new() -> World {
         let config = Config::from_environment();
@@ -166,7 +169,7 @@ impl World {
             memory: Memory::default(),
             misuses: 0,
             copied_bytes: [0; 2],
-            next_handle: 0x5000_0000,
+            next_handle: FIRST_HANDLE,
             config,
         }
     }
@@ -260,7 +263,8 @@ impl World {
     /// Whether any work in a queue uses pinned memory that overlaps a range.
     pub fn pinned_in_use(&self, address: usize, len: usize) -> bool {
         let overlaps = |start: usize, bytes: usize| start < address + len && address < start + bytes;
-        self.streams.values().flat_map(|stream| &stream.queue).any(|work| match work {
+        let works = |stream: &&Stream| self.devices[stream.device].lost.is_none();
+        self.streams.values().filter(works).flat_map(|stream| &stream.queue).any(|work| match work {
             Work::Copy { len, host: Some(host), .. } => overlaps(*host, *len),
             _ => false,
         })
