@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 /// What memory is filled with when it comes and when it goes: not a number, in every floating-point type.
 pub const POISON: u8 = 0xFF;
 
-/// Freed memory is kept, poisoned, up to this many bytes, so that a late read finds poison. Under the address sanitizer it is
-/// given back at once: the sanitizer then reports the read.
-const QUARANTINE_BYTES: usize = 64 << 20;
+/// Freed memory is kept, poisoned, up to this many bytes, so that a late read finds poison; a later block of the same size takes
+/// it again. Under the address sanitizer it is given back at once: the sanitizer then reports the read.
+const QUARANTINE_BYTES: usize = 256 << 20;
 
 /// Whose a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub enum Owner {
 }
 
 /// A live allocation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
     /// Bytes, exactly as asked for.
     pub len: usize,
@@ -33,13 +33,22 @@ pub struct Block {
 #[derive(Default)]
 pub struct Memory {
     live: BTreeMap<usize, Block>,
-    quarantine: VecDeque<(usize, usize)>,
+    quarantine: VecDeque<(usize, Block)>,
     quarantined_bytes: usize,
 }
 
 impl Memory {
     /// A poisoned block of exactly `len` bytes, aligned as the driver aligns. `None` when the machine has no more.
     pub fn allocate(&mut self, len: usize, owner: Owner) -> Option<usize> {
+        let block = Block { len, owner };
+        if let Some(oldest) = self.quarantine.iter().position(|(_, freed)| *freed == block) {
+            let (address, _) = self.quarantine.remove(oldest)?;
+            self.quarantined_bytes -= len;
+            // Who still wrote to it after it was freed wrote here.
+            fill(address, POISON, len);
+            self.live.insert(address, block);
+            return Some(address);
+        }
         let align = if owner == Owner::Pinned { 4096 } else { 256 };
         let mut address = std::ptr::null_mut();
         // SAFETY: `address` is a valid place for the result, and the alignment is a power of two.
@@ -47,7 +56,7 @@ impl Memory {
             return None;
         }
         let address = address as usize;
-        self.live.insert(address, Block { len, owner });
+        self.live.insert(address, block);
         fill(address, POISON, len);
         Some(address)
     }
@@ -74,12 +83,12 @@ impl Memory {
             return;
         }
         fill(address, POISON, block.len);
-        self.quarantine.push_back((address, block.len));
+        self.quarantine.push_back((address, block));
         self.quarantined_bytes += block.len;
         let limit = if crate::sanitized() { 0 } else { QUARANTINE_BYTES };
         while self.quarantined_bytes > limit {
-            let Some((address, len)) = self.quarantine.pop_front() else { break };
-            self.quarantined_bytes -= len;
+            let Some((address, freed)) = self.quarantine.pop_front() else { break };
+            self.quarantined_bytes -= freed.len;
             // SAFETY: came from posix_memalign, left `live` when it was released, and leaves the quarantine here, once.
             unsafe { libc::free(address as *mut libc::c_void) };
         }
