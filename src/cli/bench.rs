@@ -49,7 +49,11 @@ pub(super) struct Bench {
 impl Bench {
     pub fn run(self, log: &Log) -> Result<u8> {
         let stop = setup::signals()?;
-        let device = device::choose(self.device)?;
+        let device = match self.device {
+            // CUDA devices have no measurements yet: `auto` takes what has.
+            device::Request::Auto => device::Device::cpu(Some("it measures no other device yet".into())),
+            request => device::choose(request)?,
+        };
         if let Some(why) = &device.why {
             tracing::info!("measuring the CPU; {why}");
         }

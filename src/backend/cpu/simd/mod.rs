@@ -81,4 +81,4 @@ macro_rules! for_level {
         })*
     };
 }
-pub(self) use for_level;
+use for_level;

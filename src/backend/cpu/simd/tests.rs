@@ -194,7 +194,7 @@ fn counts_for_a_cut_are_those_of_the_portable_loops() {
     for dtype in DTYPES {
         for elems in [5, 16, 2048, 5000] {
             let family = Family::new(&mut numbers, vec![dtype; 3], elems, true);
-            family.with(0, |sources| check_count(sources));
+            family.with(0, check_count);
         }
     }
 }

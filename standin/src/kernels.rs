@@ -1,0 +1,232 @@
+//! The kernels: a shared object made of `kernels/*.cu` by the host's compiler (see `shim/`), and the modules that name them.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::path::{Path, PathBuf};
+
+/// Bytes of dynamic shared memory that a kernel may have without asking.
+const SHARED_BYTES: usize = 48 << 10;
+/// Bytes that it may ask for.
+pub const SHARED_BYTES_OPT_IN: usize = 227 << 10;
+
+type CountFn = extern "C" fn() -> c_int;
+type DescribeFn = extern "C" fn(c_int, *mut *const c_char, *mut c_int, *mut *const c_int, *mut c_int);
+type LaunchFn = extern "C" fn(c_int, *const c_uint, *const c_uint, usize, *const *mut c_void, u64) -> *const c_char;
+type SourcesFn = extern "C" fn() -> *const c_char;
+
+/// A kernel of the shared object.
+#[derive(Clone)]
+pub struct Kernel {
+    index: c_int,
+    name: CString,
+    /// Bytes of every parameter.
+    pub sizes: Vec<usize>,
+    /// Threads a block may have, from `__launch_bounds__` or 1024.
+    pub max_threads: u32,
+}
+
+/// A kernel as a module gave it out.
+pub struct Function {
+    /// Which.
+    pub kernel: Kernel,
+    /// Device of its module.
+    pub device: usize,
+    /// The module.
+    pub module: usize,
+    /// Dynamic shared memory that a launch may have.
+    pub max_shared: usize,
+}
+
+/// A module: the kernels that its image names, all where it does not tell.
+pub struct Module {
+    /// Device on which it was loaded.
+    pub device: usize,
+    names: Option<Vec<String>>,
+}
+
+/// A kernel, its grid and its arguments.
+pub struct Launch {
+    /// Index of the kernel in the shared object.
+    kernel: c_int,
+    grid: [c_uint; 3],
+    block: [c_uint; 3],
+    shared: usize,
+    arguments: Vec<Vec<u64>>,
+    seed: u64,
+}
+
+/// What was loaded from the shared object.
+struct Library {
+    launch: LaunchFn,
+    kernels: HashMap<String, Kernel>,
+    sources: String,
+}
+
+/// Kernels, modules, functions.
+pub struct Kernels {
+    path: Option<PathBuf>,
+    library: Option<Library>,
+    /// By handle.
+    pub modules: HashMap<usize, Module>,
+    /// By handle.
+    pub functions: HashMap<usize, Function>,
+}
+
+impl Kernels {
+    /// Nothing is loaded until a module is.
+    pub fn new(path: Option<PathBuf>) -> Kernels {
+        Kernels { path, library: None, modules: HashMap::new(), functions: HashMap::new() }
+    }
+
+    /// The source that the kernels were made from, every file of it.
+    pub fn sources(&mut self) -> Result<&str, String> {
+        Ok(&self.library()?.sources)
+    }
+
+    /// A module of an image: a fat binary or cubin (which does not tell its kernels), or text that does.
+    ///
+    /// # Errors
+    /// In words: the image is none of these, or names a kernel that the host's build lacks.
+    pub fn module(&mut self, device: usize, image: &[u8; 4], text: Option<&str>) -> Result<Module, String> {
+        let library = self.library()?;
+        let names = match image {
+            [0x50, 0xED, 0x55, 0xBA] | [0x7F, b'E', b'L', b'F'] => None,
+            _ => {
+                let text = text.ok_or("an image that is neither a fat binary, a cubin nor text")?;
+                let names: Vec<_> = text.split(".entry").skip(1).filter_map(entry_name).collect();
+                if names.is_empty() {
+                    return Err("a text without an .entry".into());
+                }
+                if let Some(name) = names.iter().find(|name| !library.kernels.contains_key(*name)) {
+                    return Err(format!("kernel {name} is not in the stand-in's build"));
+                }
+                Some(names)
+            }
+        };
+        Ok(Module { device, names })
+    }
+
+    /// A kernel of a module.
+    pub fn function(&mut self, module: usize, name: &str) -> Option<Function> {
+        let Module { device, names } = self.modules.get(&module)?;
+        if names.as_ref().is_some_and(|names| !names.iter().any(|known| known == name)) {
+            return None;
+        }
+        let device = *device;
+        let kernel = self.library().ok()?.kernels.get(name)?.clone();
+        Some(Function { kernel, device, module, max_shared: SHARED_BYTES })
+    }
+
+    /// Runs a grid to its end.
+    ///
+    /// # Errors
+    /// What the kernel did that no kernel may, in words.
+    pub fn run(&mut self, launch: Launch) -> Result<(), String> {
+        let library = self.library()?;
+        let pointers: Vec<_> = launch.arguments.iter().map(|argument| argument.as_ptr() as *mut c_void).collect();
+        let (grid, block) = (launch.grid.as_ptr(), launch.block.as_ptr());
+        let error = (library.launch)(launch.kernel, grid, block, launch.shared, pointers.as_ptr(), launch.seed);
+        if error.is_null() {
+            return Ok(());
+        }
+        // SAFETY: the shared object returns null or a string of its own that ends in a zero byte.
+        Err(unsafe { CStr::from_ptr(error) }.to_string_lossy().into_owned())
+    }
+
+    fn library(&mut self) -> Result<&Library, String> {
+        if self.library.is_none() {
+            let path = match &self.path {
+                Some(path) => path.clone(),
+                None => beside_us().ok_or("the stand-in does not know where it lies")?,
+            };
+            self.library = Some(load(&path)?);
+        }
+        self.library.as_ref().ok_or_else(|| "no kernels".into())
+    }
+}
+
+impl Function {
+    /// A launch, its arguments copied as the driver does. Every argument points to as many bytes as the kernel takes.
+    pub fn launch(
+        &self,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared: usize,
+        arguments: *const *const c_void,
+        seed: u64,
+    ) -> Launch {
+        let copy = |(index, size): (usize, &usize)| {
+            let mut words = vec![0u64; size.div_ceil(8)];
+            // SAFETY: the caller of cuLaunchKernel passes one pointer per parameter, each to a value of the parameter's type.
+            unsafe {
+                let argument = *arguments.add(index);
+                std::ptr::copy_nonoverlapping(argument.cast::<u8>(), words.as_mut_ptr().cast::<u8>(), *size);
+            }
+            words
+        };
+        let arguments = self.kernel.sizes.iter().enumerate().map(copy).collect();
+        Launch { kernel: self.kernel.index, grid, block, shared, arguments, seed }
+    }
+
+    /// The kernel's name.
+    pub fn name(&self) -> &CStr {
+        &self.kernel.name
+    }
+}
+
+fn entry_name(after: &str) -> Option<String> {
+    let after = after.trim_start();
+    let end = after.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(after.len());
+    (end > 0).then(|| after[..end].to_owned())
+}
+
+/// `libkernels.so` in the folder through which the stand-in itself was found.
+fn beside_us() -> Option<PathBuf> {
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: the address is one of this library's functions, and `info` has room for the answer.
+    let found = unsafe { libc::dladdr(beside_us as *const c_void, info.as_mut_ptr()) };
+    if found == 0 {
+        return None;
+    }
+    // SAFETY: dladdr succeeded, so it filled the structure, with a name that ends in a zero byte.
+    let name = unsafe { CStr::from_ptr(info.assume_init().dli_fname) };
+    Some(Path::new(name.to_str().ok()?).parent()?.join("libkernels.so"))
+}
+
+fn load(path: &Path) -> Result<Library, String> {
+    let name = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|error| error.to_string())?;
+    // SAFETY: loads the object that this project's script built; it is never unloaded.
+    let object = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    if object.is_null() {
+        // SAFETY: after a failed dlopen, dlerror returns a string.
+        let reason = unsafe { CStr::from_ptr(libc::dlerror()) }.to_string_lossy();
+        return Err(format!("{}: {reason}", path.display()));
+    }
+    let symbol = |name: &CStr| {
+        // SAFETY: `object` is open.
+        let address = unsafe { libc::dlsym(object, name.as_ptr()) };
+        if address.is_null() { Err(format!("{}: no {name:?}", path.display())) } else { Ok(address) }
+    };
+    // SAFETY: `shim/runtime.cpp` defines these four with these types.
+    let (count, describe, launch, sources) = unsafe {
+        (
+            std::mem::transmute::<*mut c_void, CountFn>(symbol(c"shim_count")?),
+            std::mem::transmute::<*mut c_void, DescribeFn>(symbol(c"shim_describe")?),
+            std::mem::transmute::<*mut c_void, LaunchFn>(symbol(c"shim_launch")?),
+            std::mem::transmute::<*mut c_void, SourcesFn>(symbol(c"shim_sources")?),
+        )
+    };
+    let mut kernels = HashMap::new();
+    for index in 0..count() {
+        let (mut name, mut sizes, mut parameters, mut threads) = (std::ptr::null(), std::ptr::null(), 0, 0);
+        describe(index, &mut name, &mut parameters, &mut sizes, &mut threads);
+        // SAFETY: shim_describe gives a name that ends in a zero byte and as many sizes as it says, both for ever.
+        let (name, sizes) = unsafe { (CStr::from_ptr(name), std::slice::from_raw_parts(sizes, parameters as usize)) };
+        let sizes = sizes.iter().map(|size| *size as usize).collect();
+        let kernel = Kernel { index, name: name.to_owned(), sizes, max_threads: threads as u32 };
+        kernels.insert(name.to_string_lossy().into_owned(), kernel);
+    }
+    // SAFETY: shim_sources gives a string that ends in a zero byte.
+    let sources = unsafe { CStr::from_ptr(sources()) }.to_string_lossy().into_owned();
+    Ok(Library { launch, kernels, sources })
+}

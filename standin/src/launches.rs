@@ -1,0 +1,221 @@
+//! Modules and launches.
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+
+use crate::codes::Code;
+use crate::failures::Kind;
+use crate::kernels::SHARED_BYTES_OPT_IN;
+use crate::put;
+use crate::world::{Work, World, call};
+
+const SHARED_SIZE: c_int = 1;
+const MAX_THREADS: c_int = 0;
+const MAX_DYNAMIC_SHARED: c_int = 8;
+const CARVEOUT: c_int = 9;
+
+#[unsafe(no_mangle)]
+extern "C" fn cuModuleLoadData(place: *mut usize, image: *const c_void) -> c_int {
+    call(|world| {
+        let device = world.current_device()?;
+        if image.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        if world.config.failures.strike(Kind::Module) {
+            return Err(Code::INVALID_IMAGE);
+        }
+        // SAFETY: an image is a fat binary, a cubin, or text that ends in a zero byte; each has four bytes at least.
+        let start: [u8; 4] = unsafe { image.cast::<[u8; 4]>().read_unaligned() };
+        let text = (start.is_ascii() && start[0] != 0x7F).then(|| {
+            // SAFETY: begins as text does, so it ends in a zero byte.
+            unsafe { CStr::from_ptr(image.cast()) }.to_string_lossy()
+        });
+        if world.config.driver_version < 13_000 {
+            eprintln!("standin: a module of CUDA 13.0 on an older driver");
+            return Err(Code::UNSUPPORTED_PTX_VERSION);
+        }
+        let module = world.kernels.module(device, &start, text.as_deref()).map_err(|text| {
+            eprintln!("standin: module: {text}");
+            Code::INVALID_IMAGE
+        })?;
+        let handle = world.new_handle();
+        world.kernels.modules.insert(handle, module);
+        put(place, handle)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuModuleLoadDataEx(
+    place: *mut usize,
+    image: *const c_void,
+    _count: c_uint,
+    _options: *mut c_int,
+    _values: *mut *mut c_void,
+) -> c_int {
+    cuModuleLoadData(place, image)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuModuleUnload(module: usize) -> c_int {
+    call(|world| {
+        let Some(found) = world.kernels.modules.remove(&module) else {
+            return Err(world.misuse(Code::INVALID_HANDLE, "a module is unloaded that does not exist"));
+        };
+        world.kernels.functions.retain(|_, function| function.module != module);
+        world.working(found.device).map(|_| ())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuModuleGetFunction(place: *mut usize, module: usize, name: *const c_char) -> c_int {
+    call(|world| {
+        if name.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        // SAFETY: not null, and the interface requires a string that ends in a zero byte.
+        let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+        if !world.kernels.modules.contains_key(&module) {
+            return Err(world.misuse(Code::INVALID_HANDLE, "use of a module that does not exist"));
+        }
+        let function = world.kernels.function(module, &name).ok_or(Code::NOT_FOUND)?;
+        let handle = world.new_handle();
+        world.kernels.functions.insert(handle, function);
+        put(place, handle)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuFuncSetAttribute(function: usize, attribute: c_int, value: c_int) -> c_int {
+    call(|world| {
+        let Some(function) = world.kernels.functions.get_mut(&function) else {
+            return Err(world.misuse(Code::INVALID_HANDLE, "use of a function that does not exist"));
+        };
+        match attribute {
+            MAX_DYNAMIC_SHARED => {
+                let bytes = usize::try_from(value).ok().filter(|bytes| *bytes <= SHARED_BYTES_OPT_IN);
+                function.max_shared = bytes.ok_or(Code::INVALID_VALUE)?;
+                Ok(())
+            }
+            CARVEOUT => Ok(()),
+            _ => Err(Code::INVALID_VALUE),
+        }
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuFuncGetAttribute(place: *mut c_int, attribute: c_int, function: usize) -> c_int {
+    call(|world| {
+        let Some(function) = world.kernels.functions.get(&function) else {
+            return Err(world.misuse(Code::INVALID_HANDLE, "use of a function that does not exist"));
+        };
+        match attribute {
+            MAX_THREADS => put(place, function.kernel.max_threads as c_int),
+            MAX_DYNAMIC_SHARED => put(place, function.max_shared as c_int),
+            SHARED_SIZE => put(place, 0),
+            _ => Err(Code::INVALID_VALUE),
+        }
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuFuncGetName(place: *mut *const c_char, function: usize) -> c_int {
+    call(|world| match world.kernels.functions.get(&function) {
+        Some(function) => put(place, function.name().as_ptr()),
+        None => Err(world.misuse(Code::INVALID_HANDLE, "use of a function that does not exist")),
+    })
+}
+
+/// As many as threads allow; the stand-in knows nothing of registers.
+#[unsafe(no_mangle)]
+extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
+    place: *mut c_int,
+    _function: usize,
+    threads: c_int,
+    _shared: usize,
+) -> c_int {
+    call(|_| if threads > 0 { put(place, (2048 / threads).clamp(1, 32)) } else { Err(Code::INVALID_VALUE) })
+}
+
+/// What is wrong with a launch's shape.
+fn shape(grid: [u32; 3], block: [u32; 3], shared: usize, max_threads: u32, max_shared: usize) -> Option<String> {
+    let threads: u64 = block.iter().map(|count| u64::from(*count)).product();
+    if grid.contains(&0) || block.contains(&0) {
+        return Some("nothing to launch".into());
+    }
+    if grid[0] > i32::MAX as u32 || grid[1] > 65_535 || grid[2] > 65_535 {
+        return Some("too many blocks".into());
+    }
+    if threads > u64::from(max_threads) || block[2] > 64 {
+        return Some(format!("{threads} threads, {max_threads} are allowed"));
+    }
+    (shared > max_shared).then(|| format!("{shared} bytes of shared memory, {max_shared} are allowed"))
+}
+
+fn launch(
+    world: &mut World,
+    function: usize,
+    (grid, block): ([u32; 3], [u32; 3]),
+    shared: usize,
+    stream: usize,
+    arguments: *const *const c_void,
+) -> Result<(), Code> {
+    let stream = world.stream(stream)?;
+    let device = world.streams[&stream].device;
+    let Some(found) = world.kernels.functions.get(&function) else {
+        return Err(world.misuse(Code::INVALID_HANDLE, "launch of a function that does not exist"));
+    };
+    let name = found.name().to_string_lossy().into_owned();
+    if found.device != device || world.current_device()? != device {
+        return Err(
+            world.misuse(Code::INVALID_HANDLE, &format!("{name}: module, stream and context are not of one device"))
+        );
+    }
+    if let Some(text) = shape(grid, block, shared, found.kernel.max_threads, found.max_shared) {
+        return Err(world.misuse(Code::INVALID_VALUE, &format!("launch of {name}: {text}")));
+    }
+    if arguments.is_null() && !found.kernel.sizes.is_empty() {
+        return Err(world.misuse(Code::INVALID_VALUE, &format!("launch of {name} without arguments")));
+    }
+    if world.config.failures.strike(Kind::Launch) {
+        return Err(Code::LAUNCH_OUT_OF_RESOURCES);
+    }
+    let seed = world.schedule.kernel_seed();
+    let work = found_launch(world, function, grid, block, shared, arguments, seed)?;
+    world.enqueue(stream, work);
+    Ok(())
+}
+
+fn found_launch(
+    world: &World,
+    function: usize,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: usize,
+    arguments: *const *const c_void,
+    seed: u64,
+) -> Result<Work, Code> {
+    let function = world.kernels.functions.get(&function).ok_or(Code::INVALID_HANDLE)?;
+    Ok(Work::Launch(function.launch(grid, block, shared, arguments, seed)))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuLaunchKernel(
+    function: usize,
+    grid_x: c_uint,
+    grid_y: c_uint,
+    grid_z: c_uint,
+    block_x: c_uint,
+    block_y: c_uint,
+    block_z: c_uint,
+    shared: c_uint,
+    stream: usize,
+    arguments: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> c_int {
+    call(|world| {
+        if !extra.is_null() {
+            return Err(world.misuse(Code::NOT_SUPPORTED, "packed arguments are not modelled"));
+        }
+        let shape = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
+        launch(world, function, shape, shared as usize, stream, arguments.cast())
+    })
+}

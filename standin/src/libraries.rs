@@ -1,0 +1,77 @@
+//! Handles of cuBLAS and cuSOLVER: a stream, a workspace, a mode. Shared by both.
+
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use crate::codes::Code;
+use crate::memory::{POISON, fill};
+use crate::world::World;
+
+/// What a handle holds.
+#[derive(Clone, Copy, Default)]
+pub struct Handle {
+    /// Device that was current when the handle was made.
+    pub device: usize,
+    /// Where its work goes; 0 is the device's own stream.
+    pub stream: usize,
+    /// Device memory lent to it, and how much.
+    pub workspace: (usize, usize),
+    /// Mode of arithmetic.
+    pub math_mode: i32,
+}
+
+static HANDLES: LazyLock<Mutex<HashMap<usize, Handle>>> = LazyLock::new(Mutex::default);
+
+/// All handles, locked.
+pub fn handles() -> MutexGuard<'static, HashMap<usize, Handle>> {
+    HANDLES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A new handle on the current device.
+pub fn create(world: &mut World) -> Result<usize, Code> {
+    let device = world.current_device()?;
+    let handle = world.new_handle();
+    handles().insert(handle, Handle { device, ..Handle::default() });
+    Ok(handle)
+}
+
+/// The handle, or a misuse.
+pub fn find(world: &mut World, handle: usize) -> Result<Handle, Code> {
+    let found = handles().get(&handle).copied();
+    found.ok_or_else(|| world.misuse(Code::INVALID_HANDLE, "use of a library's handle that does not exist"))
+}
+
+/// Changes a handle.
+pub fn change(world: &mut World, handle: usize, change: impl FnOnce(&mut Handle)) -> Result<(), Code> {
+    find(world, handle)?;
+    if let Some(handle) = handles().get_mut(&handle) {
+        change(handle);
+    }
+    Ok(())
+}
+
+/// Sets the stream of a handle, which must be one of its device.
+pub fn set_stream(world: &mut World, handle: usize, stream: usize) -> Result<(), Code> {
+    let device = find(world, handle)?.device;
+    let of = world.stream(stream)?;
+    if world.streams[&of].device != device {
+        return Err(world.misuse(Code::INVALID_VALUE, "a library's handle and its stream are of two devices"));
+    }
+    change(world, handle, |found| found.stream = stream)
+}
+
+/// A range that a library's call reads or writes.
+pub fn operand(world: &mut World, what: &str, device: usize, address: usize, len: usize) -> Result<(), Code> {
+    if len == 0 {
+        return Ok(());
+    }
+    match world.device_range(what, address, len)? == device {
+        true => Ok(()),
+        false => Err(world.misuse(Code::INVALID_VALUE, &format!("{what} lies on another device"))),
+    }
+}
+
+/// What a library does to memory that was lent to it: it is not left as it was.
+pub fn scribble(address: usize, len: usize) {
+    fill(address, POISON, len.min(1 << 20));
+}

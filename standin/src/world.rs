@@ -1,0 +1,335 @@
+//! All state of the stand-in behind one lock: devices, streams, events, memory, modules. Whatever runs, runs under this lock,
+//! on the thread whose call drives it; so one kernel runs at a time and shared state needs no other care.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::codes::Code;
+use crate::config::Config;
+use crate::failures::Kind;
+use crate::kernels::{Kernels, Launch};
+use crate::memory::{self, Memory, Owner};
+use crate::nvrtc::Programs;
+use crate::schedule::Schedule;
+
+/// A device.
+#[derive(Default)]
+pub struct Device {
+    /// The error that every call returns from now on.
+    pub lost: Option<Code>,
+    /// Bytes that it has.
+    pub total_bytes: usize,
+    /// Bytes that are allocated.
+    pub used_bytes: usize,
+    /// The most that ever were.
+    pub peak_bytes: usize,
+}
+
+/// A queue of work.
+pub struct Stream {
+    /// Index of its device.
+    pub device: usize,
+    /// What is still to be done, in order.
+    pub queue: std::collections::VecDeque<Work>,
+    /// Destroyed by the program; goes once its queue is empty.
+    pub destroyed: bool,
+}
+
+/// An event. Its records are numbered; a wait is for the number that was the last when it was asked for.
+pub struct Event {
+    /// Index of its device.
+    pub device: usize,
+    /// Whether it takes the time.
+    pub timing: bool,
+    /// Records asked for.
+    pub recorded: u64,
+    /// Records that have happened.
+    pub done: u64,
+    /// When the last one happened.
+    pub at: Option<Instant>,
+    /// Destroyed by the program; work in queues may still name it.
+    pub destroyed: bool,
+}
+
+/// One entry of a stream's queue.
+pub enum Work {
+    /// Copies between blocks, or from or to pinned memory, whose range is `host`.
+    Copy { to: usize, from: usize, len: usize, host: Option<usize> },
+    /// Copies what was taken from pageable memory when the copy was asked for.
+    Upload { to: usize, bytes: Vec<u8> },
+    /// Copies to pageable memory; the caller waits for it.
+    Download { to: usize, from: usize, len: usize },
+    /// Fills bytes.
+    Fill { to: usize, value: u8, len: usize },
+    /// Fills words.
+    FillWords { to: usize, value: u32, count: usize },
+    /// Runs a kernel.
+    Launch(Launch),
+    /// Marks an event's record as happened.
+    Record { event: usize, number: u64 },
+    /// Goes on once an event's record has happened.
+    Wait { event: usize, number: u64 },
+    /// Frees device memory.
+    Free { address: usize },
+    /// Work of a library. Its operands were checked when it was asked for.
+    Call(Box<dyn FnOnce() -> Result<(), String> + Send>),
+}
+
+/// The state.
+pub struct World {
+    /// What the environment asked for.
+    pub config: Config,
+    /// By ordinal.
+    pub devices: Vec<Device>,
+    /// By handle.
+    pub streams: BTreeMap<usize, Stream>,
+    /// By handle.
+    pub events: HashMap<usize, Event>,
+    /// Blocks.
+    pub memory: Memory,
+    /// The kernels and the modules that name them.
+    pub kernels: Kernels,
+    /// Programs given to NVRTC.
+    pub programs: Programs,
+    /// Who goes next.
+    pub schedule: Schedule,
+    /// Misuses seen.
+    pub misuses: u64,
+    /// Bytes copied between host and device.
+    pub copied_bytes: [u64; 2],
+    next_handle: usize,
+}
+
+static WORLD: LazyLock<Mutex<World>> = LazyLock::new(|| Mutex::new(World::new()));
+
+thread_local! {
+    /// The calling thread's current context: the device's ordinal.
+    static CURRENT: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// The state, locked.
+pub fn lock() -> MutexGuard<'static, World> {
+    WORLD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The state if nobody holds it.
+pub fn try_lock() -> Option<MutexGuard<'static, World>> {
+    WORLD.try_lock().ok()
+}
+
+/// Runs one call of the driver's interface.
+pub fn call(body: impl FnOnce(&mut World) -> Result<(), Code>) -> i32 {
+    let mut world = lock();
+    if world.config.failures.strike(Kind::Lost) {
+        let device = CURRENT.get().unwrap_or(0);
+        world.lose(device, Code::UNKNOWN, "injected: the device is lost");
+    }
+    match body(&mut world) {
+        Ok(()) => 0,
+        Err(code) => code.0,
+    }
+}
+
+/// Sets the calling thread's context.
+pub fn set_current(device: Option<usize>) {
+    CURRENT.set(device);
+}
+
+/// The calling thread's context.
+pub fn current() -> Option<usize> {
+    CURRENT.get()
+}
+
+/// Handles of the streams that a device has from the start.
+fn null_stream(device: usize) -> usize {
+    0x100 + device
+}
+
+/// The first handle that is given to the program; those below are of streams that were there.
+pub const FIRST_HANDLE: usize = 0x5000_0000;
+
+impl World {
+    fn new() -> World {
+        let config = Config::from_environment();
+        let size = |device: usize| config.memory_bytes.get(device).or(config.memory_bytes.last()).copied().unwrap_or(0);
+        let devices: Vec<_> =
+            (0..config.devices).map(|device| Device { total_bytes: size(device), ..Device::default() }).collect();
+        let stream = |device| Stream { device, queue: Default::default(), destroyed: false };
+        let streams = (0..config.devices).map(|device| (null_stream(device), stream(device))).collect();
+        crate::report::at_exit();
+        World {
+            schedule: Schedule::new(config.seed),
+            kernels: Kernels::new(config.kernels.clone()),
+            programs: Programs::default(),
+            devices,
+            streams,
+            events: HashMap::new(),
+            memory: Memory::default(),
+            misuses: 0,
+            copied_bytes: [0; 2],
+            next_handle: FIRST_HANDLE,
+            config,
+        }
+    }
+
+    /// A number that no handle had before.
+    pub fn new_handle(&mut self) -> usize {
+        self.next_handle += 16;
+        self.next_handle
+    }
+
+    /// The device of the calling thread, if it works.
+    pub fn current_device(&self) -> Result<usize, Code> {
+        let device = CURRENT.get().ok_or(Code::INVALID_CONTEXT)?;
+        self.working(device)
+    }
+
+    /// `device`, unless it is lost.
+    pub fn working(&self, device: usize) -> Result<usize, Code> {
+        match self.devices.get(device) {
+            None => Err(Code::INVALID_DEVICE),
+            Some(Device { lost: Some(code), .. }) => Err(*code),
+            Some(_) => Ok(device),
+        }
+    }
+
+    /// A use that no correct program makes: said aloud, counted, and remembered by the device.
+    pub fn misuse(&mut self, code: Code, text: &str) -> Code {
+        self.misuses += 1;
+        eprintln!("standin: misuse: {text}");
+        self.lose(CURRENT.get().unwrap_or(0), code, text);
+        code
+    }
+
+    /// From now on every call that concerns the device fails.
+    pub fn lose(&mut self, device: usize, code: Code, text: &str) {
+        if let Some(device) = self.devices.get_mut(device)
+            && device.lost.is_none()
+        {
+            eprintln!("standin: error {}: {text}", code.0);
+            device.lost = Some(code);
+        }
+    }
+
+    /// The stream behind a handle, 0 being that of the current context.
+    pub fn stream(&mut self, handle: usize) -> Result<usize, Code> {
+        let handle = match handle {
+            0 => null_stream(self.current_device()?),
+            1 | 2 => return Err(self.misuse(Code::NOT_SUPPORTED, "the special stream handles are not modelled")),
+            handle => handle,
+        };
+        match self.streams.get(&handle) {
+            Some(stream) if !stream.destroyed => {
+                let device = stream.device;
+                self.working(device)?;
+                Ok(handle)
+            }
+            _ => Err(self.misuse(Code::INVALID_HANDLE, "use of a stream that does not exist")),
+        }
+    }
+
+    /// The event behind a handle.
+    pub fn event(&mut self, handle: usize) -> Result<&mut Event, Code> {
+        if self.events.get(&handle).is_none_or(|event| event.destroyed) {
+            return Err(self.misuse(Code::INVALID_HANDLE, "use of an event that does not exist or was destroyed"));
+        }
+        self.events.get_mut(&handle).ok_or(Code::INVALID_HANDLE)
+    }
+
+    /// Device of a range; a range that is not a device's is a misuse.
+    pub fn device_range(&mut self, what: &str, address: usize, len: usize) -> Result<usize, Code> {
+        self.memory
+            .device_of(address, len)
+            .map_err(|text| self.misuse(Code::INVALID_VALUE, &format!("{what} of {len} bytes: {text}")))
+    }
+
+    /// Whether a host range is pinned; one that crosses the end of a pinned block is a misuse.
+    pub fn host_range(&mut self, what: &str, address: usize, len: usize) -> Result<bool, Code> {
+        self.memory
+            .is_pinned(address, len)
+            .map_err(|text| self.misuse(Code::INVALID_VALUE, &format!("{what} of {len} bytes: {text}")))
+    }
+
+    /// Puts work into a stream, then lets the schedule run what it likes.
+    pub fn enqueue(&mut self, stream: usize, work: Work) {
+        if let Some(stream) = self.streams.get_mut(&stream) {
+            stream.queue.push_back(work);
+        }
+        self.run_ahead();
+    }
+
+    /// Whether any work in a queue uses pinned memory that overlaps a range.
+    pub fn pinned_in_use(&self, address: usize, len: usize) -> bool {
+        let overlaps = |start: usize, bytes: usize| start < address + len && address < start + bytes;
+        let works = |stream: &&Stream| self.devices[stream.device].lost.is_none();
+        self.streams.values().filter(works).flat_map(|stream| &stream.queue).any(|work| match work {
+            Work::Copy { len, host: Some(host), .. } => overlaps(*host, *len),
+            _ => false,
+        })
+    }
+
+    /// Whether a device has nothing to do.
+    pub fn idle(&self, device: usize) -> bool {
+        self.streams.values().all(|stream| stream.device != device || stream.queue.is_empty())
+    }
+
+    /// Does one piece of work. On a lost device nothing happens but that waits end.
+    pub fn perform(&mut self, device: usize, work: Work) {
+        if let Work::Record { event, number } = work {
+            if let Some(event) = self.events.get_mut(&event) {
+                event.done = event.done.max(number);
+                event.at = Some(Instant::now());
+            }
+            return;
+        }
+        if let Work::Free { address } = work {
+            return self.give_back(address);
+        }
+        if self.devices[device].lost.is_some() {
+            return;
+        }
+        let done = match work {
+            Work::Copy { to, from, len, .. } => self
+                .still_there(to, len)
+                .and_then(|()| self.still_there(from, len))
+                .map(|()| memory::copy(to, from, len)),
+            Work::Upload { to, bytes } => {
+                self.still_there(to, bytes.len()).map(|()| memory::copy(to, bytes.as_ptr() as usize, bytes.len()))
+            }
+            Work::Download { to, from, len } => self.still_there(from, len).map(|()| memory::copy(to, from, len)),
+            Work::Fill { to, value, len } => self.still_there(to, len).map(|()| memory::fill(to, value, len)),
+            Work::FillWords { to, value, count } => {
+                self.still_there(to, 4 * count).map(|()| memory::fill_words(to, value, count))
+            }
+            Work::Launch(launch) => {
+                if self.config.failures.strike(Kind::Fault) {
+                    return self.lose(device, Code::ILLEGAL_ADDRESS, "injected: a kernel faults");
+                }
+                self.kernels.run(launch)
+            }
+            Work::Call(body) => body(),
+            Work::Record { .. } | Work::Wait { .. } | Work::Free { .. } => Ok(()),
+        };
+        if let Err(text) = done {
+            self.misuses += 1;
+            self.lose(device, Code::LAUNCH_FAILED, &text);
+        }
+    }
+
+    fn still_there(&self, address: usize, len: usize) -> Result<(), String> {
+        match self.memory.holds(address, len) {
+            Ok(Some(_)) => Ok(()),
+            _ => Err(format!("misuse: memory of a copy at {address:#x} was freed before the copy ran")),
+        }
+    }
+
+    /// Frees device memory.
+    pub fn give_back(&mut self, address: usize) {
+        if let Some(memory::Block { len, owner: Owner::Device(device) }) = self.memory.at(address) {
+            self.devices[device].used_bytes -= len;
+            self.memory.release(address);
+        }
+    }
+}
