@@ -1,7 +1,6 @@
 //! What the tests of merges on CUDA devices share: the devices, or the reason why there are none, and merges beside the CPU's.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, clippy::unwrap_used, clippy::print_stderr)]
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use merganser::backend::device::{self, Device, Request};
@@ -19,7 +18,7 @@ pub fn devices(test: &str) -> Option<Device> {
         Ok(device) => Some(device),
         Err(error) => {
             assert!(std::env::var_os("MERGANSER_REQUIRE_CUDA").is_none(), "`{test}` needs a device: {error}");
-            writeln!(std::io::stderr(), "skipped `{test}`: {error}").unwrap();
+            eprintln!("skipped `{test}`: {error}");
             None
         }
     }
@@ -30,7 +29,7 @@ pub fn stand_in(test: &str) -> Option<Device> {
     let device = devices(test)?;
     let is_stand_in = device.cuda[0].name.contains("stand-in");
     if !is_stand_in {
-        writeln!(std::io::stderr(), "skipped `{test}`: a real device does not fail when it is asked to").unwrap();
+        eprintln!("skipped `{test}`: a real device does not fail when it is asked to");
     }
     is_stand_in.then_some(device)
 }
