@@ -8,7 +8,7 @@ use std::path::Path;
 
 use output_common::*;
 use proptest::prelude::*;
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 fn finished(out: &Path) -> Vec<String> {
     let mut names: Vec<String> = work(open(out, 1, true, false).unwrap()).finished().into_keys().collect();
@@ -27,7 +27,7 @@ fn as_of_another_boot(out: &Path) {
         let (body, _) = line.rsplit_once(",\"check\"").unwrap();
         let (head, tail) = body.rsplit_once("\"boot\":\"").unwrap();
         let body = format!("{head}\"boot\":\"another-{tail}}}");
-        let check = xxh3_64(body.as_bytes());
+        let check = XxHash3_64::oneshot(body.as_bytes());
         text.push_str(&format!("{},\"check\":\"{check:016x}\"}}\n", &body[..body.len() - 1]));
     }
     fs::write(journal(out), text).unwrap();

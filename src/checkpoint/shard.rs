@@ -55,7 +55,7 @@ impl Shard {
             size,
             modified: (facts.mtime(), facts.mtime_nsec()),
             header_bytes: bytes,
-            header_digest: xxhash_rust::xxh3::xxh3_128(&raw),
+            header_digest: twox_hash::XxHash3_128::oneshot(&raw),
             metadata,
             map: LazyMap::new(mapped),
         };

@@ -1,6 +1,6 @@
 //! The sources of a matrix, which a merge of matrices reads several times.
 
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::xxhash3_128::Hasher;
 
 use super::Engine;
 use super::sources::{stored_bytes, with_sources};
@@ -19,13 +19,13 @@ pub(super) struct Runs<'a, 'p> {
     is_first: bool,
     /// The element up to which everything has been hashed.
     hashed: u64,
-    hashers: Vec<Xxh3>,
+    hashers: Vec<Hasher>,
     blocks: Vec<(usize, usize, u128)>,
 }
 
 impl<'a, 'p> Runs<'a, 'p> {
     pub fn new(engine: &'a Engine<'p>, tensor: &'a TensorPlan, raw: &'a mut Vec<Vec<u8>>, is_first: bool) -> Self {
-        let hashers = tensor.reads().map(|_| Xxh3::new()).collect();
+        let hashers = tensor.reads().map(|_| Hasher::new()).collect();
         Self { engine, tensor, raw, is_first, hashed: 0, hashers, blocks: Vec::new() }
     }
 
@@ -62,7 +62,13 @@ impl ReadRuns for Runs<'_, '_> {
 }
 
 /// Hashes the elements of a run from `from` on, block by block.
-fn hash_on(sources: &Sources<'_>, from: u64, elems: u64, hashers: &mut [Xxh3], blocks: &mut Vec<(usize, usize, u128)>) {
+fn hash_on(
+    sources: &Sources<'_>,
+    from: u64,
+    elems: u64,
+    hashers: &mut [Hasher],
+    blocks: &mut Vec<(usize, usize, u128)>,
+) {
     let end = sources.start + sources.len as u64;
     for (source, (stored, hasher)) in sources.base.iter().chain(sources.models).zip(hashers).enumerate() {
         let size = block_bytes(hashed_as(stored.dtype)) / BLOCK_ELEMS;
@@ -70,10 +76,10 @@ fn hash_on(sources: &Sources<'_>, from: u64, elems: u64, hashers: &mut [Xxh3], b
         while at < end {
             let next = ((at / BLOCK_ELEMS + 1) * BLOCK_ELEMS).min(end);
             let bytes = |e: u64| ((e - sources.start) * size) as usize;
-            hasher.update(&stored.bytes[bytes(at)..bytes(next)]);
+            hasher.write(&stored.bytes[bytes(at)..bytes(next)]);
             if next.is_multiple_of(BLOCK_ELEMS) || next == elems {
-                blocks.push((source, ((next - 1) / BLOCK_ELEMS) as usize, hasher.digest128()));
-                hasher.reset();
+                blocks.push((source, ((next - 1) / BLOCK_ELEMS) as usize, hasher.finish_128()));
+                *hasher = Hasher::new();
             }
             at = next;
         }

@@ -52,6 +52,17 @@ pub(crate) fn with_sources(
     Ok(())
 }
 
+/// Calls `take` with `len` elements of a run from its `from`th on.
+pub(super) fn in_part(sources: &Sources<'_>, from: usize, len: usize, take: impl FnOnce(&Sources<'_>)) {
+    fn part<'a>(stored: &Stored<'a>, from: usize, len: usize) -> Stored<'a> {
+        let size = stored.dtype.bitsize() / 8;
+        Stored { dtype: stored.dtype, bytes: &stored.bytes[from * size..(from + len) * size] }
+    }
+    let models: Vec<Stored<'_>> = sources.models.iter().map(|stored| part(stored, from, len)).collect();
+    let base = sources.base.as_ref().map(|stored| part(stored, from, len));
+    take(&Sources { base, models: &models, start: sources.start + from as u64, len });
+}
+
 /// The error that names the first source of a matrix with a NaN or an infinity; `None` if there is none.
 pub(super) fn nonfinite_source(plan: &Plan, tensor: &TensorPlan, raw: &mut [Vec<u8>]) -> Option<Error> {
     let mut values = vec![0_f64; SEGMENT];

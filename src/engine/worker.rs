@@ -4,12 +4,13 @@ use std::sync::mpsc::SyncSender;
 
 use faer::MatRef;
 use faer::traits::RealField;
+use twox_hash::xxhash3_128::Hasher;
 
 use super::runs::Runs;
 use super::schedule::Taker;
 use super::settle::{self, stage_of};
 use super::sink::Sink;
-use super::sources::{for_segments, nonfinite_source, sample_of, segments_of, stored_bytes, with_sources};
+use super::sources::{for_segments, in_part, nonfinite_source, sample_of, segments_of, stored_bytes, with_sources};
 use super::writer::Written;
 use super::{Engine, factors, scores};
 use crate::backend::cpu::SEGMENT;
@@ -28,6 +29,9 @@ use crate::plan::graph::{Kind, Step, StepId, unit_columns, unit_rows};
 
 // A segment is a digest block, so that what a unit reads can be hashed while it is in cache.
 const _: () = assert!(SEGMENT as u64 == BLOCK_ELEMS);
+
+/// Elements that are hashed and then merged: so few that all sources' stay in the core's nearest caches meanwhile.
+const TURN: usize = 8192;
 
 /// One thread's buffers and its way to the writers.
 pub(super) struct Worker<'a, 'p> {
@@ -266,15 +270,22 @@ impl<'a, 'p> Worker<'a, 'p> {
         let mut total = RunFacts { kept: vec![0; tensor.models.len()], ..RunFacts::default() };
         for (segment, at) in segments_of(start, end) {
             with_sources(plan, tensor, at.start, at.end, raw, |sources| {
-                // Hashed first, which brings the segment into cache for the merge.
-                let read = sources.base.iter().chain(sources.models);
-                blocks.extend(read.enumerate().map(|(source, stored)| (source, segment, block(stored.bytes))));
-                let to = ((at.start - start) * tensor.elem_bytes) as usize;
-                let bytes = &mut out[to..to + ((at.end - at.start) * tensor.elem_bytes) as usize];
-                let facts = blend(&measured, sources, tensor.dtype, bytes, scratch);
-                total.kept.iter_mut().zip(&facts.kept).for_each(|(a, b)| *a += b);
-                total.nonfinite += facts.nonfinite;
-                total.introduced += facts.introduced;
+                let mut hashers: Vec<Hasher> = tensor.reads().map(|_| Hasher::new()).collect();
+                for from in (0..sources.len).step_by(TURN) {
+                    in_part(sources, from, TURN.min(sources.len - from), |part| {
+                        // Hashed first, which brings the part into cache for the merge.
+                        let read = part.base.iter().chain(part.models);
+                        hashers.iter_mut().zip(read).for_each(|(hasher, stored)| hasher.write(stored.bytes));
+                        let to = ((part.start - start) * tensor.elem_bytes) as usize;
+                        let bytes = &mut out[to..to + part.len * tensor.elem_bytes as usize];
+                        let facts = blend(&measured, part, tensor.dtype, bytes, scratch);
+                        total.kept.iter_mut().zip(&facts.kept).for_each(|(a, b)| *a += b);
+                        total.nonfinite += facts.nonfinite;
+                        total.introduced += facts.introduced;
+                    });
+                }
+                blocks
+                    .extend(hashers.iter().enumerate().map(|(source, hasher)| (source, segment, hasher.finish_128())));
             })?;
         }
         run.merged(plan, tensor, blocks, &total)?;

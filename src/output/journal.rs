@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 use crate::error::{Error, Result};
 
@@ -115,7 +115,7 @@ impl Record {
 /// A line with its check and newline.
 fn seal(line: &Line) -> Result<Vec<u8>> {
     let mut text = serde_json::to_string(line).map_err(|e| Error::internal(format!("journal: {e}")))?;
-    let check = xxh3_64(text.as_bytes());
+    let check = XxHash3_64::oneshot(text.as_bytes());
     text.pop(); // the closing brace, which the check's takes the place of
     text.push_str(&format!("{CHECK_KEY}{check:016x}\"}}\n"));
     Ok(text.into_bytes())
@@ -125,7 +125,7 @@ fn seal(line: &Line) -> Result<Vec<u8>> {
 fn unseal(line: &[u8]) -> Option<Line> {
     let (body, tail) = line.split_at_checked(line.len().checked_sub(CHECK_BYTES)?)?;
     let text = [body, b"}"].concat();
-    let expected = format!("{CHECK_KEY}{:016x}\"}}\n", xxh3_64(&text));
+    let expected = format!("{CHECK_KEY}{:016x}\"}}\n", XxHash3_64::oneshot(&text));
     (tail == expected.as_bytes()).then(|| serde_json::from_slice(&text).ok()).flatten()
 }
 

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+use twox_hash::{XxHash3_128, xxhash3_128::Hasher};
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ pub fn block_bytes(dtype: Dtype) -> u64 {
 
 /// The digest of one block's (or a header's) bytes.
 pub fn block(bytes: &[u8]) -> u128 {
-    xxh3_128(bytes)
+    XxHash3_128::oneshot(bytes)
 }
 
 /// A digest as 32 hexadecimal digits, as manifests and journals write it.
@@ -129,11 +129,11 @@ impl SourceDigests {
 }
 
 fn combine(digests: impl Iterator<Item = Option<u128>>) -> Option<u128> {
-    let mut hasher = Xxh3::new();
+    let mut hasher = Hasher::new();
     for digest in digests {
-        hasher.update(&digest?.to_le_bytes());
+        hasher.write(&digest?.to_le_bytes());
     }
-    Some(hasher.digest128())
+    Some(hasher.finish_128())
 }
 
 #[cfg(test)]
@@ -154,13 +154,13 @@ mod tests {
             digests.set(i, parts[i]).unwrap();
         }
         let joined: Vec<u8> = parts.iter().flat_map(|p| p.to_le_bytes()).collect();
-        assert_eq!(digests.finish().unwrap(), xxh3_128(&joined));
+        assert_eq!(digests.finish().unwrap(), XxHash3_128::oneshot(&joined));
         assert!(digests.set(3, 0).is_err());
     }
 
     #[test]
     fn an_empty_tensor_has_the_digest_of_nothing() {
-        assert_eq!(BlockDigests::new(0, Dtype::F32).unwrap().finish().unwrap(), xxh3_128(&[]));
+        assert_eq!(BlockDigests::new(0, Dtype::F32).unwrap().finish().unwrap(), XxHash3_128::oneshot(&[]));
     }
 
     #[test]
@@ -172,7 +172,7 @@ mod tests {
         file.set("b", 2).unwrap();
         file.set("a", 1).unwrap();
         let joined: Vec<u8> = [9_u128, 2, 1].iter().flat_map(|p| p.to_le_bytes()).collect();
-        assert_eq!(file.finish().unwrap(), xxh3_128(&joined));
+        assert_eq!(file.finish().unwrap(), XxHash3_128::oneshot(&joined));
     }
 
     #[test]
