@@ -58,7 +58,7 @@
 //! | [`output`] | the output's files, built beside it and renamed into place once complete |
 //! | [`report`] | manifest, model card, verification, comparison |
 //! | [`saliency`] | what task vectors look like before they are merged, and what a stage would prune |
-//! | [`bench`] | how fast this machine moves bytes, and how near a merge's paths come to that |
+//! | [`mod@bench`] | how fast this machine moves bytes, and how near a merge's paths come to that |
 //! | [`cli`] | the command line |
 
 pub mod backend;

@@ -30,7 +30,7 @@ pub struct LaneSizes {
     pub solves: bool,
 }
 
-/// Buffers of a kind that are filled and emptied in turn: what [`Lane::computed`] and [`Lane::wait_computed`] count to.
+/// Buffers of a kind that are filled and emptied in turn: what [`Lane::computed`] counts to.
 pub const TURNS: usize = 3;
 
 /// A lane.

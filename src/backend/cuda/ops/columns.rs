@@ -33,7 +33,7 @@ pub fn totals_bytes(geometry: Geometry, models: usize) -> u64 {
     geometry.columns * models as u64 * 8
 }
 
-/// Adds the scores of a run of whole rows to the totals of the columns, f64[models][columns], zeroed before the first run. Runs
+/// Adds the scores of a run of whole rows to the totals of the columns, `f64[models][columns]`, zeroed before the first run. Runs
 /// of one tensor follow each other in order. Of a vector, whose columns are its elements, the run is the whole of it.
 ///
 /// # Errors

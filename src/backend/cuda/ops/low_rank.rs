@@ -130,7 +130,7 @@ pub fn add_scratch_bytes(len: u64) -> u64 {
     16 * by_vectors(len).grid.0
 }
 
-/// `merged` (f64) ← merged + c·`low`, unchanged where c·low is 0. Where `a` is not 0: norms[0] += Σ (a − low)², norms[1] += Σ a²
+/// `merged` (f64) ← merged + c·`low`, unchanged where c·low is 0. Where `a` is not 0: `norms[0]` += Σ (a − low)², `norms[1]` += Σ a²
 /// (f64), summed in an order that `len` fixes. `low` and `a` are f64 where `double`, else f32.
 ///
 /// # Errors
@@ -193,7 +193,7 @@ fn fold(
     kernels.launch(stream, "dense", "dense_fold", shape, &args)
 }
 
-/// Rounds `merged` (f64) once to `out`; facts[0] (u64) += results that are NaN or infinite.
+/// Rounds `merged` (f64) once to `out`; `facts[0]` (u64) += results that are NaN or infinite.
 ///
 /// # Errors
 /// `Internal` if `out` cannot be, `Environment` if it cannot be launched.

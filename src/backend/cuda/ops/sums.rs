@@ -110,7 +110,7 @@ struct Job<'a> {
     score: Option<Score>,
 }
 
-/// Norms of a run that starts at a segment: f64[segments][models][6], for [`sums_of`]. Twin:
+/// Norms of a run that starts at a segment: `f64[segments][models][6]`, for [`sums_of`]. Twin:
 /// [`crate::backend::cpu::stats::sums`].
 ///
 /// # Errors
@@ -130,7 +130,7 @@ pub fn sums(
     make(kernels, stream, &job, sources, scratch, out)
 }
 
-/// Σ |τ| before and after trimming at the cuts, of a run that starts at a segment: f64[segments][models][2]. Twin:
+/// Σ |τ| before and after trimming at the cuts, of a run that starts at a segment: `f64[segments][models][2]`. Twin:
 /// [`crate::backend::cpu::stats::trim_norms`].
 ///
 /// # Errors
@@ -151,7 +151,7 @@ pub fn trim_norms(
     make(kernels, stream, &job, sources, scratch, out)
 }
 
-/// Σ a², Σ b² and Σ a·b of θ₀ and one model, of a run that starts at a segment: f64[segments][3]. Twin:
+/// Σ a², Σ b² and Σ a·b of θ₀ and one model, of a run that starts at a segment: `f64[segments][3]`. Twin:
 /// [`crate::backend::cpu::stats::angle`].
 ///
 /// # Errors
