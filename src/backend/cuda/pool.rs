@@ -250,7 +250,8 @@ mod tests {
         let again = pool.lease(Some(0), &[K], &[K]).unwrap();
         assert!(again.is_filled);
         pool.give_back(again, true);
-        let other = pool.lease(Some(9), &[2 * K], &[]).unwrap();
+        // One is free; the room of one more will do.
+        let other = pool.lease(Some(9), &[K, K], &[]).unwrap();
         pool.give_back(other, false);
         let kept: Vec<bool> = (0..3).map(|t| pool.lock().residents.contains_key(&t)).collect();
         assert_eq!(kept, [true, false, true]);
