@@ -88,8 +88,6 @@ pub struct StageContext<'a> {
     pub t: f64,
     /// How many task vectors there are.
     pub models: usize,
-    /// Whether the method behind it merges matrices by their singular vectors.
-    pub before_matrices: bool,
 }
 
 impl StageContext<'_> {

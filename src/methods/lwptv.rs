@@ -70,7 +70,7 @@ fn rule(tensor: &StageContext<'_>) -> Result<Option<Prune>> {
     };
     let granularity = tensor.get("granularity")?;
     // Measured (docs/quality.md): columns help the sums of task vectors, and cost low-rank methods accuracy.
-    let by_itself = if tensor.before_matrices { "element" } else { "column" };
+    let by_itself = if tensor.stage.before_matrices { "element" } else { "column" };
     let granularity = match granularity.given().map_or(Ok(by_itself), Value::word)? {
         "layer" => Granularity::Layer,
         "tensor" => Granularity::Tensor,

@@ -292,14 +292,7 @@ impl Planner<'_> {
             let Rule::Stage(rule) = stage.spec.rule else {
                 return Err(Error::internal(format!("`{}` is not a stage", stage.spec.name)));
             };
-            let context = StageContext {
-                stage,
-                index,
-                tensor: &tensor.name,
-                t,
-                models: self.participants.len(),
-                before_matrices: self.recipe.method.merges_matrices(),
-            };
+            let context = StageContext { stage, index, tensor: &tensor.name, t, models: self.participants.len() };
             stages.extend(rule(&context)?);
         }
         let Rule::Method(rule) = self.recipe.method.rule else {

@@ -82,6 +82,8 @@ pub struct Stage {
     pub spec: &'static MethodSpec,
     /// Its `parameters`.
     pub parameters: Parameters,
+    /// Whether the recipe's method merges matrices by their singular vectors.
+    pub before_matrices: bool,
 }
 
 /// One entry of `models`, in the order of the recipe.

@@ -317,7 +317,7 @@ fn stages(reader: &mut Reader, at: &Entry, method: &MethodSpec, has_base: bool) 
                 reader.error(item.line, format_args!("stage `{}` needs the parameter `{}`", spec.name, missing.name))
             );
         }
-        stages.push(Stage { spec, parameters });
+        stages.push(Stage { spec, parameters, before_matrices: method.merges_matrices() });
     }
     if stages.is_empty() {
         return Ok(stages);

@@ -80,13 +80,14 @@ impl Survey {
             ))
             .hint("list the fine-tuned models under `models:`"));
         }
-        let method = recipe.method.name;
+        let (method, before_matrices) = (recipe.method.name, recipe.method.merges_matrices());
         let find = |name| methods::find(name).ok_or_else(|| Error::internal(format!("`{name}` is not registered")));
         recipe.method = find(PLAIN)?;
         recipe.output = Output::default();
         let has_stages = !recipe.stages.is_empty();
         if !has_stages && !options.keep.is_empty() {
-            recipe.stages.push(Stage { spec: find(STAGE)?, parameters: Parameters::default() });
+            let (spec, parameters) = (find(STAGE)?, Parameters::default());
+            recipe.stages.push(Stage { spec, parameters, before_matrices });
         }
         let tasks: Vec<String> = (methods::participants(&recipe).iter())
             .filter_map(|listed| match listed {
