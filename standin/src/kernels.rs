@@ -65,7 +65,7 @@ struct Library {
 /// Kernels, modules, functions.
 pub struct Kernels {
     path: Option<PathBuf>,
-    library: Option<Library>,
+    loaded: Option<Library>,
     /// By handle.
     pub modules: HashMap<usize, Module>,
     /// By handle.
@@ -75,12 +75,12 @@ pub struct Kernels {
 impl Kernels {
     /// Nothing is loaded until a module is.
     pub fn new(path: Option<PathBuf>) -> Kernels {
-        Kernels { path, library: None, modules: HashMap::new(), functions: HashMap::new() }
+        Kernels { path, loaded: None, modules: HashMap::new(), functions: HashMap::new() }
     }
 
     /// The source that the kernels were made from, every file of it.
     pub fn sources(&mut self) -> Result<&str, String> {
-        Ok(&self.library()?.sources)
+        Ok(&self.loaded()?.sources)
     }
 
     /// A module of an image: a fat binary or cubin (which does not tell its kernels), or text that does.
@@ -88,7 +88,7 @@ impl Kernels {
     /// # Errors
     /// In words: the image is none of these, or names a kernel that the host's build lacks.
     pub fn module(&mut self, device: usize, image: &[u8; 4], text: Option<&str>) -> Result<Module, String> {
-        let library = self.library()?;
+        let library = self.loaded()?;
         let names = match image {
             [0x50, 0xED, 0x55, 0xBA] | [0x7F, b'E', b'L', b'F'] => None,
             _ => {
@@ -113,7 +113,7 @@ impl Kernels {
             return None;
         }
         let device = *device;
-        let kernel = self.library().ok()?.kernels.get(name)?.clone();
+        let kernel = self.loaded().ok()?.kernels.get(name)?.clone();
         Some(Function { kernel, device, module, max_shared: SHARED_BYTES })
     }
 
@@ -122,7 +122,7 @@ impl Kernels {
     /// # Errors
     /// What the kernel did that no kernel may, in words.
     pub fn run(&mut self, launch: Launch) -> Result<(), String> {
-        let library = self.library()?;
+        let library = self.loaded()?;
         let pointers: Vec<_> = launch.arguments.iter().map(|argument| argument.as_ptr() as *mut c_void).collect();
         let (grid, block) = (launch.grid.as_ptr(), launch.block.as_ptr());
         let error = (library.launch)(launch.kernel, grid, block, launch.shared, pointers.as_ptr(), launch.seed);
@@ -133,15 +133,15 @@ impl Kernels {
         Err(unsafe { CStr::from_ptr(error) }.to_string_lossy().into_owned())
     }
 
-    fn library(&mut self) -> Result<&Library, String> {
-        if self.library.is_none() {
+    fn loaded(&mut self) -> Result<&Library, String> {
+        if self.loaded.is_none() {
             let path = match &self.path {
                 Some(path) => path.clone(),
                 None => beside_us().ok_or("the stand-in does not know where it lies")?,
             };
-            self.library = Some(load(&path)?);
+            self.loaded = Some(load(&path)?);
         }
-        self.library.as_ref().ok_or_else(|| "no kernels".into())
+        self.loaded.as_ref().ok_or_else(|| "no kernels".into())
     }
 }
 
