@@ -10,6 +10,7 @@ use crate::put;
 use crate::world::{self, Work, World};
 
 const NOT_INITIALIZED: c_int = 1;
+const ALLOC_FAILED: c_int = 3;
 const INVALID_VALUE: c_int = 7;
 const EXECUTION_FAILED: c_int = 13;
 
@@ -147,6 +148,9 @@ fn multiply<T: Real>(world: &mut World, handle: usize, arguments: Arguments<T>) 
     }
     if world.config.failures.strike(Kind::Blas) {
         return Err(EXECUTION_FAILED);
+    }
+    if world.config.failures.strike(Kind::BlasMemory) {
+        return Err(ALLOC_FAILED);
     }
     let product = Product { transposed, m, n, k, alpha: factor(arguments.alpha)?, beta: factor(arguments.beta)? };
     let stream = world.stream(handle.stream).map_err(|_| EXECUTION_FAILED)?;

@@ -13,7 +13,7 @@ use super::cublas::{Operand, Sides};
 use super::gpu::Gpu;
 use super::module::Kernels;
 use super::pinned::{Ring, waiting};
-use super::pool::Span;
+use super::pool::{Pool, Span};
 use super::solver::Solver;
 use super::{cusolver, error};
 use crate::backend::device::LANE_SLOTS;
@@ -32,6 +32,9 @@ pub struct LaneSizes {
 
 /// Buffers of a kind that are filled and emptied in turn: what [`Lane::computed`] counts to.
 pub const TURNS: usize = 3;
+
+/// NaN in every floating-point type, and no sensible index: what [`Lane::poison`] writes.
+pub const POISON: u8 = 0xFF;
 
 /// A lane.
 #[derive(Debug)]
@@ -192,6 +195,26 @@ impl Lane {
     /// What the driver says.
     pub fn compute_after_fetch(&mut self, turn: usize) -> Result<()> {
         self.compute.wait(&self.fetched[turn % TURNS]).map_err(|e| self.failed("order a copy and a kernel", e))
+    }
+
+    /// Fills spans that a lease has brought with [`POISON`], before whatever is enqueued from now on: so that a read of what was
+    /// never written gives NaN and not what an earlier step left, which may look right. For debug builds.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn poison(&mut self, gpu: &Gpu, spans: &[Span]) -> Result<()> {
+        for span in spans {
+            place(gpu, *span, 0, span.bytes)?;
+            // To the end of the room that the span takes, so that a read past it shows too.
+            let bytes = Pool::taken_by([span.bytes]);
+            // SAFETY: `place` checked that the span lies in the pool, which gives out whole multiples of its alignment; it is of
+            // a lease of this lane, which began idle.
+            unsafe {
+                result::memset_d8_async(gpu.address(span.offset), POISON, bytes as usize, self.upload.cu_stream())
+            }
+            .map_err(|e| self.failed("clear memory", e))?;
+        }
+        self.uploaded()
     }
 
     /// Sets a span to zeros, after the kernels launched so far.

@@ -85,7 +85,7 @@ impl LaneWorker<'_, '_> {
         let Some(needs) = needs.filter(|needs| !needs.is_streamed) else {
             return Err(Error::internal("a matrix that was to be whole on the device does not fit"));
         };
-        let Some(mut loaded) = Loaded::lease(stage, index, &needs) else { return Ok(()) };
+        let Some(mut loaded) = Loaded::lease(stage, &mut self.lane, index, &needs)? else { return Ok(()) };
         let spans = Spans::of(&loaded.lease.work);
         let lane = &mut self.lane;
         lane.put(gpu, spans.stages, 0, &blob.bytes)?;

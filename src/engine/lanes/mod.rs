@@ -114,7 +114,13 @@ impl<'a, 'p> LaneWorker<'a, 'p> {
     }
 
     /// Leases what a step takes, and tells the elements of a launch; `None` if the run is being stopped.
-    fn load(&self, stage: &Stage<'_, '_>, index: usize, kind: Kind, blob: &StageBlob) -> Result<Option<(Loaded, u64)>> {
+    fn load(
+        &mut self,
+        stage: &Stage<'_, '_>,
+        index: usize,
+        kind: Kind,
+        blob: &StageBlob,
+    ) -> Result<Option<(Loaded, u64)>> {
         let (plan, tensor, pool) = (self.engine.plan, stage.tensor, self.gpu.pool());
         let geometry = Geometry::of(&tensor.shape);
         let bytes = blob.bytes.len() as u64;
@@ -126,6 +132,7 @@ impl<'a, 'p> LaneWorker<'a, 'p> {
             let least = pool::Pool::taken_by(sources.into_iter().chain(work(SEGMENT as u64)));
             return Err(error::pool_too_small(&self.gpu.label, &tensor.name, least, pool.bytes()));
         };
-        Ok(Loaded::lease(stage, index, &needs).map(|loaded| (loaded, needs.chunk)))
+        let loaded = Loaded::lease(stage, &mut self.lane, index, &needs)?;
+        Ok(loaded.map(|loaded| (loaded, needs.chunk)))
     }
 }

@@ -44,12 +44,16 @@ pub(super) struct Stage<'a, 'p> {
 }
 
 impl Loaded {
-    /// Leases what a step takes; `None` if the run is being stopped.
-    pub fn lease(stage: &Stage<'_, '_>, index: usize, needs: &Needs) -> Option<Self> {
+    /// Leases what a step takes; `None` if the run is being stopped. In debug builds it comes poisoned.
+    pub fn lease(stage: &Stage<'_, '_>, lane: &mut Lane, index: usize, needs: &Needs) -> Result<Option<Self>> {
         let tensor = (!needs.is_streamed).then_some(index);
-        let lease = stage.gpu.pool().lease(tensor, &needs.sources, &needs.work)?;
+        let Some(lease) = stage.gpu.pool().lease(tensor, &needs.sources, &needs.work) else { return Ok(None) };
+        if cfg!(debug_assertions) {
+            let sources = if lease.is_filled { &[] } else { &lease.sources[..] };
+            lane.poison(stage.gpu, &[sources, &lease.work].concat())?;
+        }
         let there = if lease.is_filled { stage.tensor.elems } else { 0 };
-        Some(Self { lease, is_streamed: needs.is_streamed, there, blocks: Vec::new(), sent: 0 })
+        Ok(Some(Self { lease, is_streamed: needs.is_streamed, there, blocks: Vec::new(), sent: 0 }))
     }
 
     /// Calls `take` with the sources of each run in turn, once copies of them have been ordered before the kernels that it
