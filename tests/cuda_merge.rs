@@ -119,7 +119,7 @@ fn member(member: usize, dtype: Dtype) -> Vec<Tensor> {
         ("model.layers.0.column", &[65, 1]),
         ("model.layers.0.one", &[1]),
         ("model.layers.0.none", &[0]),
-        ("model.layers.0.bias", &[65_537]),
+        ("model.layers.0.bias", &[2049]),
     ];
     let value =
         |i: u64| ((i * 7919 % 1000) as f64 / 500.0 - 1.0) + member as f64 * ((i * 31 % 97) as f64 / 970.0 - 0.05);

@@ -1,7 +1,6 @@
 //! The search for a cut.
 
 use merganser::backend::cpu::prune::{Geometry, Scratch, StageState};
-use merganser::backend::cpu::real::Real;
 use merganser::backend::cpu::select::Ranked;
 use merganser::backend::cpu::stats;
 use merganser::backend::cpu::stored::Widen;
@@ -31,7 +30,7 @@ fn check_select(gpu: &Gpu, family: &Family, ranked: Ranked, stages: &[(Prune, St
     let (models, n, wide) = (family.models(), family.len as u64, family.wide());
     let keys = keys(family, ranked, stages);
     for lowest in [false, true] {
-        for share in [0.0, 0.2, 0.5, 1.0] {
+        for share in if lowest { [0.0, 0.5] } else { [0.2, 1.0] } {
             let rank = |t: usize| (((share + 0.07 * t as f64) * n as f64) as u64).clamp(1, n);
             // The last of several models has no search.
             let is_searched = |t: usize| models == 1 || t + 1 < models;

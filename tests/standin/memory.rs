@@ -60,16 +60,19 @@ fn memory_that_runs_out_in_the_midst_shrinks_the_pool_and_the_merge_goes_on() {
     for (text, fail, said) in [
         (&ties, "launch-memory:1", "launch"),
         (&ties, "launch-memory:9", "launch"),
-        // Twice: half of the half.
+        // Lanes run side by side: the second failure may come in the merge that is being stopped, or after it has gone on.
         (&ties, "launch-memory:3,launch-memory:8", "launch"),
         (&cart, "blas-memory:2", "cuBLAS found no memory"),
         (&cart, "solver-memory:1", "cuSOLVER found no memory"),
         (&cart, "solver-memory:2", "cuSOLVER found no memory"),
+        // Every time: at last the matrices do not fit into what is left, and are the CPU's.
+        (&cart, "solver-memory:1+", "cuSOLVER found no memory"),
     ] {
         let merge = Merge::of(text);
         let ended =
             merge.run(fail, &[]).expect(0, &["ran out of memory", "going on with", "bytes of device memory", said]);
-        assert_eq!(ended.stderr.matches("going on with").count(), fail.split(',').count(), "{}", ended.stderr);
+        let most = if fail.ends_with('+') { 4 } else { fail.split(',').count() };
+        assert!(ended.stderr.matches("going on with").count() <= most, "{}", ended.stderr);
         merge.is_the_cpus();
     }
 }
@@ -78,8 +81,8 @@ fn memory_that_runs_out_in_the_midst_shrinks_the_pool_and_the_merge_goes_on() {
 fn memory_that_runs_out_again_and_again_ends_in_an_error_that_can_be_gone_on_from() {
     let Some(_) = stand_in("memory that runs out again") else { return };
     let ties = Text::plain("ties", 2).set("density", "0.4");
-    let cart = Text::plain("cart", 2).set("rank", "2");
-    for (text, fail) in [(&ties, "launch-memory:6+"), (&cart, "solver-memory:1+"), (&cart, "blas-memory:2+")] {
+    let slerp = Text::plain("slerp", 1).set("t", "0.4");
+    for (text, fail) in [(&ties, "launch-memory:6+"), (&ties, "launch-memory:1+"), (&slerp, "launch-memory:2+")] {
         let merge = Merge::of(text);
         let out = merge.family.path("out");
         let ended = merge.run(fail, &[]).expect(3, &["error: ", "memory", "--device-memory"]);
