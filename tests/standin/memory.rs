@@ -12,8 +12,8 @@ use crate::merge_support::{Run, digests, partial, quick_folder, read};
 
 const SPECS: &[(&str, Dtype, &[u64])] = &[
     ("model.layers.0.self_attn.q_proj.weight", F32, &[20, 12]),
-    ("model.layers.0.mlp.up_proj.weight", BF16, &[24, 40]),
-    ("model.layers.0.norm.weight", F32, &[33]),
+    ("model.layers.0.mlp.up_proj.weight", F32, &[24, 40]),
+    ("model.layers.0.norm.weight", BF16, &[33]),
     ("model.layers.1.mlp.long", F16, &[200_001]),
 ];
 
@@ -40,12 +40,13 @@ impl Merge {
     /// Fails unless the output is the CPU's; matrices may be 10⁻⁴ apart.
     fn is_the_cpus(&self) {
         let [cpu, out] = ["cpu", "out"].map(|name| self.family.path(name));
-        let (cpu, out, stated) = (read(&cpu), read(&out), (digests(&cpu), digests(&out)));
+        let stated = [&cpu, &out].map(|out| digests(out));
+        let (cpu, out) = (read(&cpu), read(&out));
         for (name, tensor) in &cpu {
-            if stated.0[name] != stated.1[name] {
+            if stated[0][name] != stated[1][name] {
                 let base = self.family.tensor(0, name).values();
                 let apart = relative(&out[name].values(), &tensor.values(), &base);
-                assert!(stated.0.len() == stated.1.len() && apart < 5e-3, "{name}: {apart}");
+                assert!(apart <= 1e-4, "{name}: {apart}");
                 assert!(name.contains("proj"), "{name} is merged by element, and other bytes");
             }
         }
