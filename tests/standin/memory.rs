@@ -61,8 +61,6 @@ fn memory_that_runs_out_in_the_midst_shrinks_the_pool_and_the_merge_goes_on() {
     for (text, fail, said) in [
         (&ties, "launch-memory:1", "launch"),
         (&ties, "launch-memory:9", "launch"),
-        // Lanes run side by side: the second failure may come in the merge that is being stopped, or after it has gone on.
-        (&ties, "launch-memory:3,launch-memory:8", "launch"),
         (&cart, "blas-memory:2", "cuBLAS found no memory"),
         (&cart, "solver-memory:1", "cuSOLVER found no memory"),
         (&cart, "solver-memory:2", "cuSOLVER found no memory"),
@@ -72,8 +70,8 @@ fn memory_that_runs_out_in_the_midst_shrinks_the_pool_and_the_merge_goes_on() {
         let merge = Merge::of(text);
         let ended =
             merge.run(fail, &[]).expect(0, &["ran out of memory", "going on with", "bytes of device memory", said]);
-        let most = if fail.ends_with('+') { 4 } else { fail.split(',').count() };
-        assert!(ended.stderr.matches("going on with").count() <= most, "{}", ended.stderr);
+        let shrinks = ended.stderr.matches("going on with").count();
+        assert!(if fail.ends_with('+') { shrinks > 1 } else { shrinks == 1 }, "{}", ended.stderr);
         merge.is_the_cpus();
     }
 }
