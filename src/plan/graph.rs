@@ -250,7 +250,8 @@ pub fn unit_rows(geometry: Geometry, chunk_elems: u64) -> u64 {
     (chunk_elems / geometry.row_elems.max(1)).max(1)
 }
 
-/// Columns that one unit of [`Kind::Columns`] scores, over all rows: wide enough that each row's part is a few pages.
+/// Columns that one unit of [`Kind::Columns`] scores, over all rows: so few that the totals of some models stay in the core's
+/// nearest cache from row to row.
 pub fn unit_columns(geometry: Geometry) -> u64 {
-    (4096 / geometry.inner.max(1)).max(1)
+    (1024 / geometry.inner.max(1)).max(1)
 }
