@@ -72,11 +72,15 @@ fn what_a_device_lacks_or_does_wrong_ends_a_bench_cleanly() {
     let memory = ("MERGANSER_STANDIN_MEMORY", "4MiB");
     let said = ["too little free memory", "8.39 MB of data", "--size"];
     bench(&["--size", "8MiB", "--only", "kernels"], &[memory]).expect(3, &said);
-    for (fail, suite) in
-        [("copy:3", "copies"), ("launch:9", "kernels"), ("lost:90", "streamed"), ("blas:1", "products")]
-    {
+    for (fail, suite, said) in [
+        ("copy:3", "copies", "cuda:0"),
+        ("launch:9", "kernels", "could not launch"),
+        ("lost:90", "streamed", "cuda:0"),
+        ("blas:1", "products", "cuBLAS on cuda:0"),
+        ("converge:1", "eigenvectors", "did not converge"),
+    ] {
         let failed = bench(&["--size", "1MiB", "--only", suite], &[("MERGANSER_STANDIN_FAIL", fail)]);
-        failed.expect(3, &["error: ", "cuda:0"]);
+        failed.expect(3, &["error: ", said]);
     }
     bench(&["--size", "1MiB", "--only", "cart"], &[("MERGANSER_STANDIN_FAIL", "solver:1")]).expect(3, &["cuSOLVER"]);
 }

@@ -88,7 +88,7 @@ def programs(tests):
 
 def build_tests(*options):
     """Builds the suites as `cargo test` does; name → executable."""
-    command = ["cargo", "test", "--locked", "--no-run", "--message-format", "json", *options]
+    command = ["cargo", "test", "--locked", "--no-run", "--message-format", "json-render-diagnostics", *options]
     for suite in SUITES:
         command += ["--test", suite]
     run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)

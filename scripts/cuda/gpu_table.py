@@ -7,7 +7,8 @@ def apart(compared):
         return 0.0
     if not compared.get("same_layout"):
         return float("inf")
-    errors = [tensor["relative_error"] for tensor in compared["tensors"]]
+    # A difference of tensors that hold no floats, or a NaN in one alone, is no number: too far.
+    errors = [tensor["relative_error"] for tensor in compared["tensors"] if tensor["differing"] != 0]
     return max((float("inf") if error is None else error for error in errors), default=float("inf"))
 
 

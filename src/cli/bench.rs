@@ -154,14 +154,19 @@ fn in_words(settings: &Settings, report: &Report) -> String {
             }
         }
     }
+    let has = |limit: bool| report.rows.iter().any(|row| row.limit.is_none() == limit);
+    let tables: Vec<String> = [(limits, true), (paths, false)]
+        .iter()
+        .filter(|(_, limit)| has(*limit))
+        .map(|(table, _)| table.render(""))
+        .collect();
     format!(
-        "{}, {}, {} of data, files in {}\n\n{}\n{}",
+        "{}, {}, {} of data, files in {}\n\n{}",
         settings.device.name,
         count(settings.threads as u64, "thread"),
         format_bytes(settings.size_bytes),
         settings.dir.display(),
-        limits.render(""),
-        paths.render(""),
+        tables.join("\n"),
     )
 }
 
