@@ -117,7 +117,7 @@ impl Plan {
         }
         let mut batch_of = vec![None; self.tensors.len()];
         let mut batches = Vec::new();
-        for tensors in together {
+        for tensors in together.into_iter().filter(|tensors| tensors.iter().all(|t| on_device[*t])) {
             tensors.iter().for_each(|t| batch_of[*t] = Some(batches.len()));
             let steps: Vec<StepId> = tensors.iter().map(|t| merges[*t]).collect();
             self.graph.join(&steps);
