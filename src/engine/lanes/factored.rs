@@ -221,7 +221,7 @@ impl<'a> Factored<'a> {
         self.get(lane, self.numbers, NORM * self.matrix.r as u64, columns)
     }
 
-    /// Part `i` of a group as a tall matrix, and whether that is Aᵀ.
+    /// Part `i` of a group as a tall matrix: Aᵀ where it lies, or A as a copy.
     fn tall(&self, lane: &mut Lane, i: usize) -> Result<Operand> {
         let (m, n) = (self.matrix.m, self.matrix.n);
         let x = self.operand(self.parts, i as u64 * self.matrix.elems(), n)?;
