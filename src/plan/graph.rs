@@ -64,7 +64,7 @@ pub struct Step {
 /// All steps, in the order in which they should run.
 #[derive(Debug, Default)]
 pub struct Graph {
-    /// The steps; what a step needs stands before it.
+    /// The steps; what a step needs stands before it, but for merges that a device does together.
     pub steps: Vec<Step>,
     passes: Vec<u64>,
     first: Vec<StepId>,
@@ -94,6 +94,18 @@ impl Graph {
     /// The first step that reads a tensor's sources.
     pub fn first(&self, tensor: usize) -> StepId {
         self.first[tensor]
+    }
+
+    /// Lets merges be done in the first of these steps, once what any of them needs is there; the others come after it.
+    pub(super) fn join(&mut self, steps: &[StepId]) {
+        let Some((lead, others)) = steps.split_first() else { return };
+        for other in others {
+            let needs = std::mem::replace(&mut self.steps[*other].needs, vec![*lead]);
+            self.steps[*lead].needs.extend(needs);
+        }
+        let needs = &mut self.steps[*lead].needs;
+        needs.sort_unstable();
+        needs.dedup();
     }
 
     /// How often the sources of a tensor are read.

@@ -25,6 +25,8 @@ mod report;
 mod schedule;
 mod solver;
 mod streams;
+mod svd;
+mod transpose;
 mod world;
 
 /// Writes a result through a pointer of the caller's.
