@@ -4,45 +4,25 @@
 mod merge_support;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use merganser::dtype::Dtype;
 use merganser::engine::{self, Progress, Request, Stop};
 use merganser::methods::{ParamDefault, ParamKind};
+use merge_support::goldens::{self, Golden, compare};
+use merge_support::quick_folder;
 use merge_support::tensor::Tensor;
-use merge_support::{Run, quick_folder, read};
-use serde::Deserialize;
-
-#[derive(Debug, Deserialize)]
-struct Golden {
-    recipe: String,
-    expected: String,
-    seed: u64,
-    tolerance: f64,
-}
 
 #[test]
 fn every_golden_is_reproduced() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
-    let list = std::fs::read_to_string(folder.join("goldens.json")).unwrap();
-    let goldens: Vec<Golden> = serde_json::from_str(&list).unwrap();
+    let goldens = goldens::all();
     assert!(goldens.len() >= 72, "{} goldens", goldens.len());
-    let mut failed = Vec::new();
-    for golden in &goldens {
-        let wrong = check(&folder, golden);
-        if !wrong.is_empty() {
-            failed.push(format!("{}:\n    {}", golden.recipe, wrong.join("\n    ")));
-        }
-    }
-    assert!(failed.is_empty(), "{} of {} goldens differ\n{}", failed.len(), goldens.len(), failed.join("\n"));
+    goldens::assert_all(&goldens, check);
 }
 
 #[test]
 fn every_method_and_every_score_and_granularity_has_a_golden() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
-    let list = std::fs::read_to_string(folder.join("goldens.json")).unwrap();
-    let goldens: Vec<Golden> = serde_json::from_str(&list).unwrap();
-    let texts: Vec<String> = goldens.iter().map(|g| std::fs::read_to_string(folder.join(&g.recipe)).unwrap()).collect();
+    let texts: Vec<String> =
+        goldens::all().iter().map(|golden| std::fs::read_to_string(golden.path()).unwrap()).collect();
     for method in merge_support::recipes::methods() {
         let line = format!("merge_method: {}\n", method.name);
         assert!(texts.iter().any(|t| t.contains(&line)), "no golden of {}", method.name);
@@ -58,55 +38,18 @@ fn every_method_and_every_score_and_granularity_has_a_golden() {
 }
 
 /// What is wrong with each tensor.
-fn check(folder: &Path, golden: &Golden) -> Vec<String> {
+fn check(golden: &Golden) -> Vec<String> {
     let scratch = quick_folder();
     let out = scratch.path().join("out");
-    let plan = match (Run { seed: golden.seed, ..Run::default() }).plan(&folder.join(&golden.recipe)) {
+    let plan = match golden.run().plan(&golden.path()) {
         Ok(plan) => plan,
         Err(error) => return vec![error.to_string()],
     };
     let request = Request { plan: &plan, out: &out, resume: false, overwrite: false };
-    if let Err(error) = engine::merge(&request, &Progress::default(), &Stop::default()) {
-        return vec![error.to_string()];
+    match engine::merge(&request, &Progress::default(), &Stop::default()) {
+        Err(error) => vec![error.to_string()],
+        Ok(_) => golden.wrong(&plan, &out),
     }
-    let bytes = std::fs::read(folder.join(&golden.expected)).unwrap();
-    let expected = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let mut found = read(&out);
-    let mut wrong = Vec::new();
-    for (name, view) in expected.tensors() {
-        let shape = view.shape().iter().map(|d| *d as u64).collect();
-        let expected = Tensor { name: name.clone(), dtype: view.dtype(), shape, bytes: view.data().to_vec() };
-        let Some(found) = found.remove(&name) else {
-            wrong.push(format!("`{name}` is missing"));
-            continue;
-        };
-        // θ₀, or the first model where there is no base.
-        let start = plan.reference().get(&name).unwrap();
-        let shard = plan.reference().shard_of(start);
-        let stored = shard.bytes(start.range(), &mut Vec::new()).unwrap().to_vec();
-        let start = Tensor { name: name.clone(), dtype: start.dtype, shape: start.shape.clone(), bytes: stored };
-        wrong.extend(compare(&expected, &found, &start, golden.tolerance).map(|what| format!("`{name}` {what}")));
-    }
-    wrong.extend(found.into_keys().map(|name| format!("`{name}` should not be there")));
-    wrong
-}
-
-fn compare(expected: &Tensor, found: &Tensor, start: &Tensor, tolerance: f64) -> Option<String> {
-    if found.shape != expected.shape {
-        return Some(format!("has shape {:?}, expected {:?}", found.shape, expected.shape));
-    }
-    let was_copied = expected.dtype == found.dtype;
-    if was_copied || expected.dtype != Dtype::F64 {
-        return (expected != found).then(|| "was to be copied and differs".into());
-    }
-    let (expected, found, start) = (expected.values(), found.values(), start.values());
-    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
-    let pairs = |a: &[f64], b: &[f64]| -> f64 { norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) };
-    let apart = pairs(&found, &expected);
-    let allowed = tolerance * pairs(&expected, &start) + norm(&mut expected.iter().copied()) * 2_f64.powi(-24);
-    // Not `>`: a NaN must fail.
-    let agrees = apart <= allowed;
-    (!agrees).then(|| format!("is {apart:e} away, allowed {allowed:e}"))
 }
 
 #[test]

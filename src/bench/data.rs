@@ -40,6 +40,13 @@ impl Noise {
     }
 }
 
+/// So many numbers, nearly normal, of deviation 1.
+#[cfg(feature = "cuda")]
+pub(super) fn normals(elems: usize) -> Vec<f32> {
+    let mut noise = Noise::new(0);
+    (0..elems).map(|_| noise.normal()).collect()
+}
+
 /// Fills memory with noise.
 pub(super) fn fill_with_noise(block: &mut [u8], threads: usize) -> Result<()> {
     let part = block.len().div_ceil(threads.max(1)).max(1);
@@ -121,6 +128,12 @@ pub(super) struct Models<'a> {
 }
 
 impl Models<'_> {
+    /// Stored elements of a model; 0 is the base.
+    #[cfg(feature = "cuda")]
+    pub fn bytes_of(&self, model: usize, elems: std::ops::Range<usize>) -> &[u8] {
+        &self.bytes[(model * self.elems + elems.start) * ELEM_BYTES..(model * self.elems + elems.end) * ELEM_BYTES]
+    }
+
     /// As [`Family::with_run`].
     pub fn with_run<T>(&self, start: usize, len: usize, take: impl FnOnce(&Sources<'_>) -> T) -> T {
         let stored = |model: usize| {
@@ -148,7 +161,7 @@ fn parts_of(block: &mut [u8], elems: usize, parts: usize) -> Vec<Vec<&mut [u8]>>
 }
 
 /// Fills the same elements of the base and of every fine-tune.
-fn fill(models: &mut [&mut [u8]], seed: u64) {
+pub(super) fn fill(models: &mut [&mut [u8]], seed: u64) {
     let Some((base, tuned)) = models.split_first_mut() else { return };
     let mut noise = Noise::new(seed);
     for (i, stored) in base.as_chunks_mut::<ELEM_BYTES>().0.iter_mut().enumerate() {

@@ -13,7 +13,7 @@ use crate::engine::Stop;
 use crate::error::{Error, Result};
 
 /// Names of the limits.
-const F32: &str = "matrix product, f32";
+pub(super) const F32: &str = "matrix product, f32";
 const F64: &str = "matrix product, f64";
 
 /// Longest side of matrices, and what sides are multiples of.
@@ -32,7 +32,7 @@ pub(super) fn products(bench: &mut Bench<'_>) -> Result<()> {
 }
 
 /// The longest side of a square matrix of at most `elems` elements.
-fn side(elems: usize, longest: usize) -> usize {
+pub(super) fn side(elems: usize, longest: usize) -> usize {
     (elems.isqrt() / STEP * STEP).clamp(STEP, longest)
 }
 

@@ -1,14 +1,17 @@
 //! How fast this machine moves bytes and multiplies matrices, and how near each path of a merge comes to that.
 //!
 //! A *limit* is what the machine does without merganser's arithmetic: copying memory, reading a cached file, writing one,
-//! matrix products. A *path* is what a merge does to bytes in memory. Every measurement is repeated; its rate is that of the
+//! matrix products; on a CUDA device copies over the bus and on the device, products, eigenvectors. A *path* is what a merge does to bytes in memory. Every measurement is repeated; its rate is that of the
 //! median round. Data of one size is allocated once, and files are unlinked before they are written, so nothing is left
 //! behind however a run ends.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod data;
 mod files;
 mod limits;
 mod matrices;
+mod merges;
 mod paths;
 mod rounds;
 
@@ -23,9 +26,18 @@ use crate::error::{Error, Result};
 use crate::units::format_bytes;
 
 pub use data::{ELEM_BYTES, Family, MODELS};
+pub use merges::Shapes;
+
+#[cfg(feature = "cuda")]
+use cuda::F64 as PRODUCT_ON_DEVICE;
+#[cfg(not(feature = "cuda"))]
+use matrices::F32 as PRODUCT_ON_DEVICE;
 
 /// The least data that is worked on, in bytes.
 pub const MIN_BYTES: u64 = 1 << 20;
+
+/// A first round that takes longer is one of those that count, where rounds may take long.
+const LONG_SECONDS: f64 = 5.0;
 
 /// What to measure with.
 #[derive(Debug, Clone)]
@@ -38,8 +50,12 @@ pub struct Settings {
     pub runs: usize,
     /// The folder whose disk is written to.
     pub dir: PathBuf,
-    /// What computes.
+    /// What computes. Of several CUDA devices the first is measured.
     pub device: Device,
+    /// Sets of measurements by name; all where there are none.
+    pub only: Vec<String>,
+    /// Whose matrices CART merges; `None`: matrices in memory on the CPU, [`Shapes::Small`] on a device.
+    pub cart: Option<Shapes>,
 }
 
 /// What work is counted in.
@@ -57,8 +73,8 @@ pub enum Unit {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     /// What was done.
-    pub name: &'static str,
-    /// Threads that did it.
+    pub name: String,
+    /// Threads, or lanes of a device, that did it.
     pub threads: usize,
     /// What `work` counts.
     pub unit: Unit,
@@ -70,7 +86,7 @@ pub struct Row {
     pub rate: f64,
     /// The limit that this is held against; `None` of a limit itself.
     pub limit: Option<&'static str>,
-    /// `rate` over that limit's, on as many threads.
+    /// `rate` over that limit's: on as many threads where it was measured so.
     pub of_limit: Option<f64>,
 }
 
@@ -83,23 +99,52 @@ pub struct Report {
     pub left_out: Vec<String>,
 }
 
-/// A set of measurements. A device has its own list of them.
+/// A set of measurements.
 type Suite = fn(&mut Bench<'_>) -> Result<()>;
 
-/// What is measured where this backend computes. The host's limits hold for every device, as all bytes pass through it.
-fn suites(backend: &str) -> Result<&'static [Suite]> {
+/// What is measured on the CPU, limits first, by the names that `--only` takes.
+const ON_CPU: &[(&str, Suite)] = &[
+    ("products", matrices::products),
+    ("memory", limits::memory),
+    ("files", files::all),
+    ("paths", paths::element_wise),
+    ("cart", |bench| if bench.settings.cart.is_some() { merges::cart(bench) } else { matrices::truncation(bench) }),
+];
+
+/// What is measured where this backend computes.
+fn suites(backend: &str) -> Result<&'static [(&'static str, Suite)]> {
     match backend {
-        "cpu" => Ok(&[matrices::products, limits::memory, files::all, paths::element_wise, matrices::truncation]),
-        other => Err(Error::input(format!("`bench` does not know what to measure on the backend `{other}`"))
-            .hint("use `--device cpu`: the limits of the host hold for every device")),
+        "cpu" => Ok(ON_CPU),
+        #[cfg(feature = "cuda")]
+        "cuda" => Ok(cuda::SUITES),
+        other => Err(Error::internal(format!("nothing is measured on the backend `{other}`"))),
     }
+}
+
+/// Those of the suites that are asked for.
+fn chosen(settings: &Settings) -> Result<Vec<Suite>> {
+    let all = suites(settings.device.backend)?;
+    if let Some(unknown) = settings.only.iter().find(|only| all.iter().all(|(name, _)| only != name)) {
+        let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
+        return Err(Error::input(format!(
+            "nothing that is measured on {} is called `{unknown}`",
+            settings.device.name
+        ))
+        .hint(format!("there are {}", names.join(", "))));
+    }
+    let is_wanted = |name: &str| settings.only.is_empty() || settings.only.iter().any(|only| only == name);
+    if settings.cart.is_some() && !is_wanted("cart") {
+        return Err(Error::input("matrices for `cart` are named, which is not among what is to be measured")
+            .hint("name `cart` in --only as well, or leave --cart out"));
+    }
+    Ok(all.iter().filter(|(name, _)| is_wanted(name)).map(|(_, suite)| *suite).collect())
 }
 
 /// Measures everything; `tell` gets each row as soon as it is known.
 ///
 /// # Errors
-/// `Input` for a size that does not fit this machine and a device that has no measurements; `Environment` where memory, threads or the disk cannot be had; stopped by
-/// a signal.
+/// `Input` for a size that does not fit this machine and unknown names; `Environment` where memory, of the host or of a device,
+/// threads or the disk cannot be had; stopped by a signal.
 pub fn run(settings: &Settings, stop: &Stop, tell: &mut dyn FnMut(&Row)) -> Result<Report> {
     let usable = ram::usable_bytes();
     if settings.size_bytes < MIN_BYTES || settings.size_bytes > usable / 2 {
@@ -108,9 +153,10 @@ pub fn run(settings: &Settings, stop: &Stop, tell: &mut dyn FnMut(&Row)) -> Resu
         return Err(Error::input(format!("cannot measure with {size} of data: expected {least} to {most}"))
             .hint("give another --size; a few times the processor's last cache is enough"));
     }
+    let suites = chosen(settings)?;
     let report = Report { rows: Vec::new(), left_out: Vec::new() };
     let mut bench = Bench { settings, stop, tell, block: Vec::new(), report };
-    for suite in suites(settings.device.backend)? {
+    for suite in suites {
         suite(&mut bench)?;
     }
     Ok(bench.report)
@@ -146,7 +192,7 @@ impl Bench<'_> {
     /// Measures a limit: `round` does `work` and gives the seconds that it took.
     fn limit(
         &mut self,
-        name: &'static str,
+        name: &str,
         (threads, unit, work): (usize, Unit, f64),
         round: impl FnMut(&Stop) -> Result<f64>,
     ) -> Result<()> {
@@ -156,7 +202,7 @@ impl Bench<'_> {
     /// Measures a path on all threads beside one of the limits.
     fn path(
         &mut self,
-        name: &'static str,
+        name: &str,
         limit: &'static str,
         (unit, work): (Unit, f64),
         round: impl FnMut(&Stop) -> Result<f64>,
@@ -164,15 +210,27 @@ impl Bench<'_> {
         self.measure(Row::new(name, self.settings.threads, unit, work, Some(limit)), round)
     }
 
-    fn measure(&mut self, mut row: Row, mut round: impl FnMut(&Stop) -> Result<f64>) -> Result<()> {
+    /// Measures a row: one round that does not count, then as many as there are to be.
+    fn measure(&mut self, row: Row, mut round: impl FnMut(&Stop) -> Result<f64>) -> Result<()> {
         round(self.stop)?; // caches, page tables and the processor's clock
-        for _ in 0..self.settings.runs {
+        self.rounds(row, Vec::new(), round)
+    }
+
+    /// The same where a round may take long: then the first counts as well, as what it warms up weighs little.
+    fn measure_long(&mut self, row: Row, mut round: impl FnMut(&Stop) -> Result<f64>) -> Result<()> {
+        let first = round(self.stop)?;
+        self.rounds(row, if first > LONG_SECONDS { vec![first] } else { Vec::new() }, round)
+    }
+
+    fn rounds(&mut self, mut row: Row, seconds: Vec<f64>, mut round: impl FnMut(&Stop) -> Result<f64>) -> Result<()> {
+        row.seconds = seconds;
+        while row.seconds.len() < self.settings.runs {
             rounds::check(self.stop)?;
             row.seconds.push(round(self.stop)?);
         }
-        row.rate = row.work / rounds::median(&row.seconds);
-        let mut limits = self.report.rows.iter().filter(|r| r.limit.is_none() && r.threads == row.threads);
-        let limit = limits.find(|r| Some(r.name) == row.limit);
+        row.rate = row.work / row.median();
+        let limits = self.report.rows.iter().filter(|r| r.limit.is_none() && Some(r.name.as_str()) == row.limit);
+        let limit = limits.min_by_key(|r| r.threads != row.threads);
         row.of_limit = limit.map(|limit| row.rate / limit.rate);
         (self.tell)(&row);
         self.report.rows.push(row);
@@ -181,8 +239,13 @@ impl Bench<'_> {
 }
 
 impl Row {
-    fn new(name: &'static str, threads: usize, unit: Unit, work: f64, limit: Option<&'static str>) -> Self {
-        Self { name, threads, unit, work, seconds: Vec::new(), rate: 0.0, limit, of_limit: None }
+    /// Seconds of the median round.
+    pub fn median(&self) -> f64 {
+        rounds::median(&self.seconds)
+    }
+
+    fn new(name: impl Into<String>, threads: usize, unit: Unit, work: f64, limit: Option<&'static str>) -> Self {
+        Self { name: name.into(), threads, unit, work, seconds: Vec::new(), rate: 0.0, limit, of_limit: None }
     }
 }
 
@@ -194,7 +257,7 @@ mod tests {
 
     fn settings(size_bytes: u64) -> Settings {
         let device = choose(Request::Cpu).unwrap();
-        Settings { size_bytes, threads: 2, runs: 2, dir: std::env::temp_dir(), device }
+        Settings { size_bytes, threads: 2, runs: 2, dir: std::env::temp_dir(), device, only: Vec::new(), cart: None }
     }
 
     #[test]
@@ -205,6 +268,20 @@ mod tests {
         assert!(report.rows.iter().all(|row| row.seconds.len() == 2 && row.rate.is_finite() && row.rate > 0.0));
         let paths: Vec<_> = report.rows.iter().filter(|row| row.limit.is_some()).collect();
         assert!(paths.len() >= 8 && paths.iter().all(|row| row.of_limit.is_some_and(|share| share > 0.0)));
+    }
+
+    #[test]
+    fn what_is_asked_for_is_measured_and_nothing_else_and_an_unknown_name_is_the_users() {
+        let asked = |only: &str, cart| {
+            let only = vec![only.to_owned()];
+            run(&Settings { only, cart, ..settings(MIN_BYTES) }, &Stop::default(), &mut |_| {})
+        };
+        let report = asked("cart", Some(Shapes::Small)).unwrap();
+        let [row] = &report.rows[..] else { panic!("{:?}", report.rows) };
+        assert!(row.name.starts_with("cart, small") && row.rate > 0.0 && row.of_limit.is_none(), "{row:?}");
+        assert_eq!(asked("memory", Some(Shapes::Small)).unwrap_err().exit_code(), 1);
+        let error = asked("copies", None).unwrap_err();
+        assert!(error.exit_code() == 1 && error.hints()[0].contains("products, memory"), "{error}");
     }
 
     #[test]

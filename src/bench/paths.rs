@@ -19,27 +19,33 @@ use crate::error::Result;
 use crate::output::source_digest;
 
 /// The share of elements that trimming and dropping keep.
-const DENSITY: f64 = 0.2;
+pub(super) const DENSITY: f64 = 0.2;
 /// Bytes that an output digest is made of at a time.
 const PIECE_BYTES: usize = 2 << 20;
 
 /// A method, and how many fine-tunes it takes.
-struct Path {
-    name: &'static str,
-    models: usize,
-    sparsify: Sparsify,
-    combine: Combine,
+pub(super) struct Path {
+    pub name: &'static str,
+    pub models: usize,
+    pub sparsify: Sparsify,
+    pub combine: Combine,
 }
 
-fn paths() -> Vec<Path> {
+/// Task arithmetic.
+pub(super) fn sum() -> Path {
+    let combine = Combine::Sum { weights: vec![1.0; MODELS], divisor: 1.0, lambda: 0.5 };
+    Path { name: "task_arithmetic", models: MODELS, sparsify: Sparsify::None, combine }
+}
+
+/// Every path.
+pub(super) fn paths() -> Vec<Path> {
     let (weights, density) = (vec![1.0; MODELS], vec![DENSITY; MODELS]);
     let keys = (0..MODELS).map(|model| element_key(0, "bench", model)).collect();
-    let sum = || Combine::Sum { weights: weights.clone(), divisor: 1.0, lambda: 0.5 };
     let elect = || Combine::Elect { weights: weights.clone(), normalize: true, lambda: 1.0 };
     let of_all = |name, sparsify, combine| Path { name, models: MODELS, sparsify, combine };
     vec![
         of_all("linear", Sparsify::None, Combine::Average { weights: weights.clone(), divisor: MODELS as f64 }),
-        of_all("task_arithmetic", Sparsify::None, sum()),
+        sum(),
         of_all("ties, density 0.2", Sparsify::TopK { density: density.clone(), rescale: false }, elect()),
         of_all("dare_ties, density 0.2", Sparsify::Random { density, rescale: true, keys }, elect()),
         Path { name: "slerp", models: 1, sparsify: Sparsify::None, combine: Combine::Slerp { t: 0.4 } },
@@ -141,14 +147,15 @@ fn cuts(models: Models<'_>, out: &mut [u8], workers: &mut [Worker], stop: &Stop)
         seconds += over_segments(models, out, workers, stop, |worker, sources, _| {
             let Worker { scratch, counts, .. } = worker;
             let first = sources.start / SEGMENT as u64;
-            let sample = sample_of(first as usize, sources.start..sources.start + sources.len as u64);
             let count = |sources: &Sources<'_>, counts: &mut [Vec<u32>], scratch: &mut Scratch<f32>| {
                 count(Ranked::Magnitude, &searches, geometry, &[], sources, counts, scratch);
             };
             if samples {
-                models.with_run(sample.start as usize, (sample.end - sample.start) as usize, |sources| {
-                    count(sources, counts, scratch);
-                });
+                for part in sample_of(first as usize, sources.start..sources.start + sources.len as u64) {
+                    models.with_run(part.start as usize, (part.end - part.start) as usize, |sources| {
+                        count(sources, counts, scratch);
+                    });
+                }
             } else {
                 count(sources, counts, scratch);
             }

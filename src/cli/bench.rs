@@ -8,8 +8,8 @@ use serde_json::json;
 use super::log::Log;
 use super::print::{Align, Table, count, print, print_json};
 use super::{JsonFlag, Threads, setup, size};
-use crate::backend::device::{self, Device};
-use crate::bench::{self, Report, Row, Settings, Unit};
+use crate::backend::device::{self, Cuda, Device};
+use crate::bench::{self, Report, Row, Settings, Shapes, Unit};
 use crate::error::Result;
 use crate::units::format_bytes;
 
@@ -19,13 +19,28 @@ use crate::units::format_bytes;
 Examples:
   merganser bench
   merganser bench --dir /scratch --size 2GiB     the disk that outputs go to
+  merganser bench --device cuda --only copies kernels
   merganser bench --json | jq '.rows[] | {name, threads, rate, of_limit}'
 
 Limits are what the machine does without a merge: copying memory, reading a cached file, writing one, matrix products. Paths \
 are what a merge does to a base and three bfloat16 fine-tunes in memory. Rates count every source once and the output once, \
 however often a method reads them; rates of copies count what is read and what is written. Each is that of the median run.
 
-Takes SIZE of memory, a few MB a thread, and SIZE of disk in a file without a name, so that nothing is left behind.")]
+Of a CUDA device the limits are copies over the bus, from and to page-locked and ordinary memory, copies of its own memory, \
+products of matrices, and cuSOLVER's eigenvectors, counted as 9 n³ operations. `kernels` are paths over data that lies on the \
+device, beside its own copy, timed by its own clock, with what the host does between launches. `streamed` are the same from the host's memory \
+through page-locked slots and eight lanes to the host's memory, as a merge has it but for files; they count the bytes that go to the device, beside \
+the page-locked copy there. Results are compared with the CPU's.
+
+`--cart` merges whole checkpoints, written into DIR and removed again, from files to files; operations are those that \
+`merganser plan` counts. small: what fits into SIZE, three fine-tunes. vit-l-14: matrices of eight ViT-L/14 (6 GB of files). \
+llama-8b: three layers of an 8 B parameter model, three fine-tunes (7 GB).
+
+By name there are, for the CPU, products, memory, files, paths and cart; for a device copies, products, eigenvectors, kernels, \
+streamed and cart. Without its limit a path's share of it is not told.
+
+Takes SIZE of memory, half as much again and SIZE of the device's memory where that is measured, a few MB a thread, and SIZE of disk \
+in a file without a name, or twice SIZE of checkpoints, so that nothing is left behind.")]
 pub(super) struct Bench {
     /// What to measure: auto, cpu, cuda or cuda:N. `cuda` never falls back to the CPU
     #[arg(long, default_value = "cpu", value_name = "DEVICE", value_parser = clap::value_parser!(device::Request))]
@@ -35,6 +50,13 @@ pub(super) struct Bench {
     /// Data to work on, large beside the processor's caches
     #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = size, allow_negative_numbers = true)]
     size: u64,
+    /// Measure these alone: names as listed below
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    only: Vec<String>,
+    /// Merge checkpoints of these shapes by CART: small, vit-l-14 or llama-8b [default: small on a CUDA device, none on
+    /// the CPU]
+    #[arg(long, value_name = "SHAPES", value_parser = clap::value_parser!(Shapes))]
+    cart: Option<Shapes>,
     /// Folder on the disk whose writing is measured [default: the system's folder for temporary files]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -49,13 +71,15 @@ pub(super) struct Bench {
 impl Bench {
     pub fn run(self, log: &Log) -> Result<u8> {
         let stop = setup::signals()?;
-        let device = match self.device {
-            // CUDA devices have no measurements yet: `auto` takes what has.
-            device::Request::Auto => device::Device::cpu(Some("it measures no other device yet".into())),
-            request => device::choose(request)?,
-        };
+        let mut device = device::choose(self.device)?;
+        if let [first, _, ..] = &device.cuda[..] {
+            let (label, count) = (first.label(), device.cuda.len());
+            tracing::info!("measuring {label}, the first of {count} devices; `--device cuda:N` names another");
+            device.cuda.truncate(1);
+            device.name = label;
+        }
         if let Some(why) = &device.why {
-            tracing::info!("measuring the CPU; {why}");
+            tracing::info!("measuring {}; {why}", device.name);
         }
         let settings = Settings {
             size_bytes: self.size,
@@ -63,6 +87,8 @@ impl Bench {
             runs: usize::from(self.runs),
             dir: self.dir.unwrap_or_else(std::env::temp_dir),
             device,
+            only: self.only,
+            cart: self.cart,
         };
         let mut tell = |row: &Row| {
             if !log.quiet {
@@ -83,11 +109,18 @@ impl Bench {
 }
 
 fn document(settings: &Settings, report: &Report) -> serde_json::Value {
-    let Device { name, backend, .. } = &settings.device;
+    let Device { name, backend, cuda, .. } = &settings.device;
+    let mut device = json!({"backend": backend, "name": name});
+    if !cuda.is_empty() {
+        let found = Cuda::find();
+        device["driver"] = json!(device::nvidia_driver());
+        device["driver_supports"] = json!(found.driver.map(|v| v.to_string()));
+        device["libraries"] = found.libraries.iter().map(|l| (l.name.to_owned(), json!(l.version))).collect();
+    }
     json!({
         "schema": 1,
         "merganser": env!("CARGO_PKG_VERSION"),
-        "device": {"backend": backend, "name": name},
+        "device": device,
         "threads": settings.threads,
         "size_bytes": settings.size_bytes,
         "dir": settings.dir.display().to_string(),
@@ -97,31 +130,43 @@ fn document(settings: &Settings, report: &Report) -> serde_json::Value {
 }
 
 fn in_words(settings: &Settings, report: &Report) -> String {
-    let mut limits = Table::new(&[("limit", Align::Left), ("threads", Align::Right), ("rate", Align::Right)]);
+    let mut limits = Table::new(&[
+        ("limit", Align::Left),
+        ("threads", Align::Right),
+        ("seconds", Align::Right),
+        ("rate", Align::Right),
+    ]);
     let mut paths = Table::new(&[
         ("path", Align::Left),
+        ("seconds", Align::Right),
         ("rate", Align::Right),
         ("of its limit", Align::Right),
         ("limit", Align::Left),
     ]);
     for row in &report.rows {
-        let (name, threads) = (row.name.to_owned(), row.threads.to_string());
+        let (name, threads) = (row.name.clone(), row.threads.to_string());
+        let seconds = format!("{:.6}", row.median());
         match row.limit {
-            None => limits.row(vec![name, threads, rate(row)]),
+            None => limits.row(vec![name, threads, seconds, rate(row)]),
             Some(limit) => {
                 let share = row.of_limit.map_or("–".into(), |share| format!("{:.0} %", 100.0 * share));
-                paths.row(vec![name, rate(row), share, limit.to_owned()]);
+                paths.row(vec![name, seconds, rate(row), share, limit.to_owned()]);
             }
         }
     }
+    let has = |limit: bool| report.rows.iter().any(|row| row.limit.is_none() == limit);
+    let tables: Vec<String> = [(limits, true), (paths, false)]
+        .iter()
+        .filter(|(_, limit)| has(*limit))
+        .map(|(table, _)| table.render(""))
+        .collect();
     format!(
-        "{}, {}, {} of data, files in {}\n\n{}\n{}",
+        "{}, {}, {} of data, files in {}\n\n{}",
         settings.device.name,
         count(settings.threads as u64, "thread"),
         format_bytes(settings.size_bytes),
         settings.dir.display(),
-        limits.render(""),
-        paths.render(""),
+        tables.join("\n"),
     )
 }
 

@@ -27,6 +27,8 @@ mod sabotage;
 mod schedule;
 mod solver;
 mod streams;
+mod svd;
+mod transpose;
 mod world;
 
 /// Writes a result through a pointer of the caller's.

@@ -13,23 +13,23 @@ use crate::memory;
 use crate::put;
 use crate::world::{self, Work, World};
 
-const NOT_INITIALIZED: c_int = 1;
+pub(crate) const NOT_INITIALIZED: c_int = 1;
 const ALLOC_FAILED: c_int = 2;
-const INVALID_VALUE: c_int = 3;
-const INTERNAL_ERROR: c_int = 7;
+pub(crate) const INVALID_VALUE: c_int = 3;
+pub(crate) const INTERNAL_ERROR: c_int = 7;
 
 /// Types of elements as the libraries number them.
 const REAL_32: c_int = 0;
-const REAL_64: c_int = 1;
+pub(crate) const REAL_64: c_int = 1;
 
 /// Host memory that a decomposition asks for.
-const HOST_BYTES: usize = 640;
+pub(crate) const HOST_BYTES: usize = 640;
 
-fn call(body: impl FnOnce(&mut World) -> Result<(), c_int>) -> c_int {
+pub(crate) fn call(body: impl FnOnce(&mut World) -> Result<(), c_int>) -> c_int {
     body(&mut world::lock()).err().unwrap_or(0)
 }
 
-fn invalid(_: Code) -> c_int {
+pub(crate) fn invalid(_: Code) -> c_int {
     INVALID_VALUE
 }
 

@@ -39,12 +39,12 @@ impl Ended {
 
 /// `merganser merge RECIPE -o OUT --json ARGS`, inside `ulimit LIMIT` if one is given (in the shell's units).
 pub fn command(recipe: &Path, out: &Path, args: &[&str], limit: Option<&str>) -> Command {
-    let binary = env!("CARGO_BIN_EXE_merganser");
+    let binary = super::binary();
     let mut command = match limit {
-        None => Command::new(binary),
+        None => Command::new(&binary),
         Some(limit) => {
             let mut shell = Command::new("sh");
-            shell.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\""), binary]);
+            shell.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")]).arg(&binary);
             shell
         }
     };

@@ -4,6 +4,7 @@
 
 pub mod child;
 pub mod family;
+pub mod goldens;
 pub mod matrix;
 pub mod recipes;
 pub mod tensor;
@@ -67,6 +68,17 @@ impl Run {
 /// Merges in this process with two threads and much memory.
 pub fn merge(recipe: &Path, out: &Path) -> merganser::Result<Done> {
     Run::default().merge(recipe, out)
+}
+
+/// The folder in which `tests/` lies: where this was compiled, or where `MERGANSER_TEST_ROOT` says, as compiled tests may run
+/// on another machine.
+pub fn root() -> PathBuf {
+    std::env::var_os("MERGANSER_TEST_ROOT").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
+/// The binary: the one that was built along with the tests, or that which `MERGANSER_TEST_BINARY` names.
+pub fn binary() -> PathBuf {
+    std::env::var_os("MERGANSER_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_merganser").into(), PathBuf::from)
 }
 
 /// A folder for this test: in memory where the system has a file system there, for many merges that each wait for the disk.

@@ -15,4 +15,5 @@ pub mod ops;
 pub mod pinned;
 pub mod pool;
 pub mod probe;
+pub mod rates;
 pub mod solver;

@@ -162,15 +162,13 @@ impl Loaded {
         Ok(())
     }
 
-    /// Waits for the lane's work, notes digests, and gives the lease back. `keep`: later steps may want the sources.
-    pub fn finish(mut self, stage: &Stage<'_, '_>, lane: &mut Lane, index: usize, keep: bool) -> Result<()> {
-        lane.finish()?;
+    /// Notes the digests of a tensor's sources that have passed by, and what the plan counts as read and was not.
+    pub fn note(&mut self, stage: &Stage<'_, '_>, index: usize) -> Result<()> {
         let facts = RunFacts { kept: vec![0; stage.tensor.models.len()], ..RunFacts::default() };
         let blocks = std::mem::take(&mut self.blocks);
         if !blocks.is_empty() {
             stage.engine.tensors[index].merged(stage.engine.plan, stage.tensor, blocks, &facts)?;
         }
-        // What the plan counts as read, and the device had already.
         let plan = stage.engine.plan;
         let passes = match &stage.tensor.program {
             Program::LowRank(work) if stage.is_merge => {
@@ -178,9 +176,24 @@ impl Loaded {
             }
             _ => 1,
         };
-        stage.engine.progress.spare((plan.pass_bytes(index) * passes).saturating_sub(self.sent));
+        let sent = std::mem::take(&mut self.sent);
+        stage.engine.progress.spare((plan.pass_bytes(index) * passes).saturating_sub(sent));
+        Ok(())
+    }
+
+    /// Waits for the lane's work, notes digests, and gives the lease back. `keep`: later steps may want the sources.
+    pub fn finish(mut self, stage: &Stage<'_, '_>, lane: &mut Lane, index: usize, keep: bool) -> Result<()> {
+        lane.finish()?;
+        self.note(stage, index)?;
         let is_whole = self.there == stage.tensor.elems;
         stage.gpu.pool().give_back(self.lease, keep && is_whole);
+        Ok(())
+    }
+
+    /// Waits for the lane's work, and gives the lease of several tensors back.
+    pub fn end(self, gpu: &Gpu, lane: &mut Lane) -> Result<()> {
+        lane.finish()?;
+        gpu.pool().give_back(self.lease, false);
         Ok(())
     }
 }
