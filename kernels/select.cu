@@ -206,7 +206,7 @@ extern "C" __launch_bounds__(256) __global__ void select_advance(SelectState* st
       }
       states[blockIdx.x] = s;
     }
-    __syncthreads();
   }
+  // All have read their counters before the barriers above.
   for (u32 i = threadIdx.x; i < BINS; i += blockDim.x) counts[i] = 0;
 }

@@ -8,9 +8,10 @@ mod merge_support;
 
 use cuda_support::{Both, Way, devices};
 use merganser::dtype::Dtype::{self, *};
-use merge_support::family::{Family, relative};
+use merge_support::family::{Family, Rng, relative};
 use merge_support::matrix::Matrix;
 use merge_support::recipes::Text;
+use merge_support::tensor::Tensor;
 use merge_support::{MIB, quick_folder};
 
 const SHAPES: &[(&str, Dtype, &[u64])] = &[
@@ -37,6 +38,79 @@ fn every_way_to_choose_a_rank_is_as_exact_as_promised() {
     ] {
         let text = Text::plain(method, 3).set(key, value).set("lambda", "1.3");
         Both::of(&family, &device, Way::default(), name, &text).agree(&family, 1e-4);
+    }
+}
+
+/// Base and models whose task vectors have these singular values, or none: all of one model's, and those of the sum.
+fn spectra(name: &str, (m, n): (usize, usize), models: usize, values: impl Fn(usize) -> f64) -> Vec<Vec<Tensor>> {
+    let mut rng = Rng(7);
+    let r = m.min(n);
+    let base: Vec<f64> = (0..m * n).map(|_| rng.normal()).collect();
+    // Columns of one orthogonal matrix each, by Gram and Schmidt.
+    let mut basis = |rows: usize| {
+        let mut columns: Vec<Vec<f64>> = Vec::new();
+        while columns.len() < r {
+            let mut x: Vec<f64> = (0..rows).map(|_| rng.normal()).collect();
+            for _ in 0..2 {
+                for c in &columns {
+                    let along: f64 = c.iter().zip(&x).map(|(a, b)| a * b).sum();
+                    x.iter_mut().zip(c).for_each(|(x, c)| *x -= along * c);
+                }
+            }
+            let norm = x.iter().map(|x| x * x).sum::<f64>().sqrt();
+            columns.push(x.iter().map(|x| x / norm).collect());
+        }
+        columns
+    };
+    let (left, right) = (basis(m), basis(n));
+    let all = (0..=models).map(|t| {
+        let mut x = base.clone();
+        if t > 0 {
+            for (j, (u, v)) in left.iter().zip(&right).enumerate() {
+                let sigma = values(j) * (1.0 + 0.1 * t as f64 * (j % 3) as f64);
+                for (i, x) in x.iter_mut().enumerate() {
+                    *x += sigma * u[i / n] * v[i % n];
+                }
+            }
+        }
+        vec![Tensor::new(name, F64, &[m as u64, n as u64], &x)]
+    });
+    all.collect()
+}
+
+const ORTHOGONAL: [&str; 3] = ["tsv_m", "iso_c", "iso_cts"];
+
+#[test]
+fn orthogonal_merges_on_a_device_are_the_cpus() {
+    let Some(device) = devices("orthogonal merges") else { return };
+    let family = Family::new(quick_folder(), SHAPES, 3, 23);
+    for method in ORTHOGONAL {
+        let text = Text::plain(method, 3).set("lambda", "0.7").more("out_dtype: float64");
+        let text = if method == "iso_cts" { text.set("common_space_fraction", "0.6") } else { text };
+        let both = Both::of(&family, &device, Way::default(), method, &text);
+        both.agree(&family, 1e-6);
+        let square = both.stated("model.layers.0.self_attn.square.weight").facts;
+        assert!(square["computed_on"].as_str().unwrap().starts_with("cuda:"), "{square}");
+    }
+}
+
+#[test]
+fn spectra_of_which_a_gram_matrix_holds_too_little_are_decomposed_whole() {
+    let Some(device) = devices("steep and null spectra") else { return };
+    let name = "model.layers.0.mlp.up_proj.weight";
+    let steep: fn(usize) -> f64 = |j| 10f64.powf(-0.6 * j as f64);
+    let null: fn(usize) -> f64 = |j| if j < 3 { 1.0 + j as f64 } else { 0.0 };
+    let nothing: fn(usize) -> f64 = |_| 0.0;
+    for (what, values) in [("steep", steep), ("null", null), ("nothing", nothing)] {
+        for shape in [(9, 14), (14, 9)] {
+            let family = Family::of(spectra(name, shape, 2, values));
+            for method in ORTHOGONAL {
+                let text = Text::plain(method, 2).set("lambda", "0.7");
+                let at = format!("{what}-{}-{method}", shape.0);
+                let both = Both::of(&family, &device, Way::default(), &at, &text);
+                both.agree(&family, 1e-4);
+            }
+        }
     }
 }
 
@@ -90,12 +164,13 @@ fn a_matrix_that_does_not_fit_is_the_cpus_and_says_so() {
     let specs: &[(&str, Dtype, &[u64])] =
         &[("model.layers.0.self_attn.large.weight", F32, &[300, 250]), ("model.layers.0.norm.weight", F32, &[33])];
     let family = Family::new(quick_folder(), specs, 2, 37);
-    let text = Text::plain("cart", 2).set("rank", "3");
-    let both = Both::of(&family, &device, Way::in_memory(2 * MIB), "large", &text);
-    both.agree(&family, 0.0);
-    let facts = both.stated("model.layers.0.self_attn.large.weight").facts;
-    assert_eq!(facts["computed_on"], "cpu");
-    assert!(facts["why_there"].as_str().unwrap().contains("do not fit"), "{facts}");
+    for text in [Text::plain("cart", 2).set("rank", "3"), Text::plain("iso_c", 2)] {
+        let both = Both::of(&family, &device, Way::in_memory(2 * MIB), &format!("large-{}", text.method), &text);
+        both.agree(&family, 0.0);
+        let facts = both.stated("model.layers.0.self_attn.large.weight").facts;
+        assert_eq!(facts["computed_on"], "cpu");
+        assert!(facts["why_there"].as_str().unwrap().contains("do not fit"), "{facts}");
+    }
 }
 
 #[test]

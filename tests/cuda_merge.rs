@@ -111,6 +111,45 @@ fn as_many_models_as_a_recipe_may_name() {
     }
 }
 
+/// Tensors of a member, near those of the others, all of one dtype.
+fn member(member: usize, dtype: Dtype) -> Vec<Tensor> {
+    let shapes: &[(&str, &[u64])] = &[
+        ("model.layers.0.mlp.w", &[31, 33]),
+        ("model.layers.0.row", &[1, 65]),
+        ("model.layers.0.column", &[65, 1]),
+        ("model.layers.0.one", &[1]),
+        ("model.layers.0.none", &[0]),
+        ("model.layers.0.bias", &[2049]),
+    ];
+    let value =
+        |i: u64| ((i * 7919 % 1000) as f64 / 500.0 - 1.0) + member as f64 * ((i * 31 % 97) as f64 / 970.0 - 0.05);
+    let tensor = |(name, shape): &(&str, &[u64])| {
+        let values: Vec<f64> = (0..shape.iter().product()).map(value).collect();
+        Tensor::new(name, dtype, shape, &values)
+    };
+    shapes.iter().map(tensor).collect()
+}
+
+#[test]
+fn models_whose_dtypes_differ_agree_with_the_cpu() {
+    let Some(device) = devices("mixed dtypes") else { return };
+    for (i, dtypes) in [[BF16, F32, F16], [F32, F8_E4M3, BF16], [F64, BF16, F8_E5M2]].into_iter().enumerate() {
+        let family = Family::of(dtypes.into_iter().enumerate().map(|(m, dtype)| member(m, dtype)).collect());
+        for text in [
+            Text::plain("linear", 2),
+            Text::plain("task_arithmetic", 2),
+            Text::plain("ties", 2).set("density", "0.3"),
+            Text::plain("dare_linear", 2).set("density", "0.4"),
+            Text::plain("slerp", 1).set("t", "0.3"),
+            Text::plain("task_arithmetic", 2).lwptv("keep: 0.5, granularity: row, score: agreement"),
+            Text::plain("cart", 2).set("rank", "3"),
+        ] {
+            let name = format!("mixed-{i}-{}-{}", text.method, text.stages.len());
+            Both::of(&family, &device, Way::default(), &name, &text).agree(&family, ROUNDED);
+        }
+    }
+}
+
 #[test]
 fn nan_and_infinity_are_counted_as_on_the_cpu() {
     let Some(device) = devices("NaN") else { return };

@@ -147,14 +147,15 @@ fn cuts(models: Models<'_>, out: &mut [u8], workers: &mut [Worker], stop: &Stop)
         seconds += over_segments(models, out, workers, stop, |worker, sources, _| {
             let Worker { scratch, counts, .. } = worker;
             let first = sources.start / SEGMENT as u64;
-            let sample = sample_of(first as usize, sources.start..sources.start + sources.len as u64);
             let count = |sources: &Sources<'_>, counts: &mut [Vec<u32>], scratch: &mut Scratch<f32>| {
                 count(Ranked::Magnitude, &searches, geometry, &[], sources, counts, scratch);
             };
             if samples {
-                models.with_run(sample.start as usize, (sample.end - sample.start) as usize, |sources| {
-                    count(sources, counts, scratch);
-                });
+                for part in sample_of(first as usize, sources.start..sources.start + sources.len as u64) {
+                    models.with_run(part.start as usize, (part.end - part.start) as usize, |sources| {
+                        count(sources, counts, scratch);
+                    });
+                }
             } else {
                 count(sources, counts, scratch);
             }

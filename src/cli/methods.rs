@@ -102,7 +102,7 @@ fn in_words(spec: &MethodSpec) -> String {
             table.row(vec![
                 parameter.name.into(),
                 kind(parameter.kind),
-                default(parameter.default).to_string().trim_matches('"').replace("null", "–"),
+                shown(parameter.default),
                 match (parameter.default, parameter.scope) {
                     (ParamDefault::Required, Scope::Global) => "once, required".into(),
                     (ParamDefault::Required, Scope::PerModel) => "once or per model, required".into(),
@@ -141,12 +141,21 @@ fn number(value: f64) -> String {
     if value.abs() >= 1e5 { format!("{value:e}") } else { value.to_string() }
 }
 
+/// A default in the table: a word bare, none as a dash.
+fn shown(of: ParamDefault) -> String {
+    match of {
+        ParamDefault::ByMethod { matrices, others } => format!("{others}; {matrices} before methods on matrices"),
+        other => default(other).to_string().trim_matches('"').replace("null", "–"),
+    }
+}
+
 fn default(default: ParamDefault) -> Value {
     match default {
         ParamDefault::Required | ParamDefault::Absent => Value::Null,
         ParamDefault::Float(value) => value.into(),
         ParamDefault::Bool(value) => value.into(),
         ParamDefault::Word(value) => value.into(),
+        ParamDefault::ByMethod { others, .. } => others.into(),
     }
 }
 
@@ -189,6 +198,9 @@ fn parameter(spec: &ParamSpec) -> Value {
         ParamKind::Patterns => put("kind", "patterns".into()),
     }
     put("default", default(spec.default));
+    if let ParamDefault::ByMethod { matrices, .. } = spec.default {
+        put("default_before_matrices", matrices.into());
+    }
     put("required", (spec.default == ParamDefault::Required).into());
     put(
         "scope",

@@ -72,7 +72,7 @@ pub fn run(plan: &Plan, gpus: Option<&Gpus>, work: &WorkDir, progress: &Progress
     let schedule = Schedule::new(plan, &is_done, stop);
     let tensors: Vec<TensorRun> = plan.tensors.iter().map(TensorRun::new).collect();
     let buffers = Buffers::new(plan.memory.buffers, plan.memory.buffer_bytes as usize);
-    let engine = Engine { plan, gpus, work, progress, schedule, tensors, buffers };
+    let engine = Engine { plan, gpus, work, progress, schedule, is_done, tensors, buffers };
     engine.note_places();
     let (to_writers, pieces) = mpsc::sync_channel(plan.memory.buffers);
     let pieces = Mutex::new(pieces);
@@ -109,6 +109,9 @@ struct Engine<'a> {
     work: &'a WorkDir,
     progress: &'a Progress,
     schedule: Schedule<'a>,
+    /// Tensors that an earlier run has finished.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    is_done: Vec<bool>,
     tensors: Vec<TensorRun>,
     buffers: Buffers,
 }

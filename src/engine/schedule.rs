@@ -16,8 +16,8 @@ use crate::plan::graph::{Kind, StepId};
 pub(super) enum Taker {
     /// A thread of the CPU: units of steps.
     Host,
-    /// A lane of this device (its place among the plan's): whole steps. The later steps of a tensor go to the device that had
-    /// the first, where its sources may still lie.
+    /// A lane of this device (its place among the plan's): whole steps. The later steps of a tensor, and those of tensors that
+    /// are decomposed with it, go to the device that had the first, where its sources may still lie.
     #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     Device(usize),
 }
@@ -58,10 +58,11 @@ impl<'a> Schedule<'a> {
     pub fn new(plan: &'a Plan, is_done: &[bool], stop: &'a Stop) -> Self {
         let steps = &plan.graph.steps;
         let mut wanted = vec![false; steps.len()];
-        for (i, step) in steps.iter().enumerate().rev() {
-            wanted[i] |= step.kind == Kind::Merge && !is_done[step.tensor];
-            if wanted[i] {
-                step.needs.iter().for_each(|n| wanted[*n] = true);
+        let merges = steps.iter().enumerate().filter(|(_, s)| s.kind == Kind::Merge && !is_done[s.tensor]);
+        let mut open: Vec<StepId> = merges.map(|(id, _)| id).collect();
+        while let Some(id) = open.pop() {
+            if !std::mem::replace(&mut wanted[id], true) {
+                open.extend(&steps[id].needs);
             }
         }
         let mut dependents = vec![Vec::new(); steps.len()];
@@ -131,7 +132,10 @@ impl<'a> Schedule<'a> {
         progress.given += 1;
         if let Taker::Device(device) = taker {
             (progress.given, progress.done) = (step.units, step.units - 1);
-            state.homes[step.tensor] = Some(device);
+            let batch = self.plan.devices.as_ref().and_then(|on| on.batch(step.tensor));
+            for tensor in batch.map_or(std::slice::from_ref(&step.tensor), |batch| &batch.tensors) {
+                state.homes[*tensor] = Some(device);
+            }
         }
         if unit == 0 {
             state.reserved += step.reserve;

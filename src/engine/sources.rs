@@ -1,8 +1,8 @@
 //! The stored bytes of a tensor's sources, run by run.
 
+use crate::backend::cpu::SEGMENT;
 use crate::backend::cpu::prune::Sources;
 use crate::backend::cpu::stored::Stored;
-use crate::backend::cpu::{BLOCK, SEGMENT};
 use crate::error::{Error, Result};
 use crate::plan::{Plan, TensorPlan};
 
@@ -11,12 +11,21 @@ pub(crate) fn segments_of(start: u64, end: u64) -> impl Iterator<Item = (usize, 
     (start..end).step_by(SEGMENT).map(move |at| (at as usize / SEGMENT, at..(at + SEGMENT as u64).min(end)))
 }
 
-/// The part of a segment that stands for it in a sample: one block, of another place in each segment, so that columns of a
-/// matrix are not favoured.
-pub(crate) fn sample_of(segment: usize, at: std::ops::Range<u64>) -> std::ops::Range<u64> {
-    let blocks = (at.end - at.start).div_ceil(BLOCK as u64);
-    let start = at.start + (segment as u64 * 7 % blocks) * BLOCK as u64;
-    start..(start + BLOCK as u64).min(at.end)
+/// Elements of one piece of a sample.
+const PIECE: u64 = 128;
+/// A sample has one piece in so many elements.
+const STRIDE: u64 = 32 * PIECE;
+
+/// The parts of a segment that stand for it in a sample: small pieces throughout it, since the rows of a matrix differ in scale, and
+/// at changing places of their strides, so that no columns are favoured.
+pub(crate) fn sample_of(segment: usize, at: std::ops::Range<u64>) -> impl Iterator<Item = std::ops::Range<u64>> {
+    let places = STRIDE / PIECE;
+    let starts = at
+        .clone()
+        .step_by(STRIDE as usize)
+        .enumerate()
+        .map(move |(piece, stride)| stride + (segment as u64 * 7 + piece as u64 * 11) % places * PIECE);
+    starts.filter(move |start| *start < at.end).map(move |start| start..(start + PIECE).min(at.end))
 }
 
 /// Calls `take` with the sources of every segment of a run.

@@ -37,6 +37,8 @@ struct State {
     output: Option<Output>,
     /// Where it is computed, of a merge on CUDA devices: `cuda:0`, or `cpu` and why.
     computed_on: Option<(String, Option<&'static str>)>,
+    /// Matrices that a device decomposed together with this one, itself among them.
+    batch: usize,
 }
 
 /// Results of the units of a statistics step.
@@ -97,12 +99,19 @@ impl TensorRun {
             trimmed: Vec::new(),
             output: None,
             computed_on: None,
+            batch: 1,
         }))
     }
 
     /// Notes where the tensor is computed, of a merge on CUDA devices, and why there if that is not a device.
     pub fn computed_on(&self, device: &str, why: Option<&'static str>) {
         self.lock().computed_on = Some((device.into(), why));
+    }
+
+    /// Notes how many matrices a device decomposes together with this one, itself among them.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    pub fn computed_together(&self, matrices: usize) {
+        self.lock().batch = matrices;
     }
 
     /// What has been measured so far.
@@ -385,6 +394,9 @@ impl State {
             if let Some(why) = why {
                 facts.insert("why_there".into(), (*why).into());
             }
+        }
+        if self.batch > 1 {
+            facts.insert("batch".into(), self.batch.into());
         }
         if tensor.program == Program::Copy {
             facts.insert("copied".into(), true.into());

@@ -129,10 +129,11 @@ impl<'a, 'p> Worker<'a, 'p> {
                 let (geometry, stages) = (measured.geometry, &measured.stages[..before]);
                 if searches.iter().flatten().all(Search::samples) {
                     for (segment, at) in segments_of(start, end) {
-                        let at = sample_of(segment, at);
-                        with_sources(plan, tensor, at.start, at.end, raw, |sources| {
-                            select::count(ranked, &searches, geometry, stages, sources, counts, scratch);
-                        })?;
+                        for at in sample_of(segment, at) {
+                            with_sources(plan, tensor, at.start, at.end, raw, |sources| {
+                                select::count(ranked, &searches, geometry, stages, sources, counts, scratch);
+                            })?;
+                        }
                     }
                     run.add_counts(&searches, counts);
                     return Ok(());

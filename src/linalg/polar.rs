@@ -8,7 +8,7 @@ use super::triples::{LEAST_TRACE, svd_bytes};
 use crate::error::{Error, Result};
 
 /// Least σ_min²/σ_max² for which the factor is had from the Gram matrix: its error is about 2⁻⁵² over this.
-const WELL_CONDITIONED: f64 = 1e-9;
+pub const WELL_CONDITIONED: f64 = 1e-9;
 
 /// Share of s₁ up to which a singular value of anything computed from singular vectors is rounding.
 pub const NULL_OF_COMPUTED: f64 = 1.0 / (1u64 << 26) as f64;

@@ -7,10 +7,10 @@ use super::symmetric::Symmetric;
 use crate::error::{Error, Result};
 
 /// Least σ_k²/σ_1² for which triples are had from the Gram matrix, in which σ² is off by about 2⁻⁵²·σ_1².
-const FROM_GRAM: f64 = 1e-10;
+pub const FROM_GRAM: f64 = 1e-10;
 
 /// Least Σ σ² whose smaller summands do not underflow.
-pub(super) const LEAST_TRACE: f64 = 1e-200;
+pub const LEAST_TRACE: f64 = 1e-200;
 
 /// The k leading singular triples of an m×n matrix, σ descending.
 #[derive(Debug)]

@@ -4,7 +4,6 @@ use super::context::*;
 use super::spec::*;
 use crate::backend::{Granularity, Prune, Rescale, Score};
 use crate::error::{Error, Result};
-use crate::recipe::Value;
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "lwptv",
@@ -26,8 +25,9 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
             name: "granularity",
             kind: ParamKind::Choice(&["layer", "tensor", "row", "column", "element"]),
             scope: Scope::Global,
-            default: ParamDefault::Absent,
-            help: "what is kept or pruned as one; by itself `column`, and `element` in front of methods on matrices",
+            // Measured (docs/quality.md): columns help the sums of task vectors, and cost low-rank methods accuracy.
+            default: ParamDefault::ByMethod { matrices: "element", others: "column" },
+            help: "what is kept or pruned as one",
         },
         ParamSpec {
             name: "keep",
@@ -68,10 +68,7 @@ fn rule(tensor: &StageContext<'_>) -> Result<Option<Prune>> {
         "tall" => Score::Tall,
         other => return Err(Error::internal(format!("unhandled score `{other}`"))),
     };
-    let granularity = tensor.get("granularity")?;
-    // Measured (docs/quality.md): columns help the sums of task vectors, and cost low-rank methods accuracy.
-    let by_itself = if tensor.stage.before_matrices { "element" } else { "column" };
-    let granularity = match granularity.given().map_or(Ok(by_itself), Value::word)? {
+    let granularity = match tensor.get("granularity")?.word()? {
         "layer" => Granularity::Layer,
         "tensor" => Granularity::Tensor,
         "row" => Granularity::Row,

@@ -130,4 +130,11 @@ pub enum ParamDefault {
     Bool(bool),
     /// This word.
     Word(&'static str),
+    /// A stage's word that depends on the method behind it.
+    ByMethod {
+        /// In front of a method that merges matrices ([`MethodSpec::merges_matrices`]).
+        matrices: &'static str,
+        /// In front of any other.
+        others: &'static str,
+    },
 }

@@ -1,10 +1,11 @@
 //! What of a merge CUDA devices do: which tensors, and how much memory of the host and of the devices that takes.
 
-use super::graph::{Graph, Kind};
+use super::batches::Batch;
+use super::graph::{Graph, Kind, StepId};
 use super::memory::{Lanes, Memory};
 use super::{Plan, TensorPlan};
+use crate::backend::Program;
 use crate::backend::device::CudaDevice;
-use crate::backend::{MatrixRule, Program};
 use crate::error::Result;
 
 /// Most models that a kernel takes at once.
@@ -32,9 +33,18 @@ pub struct OnDevices {
     pub slot_bytes: u64,
     /// Where each tensor is made.
     pub places: Vec<Place>,
+    /// Matrices that are decomposed together.
+    pub batches: Vec<Batch>,
+    /// The batch of each tensor, if it is in one.
+    pub batch_of: Vec<Option<usize>>,
 }
 
 impl OnDevices {
+    /// The tensors that are merged together with this one, itself among them; none if it is merged alone.
+    pub fn batch(&self, tensor: usize) -> Option<&Batch> {
+        self.batch_of[tensor].map(|batch| &self.batches[batch])
+    }
+
     /// Whether a tensor is made on a device.
     pub fn has(&self, tensor: usize) -> bool {
         self.places[tensor] == Place::Device
@@ -50,11 +60,7 @@ pub fn place(tensor: &TensorPlan) -> Place {
         Program::Copy => Place::Host("it is copied as it is"),
         Program::Factor { .. } => Place::Host("it is made along with its matrix"),
         _ if tensor.models.len() > MOST_MODELS => Place::Host("a kernel takes 64 models at most"),
-        Program::Blend(_) => Place::Device,
-        Program::LowRank(work) => match work.rule {
-            MatrixRule::Truncate(_) => Place::Device,
-            _ => Place::Host("polar factors are computed on the CPU"),
-        },
+        Program::Blend(_) | Program::LowRank(_) => Place::Device,
     }
 }
 
@@ -64,11 +70,18 @@ const LANES: [(usize, u64); 6] =
 
 impl Plan {
     /// Lets CUDA devices make what they can, in pools of so many bytes each, and fits what that takes of the host's memory
-    /// into the budget. `fits` tells of each tensor whether the smallest pool holds what its matrices take.
+    /// into the budget. `fits` tells of each tensor whether the smallest pool holds what its matrices take, `together` which are
+    /// decomposed together.
     ///
     /// # Errors
     /// `Input` if the budget does not hold a lane's page-locked memory beside the rest.
-    pub fn use_devices(&mut self, devices: Vec<CudaDevice>, pool_bytes: Vec<u64>, fits: &[bool]) -> Result<()> {
+    pub fn use_devices(
+        &mut self,
+        devices: Vec<CudaDevice>,
+        pool_bytes: Vec<u64>,
+        fits: &[bool],
+        together: Vec<Vec<usize>>,
+    ) -> Result<()> {
         let places: Vec<Place> = self
             .tensors
             .iter()
@@ -95,13 +108,27 @@ impl Plan {
         }
         let (memory, lanes, slot_bytes) = fitted?;
         self.graph = Graph::new(&self.tensors, &self.layers, memory.chunk_elems);
-        for step in &mut self.graph.steps {
-            if step.kind == Kind::Merge && on_device[step.tensor] {
+        let mut merges: Vec<StepId> = vec![0; self.tensors.len()];
+        for (id, step) in self.graph.steps.iter_mut().enumerate().filter(|(_, step)| step.kind == Kind::Merge) {
+            merges[step.tensor] = id;
+            if on_device[step.tensor] {
                 step.reserve = super::memory::device_step_bytes(&self.tensors[step.tensor]);
             }
         }
+        let mut batch_of = vec![None; self.tensors.len()];
+        let mut batches = Vec::new();
+        for tensors in together.into_iter().filter(|tensors| tensors.iter().all(|t| on_device[*t])) {
+            tensors.iter().for_each(|t| batch_of[*t] = Some(batches.len()));
+            let steps: Vec<StepId> = tensors.iter().map(|t| merges[*t]).collect();
+            self.graph.join(&steps);
+            let most = steps.iter().map(|id| self.graph.steps[*id].reserve).max().unwrap_or_default();
+            for (i, id) in steps.iter().enumerate() {
+                self.graph.steps[*id].reserve = if i == 0 { most } else { 0 };
+            }
+            batches.push(Batch { tensors, steps });
+        }
         self.memory = memory;
-        self.devices = Some(OnDevices { devices, pool_bytes, lanes, slot_bytes, places });
+        self.devices = Some(OnDevices { devices, pool_bytes, lanes, slot_bytes, places, batches, batch_of });
         Ok(())
     }
 }

@@ -64,7 +64,7 @@ pub struct Step {
 /// All steps, in the order in which they should run.
 #[derive(Debug, Default)]
 pub struct Graph {
-    /// The steps; what a step needs stands before it.
+    /// The steps; what a step needs stands before it, but for merges that a device does together.
     pub steps: Vec<Step>,
     passes: Vec<u64>,
     first: Vec<StepId>,
@@ -94,6 +94,18 @@ impl Graph {
     /// The first step that reads a tensor's sources.
     pub fn first(&self, tensor: usize) -> StepId {
         self.first[tensor]
+    }
+
+    /// Lets merges be done in the first of these steps, once what any of them needs is there; the others come after it.
+    pub(super) fn join(&mut self, steps: &[StepId]) {
+        let Some((lead, others)) = steps.split_first() else { return };
+        for other in others {
+            let needs = std::mem::replace(&mut self.steps[*other].needs, vec![*lead]);
+            self.steps[*lead].needs.extend(needs);
+        }
+        let needs = &mut self.steps[*lead].needs;
+        needs.sort_unstable();
+        needs.dedup();
     }
 
     /// How often the sources of a tensor are read.
@@ -250,7 +262,8 @@ pub fn unit_rows(geometry: Geometry, chunk_elems: u64) -> u64 {
     (chunk_elems / geometry.row_elems.max(1)).max(1)
 }
 
-/// Columns that one unit of [`Kind::Columns`] scores, over all rows: wide enough that each row's part is a few pages.
+/// Columns that one unit of [`Kind::Columns`] scores, over all rows: so few that the totals of some models stay in the core's
+/// nearest cache from row to row.
 pub fn unit_columns(geometry: Geometry) -> u64 {
-    (4096 / geometry.inner.max(1)).max(1)
+    (1024 / geometry.inner.max(1)).max(1)
 }

@@ -200,13 +200,15 @@ fn device_bytes(tensor: &TensorPlan) -> u64 {
     statistics.max(device_step_bytes(tensor))
 }
 
-/// What the merge of a matrix on a device needs of the host's memory: a task's factors, where they are stored.
+/// What the merge of a matrix on a device needs of the host's memory: a task's factors where they are stored, singular values.
 pub(super) fn device_step_bytes(tensor: &TensorPlan) -> u64 {
     let Program::LowRank(work) = &tensor.program else { return 0 };
     let (m, n) = tensor.matrix();
     match work.rule {
         MatrixRule::Truncate(rank) if !tensor.factors.is_empty() => 8 * (rank.most(m, n) * (m + n + 5) + n),
-        _ => 8 * m.min(n),
+        MatrixRule::Truncate(_) => 8 * m.min(n),
+        // Singular values of as many tasks as are decomposed together, and numbers to scale columns by.
+        _ => 8 * m.min(n) * (tensor.models.len() as u64 + 6),
     }
 }
 

@@ -1,6 +1,7 @@
 //! From a recipe and headers alone: every output tensor's program, its sources, its bytes, its memory and its place in
 //! the output. Reads no tensor data.
 
+pub mod batches;
 mod check;
 pub mod devices;
 mod factors;

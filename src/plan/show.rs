@@ -133,6 +133,9 @@ pub(super) fn json(plan: &Plan) -> Value {
         tensor["computed_on"] = on.into();
         tensor["why_there"] = why.into();
     }
+    for (tensor, batch) in tensors.iter_mut().zip(plan.devices.iter().flat_map(|on| &on.batch_of)) {
+        tensor["batch"] = (*batch).into();
+    }
     let output = plan.factors.as_ref().map_or_else(|| json!({ "kind": "merged" }), |f| f.to_json(&plan.tensors));
     let mut document = json!({
         "schema": SCHEMA,
@@ -176,6 +179,7 @@ fn devices(on: &OnDevices, host_bytes: u64) -> Value {
         "lanes": on.lanes,
         "slot_bytes": on.slot_bytes,
         "host_bytes": host_bytes,
+        "batches": on.batches.len(),
     })
 }
 
@@ -190,6 +194,12 @@ fn write_devices(on: &OnDevices, plan: &Plan, out: &mut String) -> std::fmt::Res
         if let (Place::Host(why), Program::Blend(_) | Program::LowRank(_)) = (place, &tensor.program) {
             *whys.entry(why).or_default() += 1;
         }
+    }
+    let batched: Vec<usize> = on.batches.iter().map(|batch| batch.tensors.len()).collect();
+    if let Some(most) = batched.iter().max() {
+        let (all, count) = (batched.iter().sum::<usize>(), batched.len());
+        let word = if count == 1 { "batch" } else { "batches" };
+        writeln!(out, "          {all} matrices in {count} {word} of one shape each, {most} together at most")?;
     }
     for (why, count) in whys {
         writeln!(out, "          {count} of {} tensors on the CPU: {why}", plan.tensors.len())?;

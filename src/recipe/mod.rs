@@ -82,8 +82,8 @@ pub struct Stage {
     pub spec: &'static MethodSpec,
     /// Its `parameters`.
     pub parameters: Parameters,
-    /// Whether the recipe's method merges matrices by their singular vectors.
-    pub before_matrices: bool,
+    /// The recipe's method, on which defaults may depend.
+    pub method: &'static MethodSpec,
 }
 
 /// One entry of `models`, in the order of the recipe.
@@ -163,7 +163,7 @@ impl Recipe {
 
     fn resolve(&self, settings: &[&Parameters], name: &str, tensor: &str, t: f64) -> Result<Value> {
         let spec = spec_of(self.method, name)?;
-        resolve(settings, spec, tensor, t).ok_or_else(|| {
+        resolve(settings, spec, self.method, tensor, t).ok_or_else(|| {
             let line = self.parameters.setting(name).map_or(1, |s| s.line);
             let message = format!("parameter `{name}` has no value for {}: no filter matches", yaml::quote(tensor));
             yaml::error_at(&self.path.display().to_string(), line, message)
@@ -176,7 +176,7 @@ impl Stage {
     /// The value of one of the stage's parameters, as [`Recipe::global`] for the method's.
     pub fn global(&self, name: &str, tensor: &str, t: f64) -> Result<Value> {
         let spec = spec_of(self.spec, name)?;
-        resolve(&[&self.parameters], spec, tensor, t).ok_or_else(|| {
+        resolve(&[&self.parameters], spec, self.method, tensor, t).ok_or_else(|| {
             let stage = self.spec.name;
             let tensor = yaml::quote(tensor);
             Error::input(format!(
@@ -188,8 +188,8 @@ impl Stage {
 }
 
 /// The first of `settings` that has a value, or the default; `None` if the parameter is required and none has.
-fn resolve(settings: &[&Parameters], spec: &ParamSpec, tensor: &str, t: f64) -> Option<Value> {
-    settings.iter().find_map(|s| s.resolve(spec, tensor, t)).or_else(|| Value::default_of(spec))
+fn resolve(settings: &[&Parameters], spec: &ParamSpec, method: &MethodSpec, tensor: &str, t: f64) -> Option<Value> {
+    settings.iter().find_map(|s| s.resolve(spec, tensor, t)).or_else(|| Value::default_of(spec, method))
 }
 
 fn spec_of(method: &MethodSpec, name: &str) -> Result<&'static ParamSpec> {

@@ -297,7 +297,7 @@ fn named<'n>(reader: &Reader, item: &'n Node, of: &str, key: &str) -> Result<(&'
 }
 
 /// Reads `task_vector_stages`.
-fn stages(reader: &mut Reader, at: &Entry, method: &MethodSpec, has_base: bool) -> Result<Vec<Stage>> {
+fn stages(reader: &mut Reader, at: &Entry, method: &'static MethodSpec, has_base: bool) -> Result<Vec<Stage>> {
     let items = reader.list(&at.value, "`task_vector_stages`")?;
     if items.len() > MOST_STAGES {
         return Err(reader.error(at.line, format_args!("{} stages are more than {MOST_STAGES}", items.len())));
@@ -317,7 +317,7 @@ fn stages(reader: &mut Reader, at: &Entry, method: &MethodSpec, has_base: bool) 
                 reader.error(item.line, format_args!("stage `{}` needs the parameter `{}`", spec.name, missing.name))
             );
         }
-        stages.push(Stage { spec, parameters, before_matrices: method.merges_matrices() });
+        stages.push(Stage { spec, parameters, method });
     }
     if stages.is_empty() {
         return Ok(stages);

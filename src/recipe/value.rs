@@ -1,7 +1,7 @@
 //! What a parameter's setting says, and its value for one tensor: filters, then the gradient over layers.
 
 use crate::error::{Error, Result};
-use crate::methods::{ParamDefault, ParamKind, ParamSpec};
+use crate::methods::{MethodSpec, ParamDefault, ParamKind, ParamSpec};
 
 /// A parameter's value for one tensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,14 +69,17 @@ impl Value {
         (*self != Self::Absent).then_some(self)
     }
 
-    /// What a parameter is where a recipe does not give it; `None` if it must.
-    pub fn default_of(spec: &ParamSpec) -> Option<Self> {
+    /// What a parameter is where a recipe with this method does not give it; `None` if it must.
+    pub fn default_of(spec: &ParamSpec, method: &MethodSpec) -> Option<Self> {
         match spec.default {
             ParamDefault::Required => None,
             ParamDefault::Absent => Some(Self::Absent),
             ParamDefault::Float(v) => Some(Self::Float(v)),
             ParamDefault::Bool(v) => Some(Self::Bool(v)),
             ParamDefault::Word(v) => Some(Self::Word(v)),
+            ParamDefault::ByMethod { matrices, others } => {
+                Some(Self::Word(if method.merges_matrices() { matrices } else { others }))
+            }
         }
     }
 

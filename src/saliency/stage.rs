@@ -255,14 +255,16 @@ impl Run<'_> {
                     worker.counts.resize_with(models.max(worker.counts.len()), || vec![0; COUNTERS]);
                     let (raw, counts) = (&mut worker.raw, &mut worker.counts[..models]);
                     for (segment, at) in segments_of(elems.start, elems.end) {
-                        let at = if samples { sample_of(segment, at) } else { at };
-                        in_type_of!(tensor, worker, |scratch| {
-                            with_sources(&survey.plan, tensor, at.start, at.end, raw, |sources| {
-                                let ranked = Ranked::Score(prune.score);
-                                select::count(ranked, searching, geometry, chain, sources, counts, scratch);
+                        let parts: Vec<_> = if samples { sample_of(segment, at).collect() } else { vec![at] };
+                        for at in parts {
+                            in_type_of!(tensor, worker, |scratch| {
+                                with_sources(&survey.plan, tensor, at.start, at.end, raw, |sources| {
+                                    let ranked = Ranked::Score(prune.score);
+                                    select::count(ranked, searching, geometry, chain, sources, counts, scratch);
+                                })
                             })
-                        })
-                        .map_err(|e: Error| e.at_tensor(&tensor.name))?;
+                            .map_err(|e: Error| e.at_tensor(&tensor.name))?;
+                        }
                     }
                     if !samples {
                         self.note_read(tensor, elems.end - elems.start);

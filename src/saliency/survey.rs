@@ -80,14 +80,14 @@ impl Survey {
             ))
             .hint("list the fine-tuned models under `models:`"));
         }
-        let (method, before_matrices) = (recipe.method.name, recipe.method.merges_matrices());
+        let method = recipe.method;
         let find = |name| methods::find(name).ok_or_else(|| Error::internal(format!("`{name}` is not registered")));
         recipe.method = find(PLAIN)?;
         recipe.output = Output::default();
         let has_stages = !recipe.stages.is_empty();
         if !has_stages && !options.keep.is_empty() {
             let (spec, parameters) = (find(STAGE)?, Parameters::default());
-            recipe.stages.push(Stage { spec, parameters, before_matrices });
+            recipe.stages.push(Stage { spec, parameters, method });
         }
         let tasks: Vec<String> = (methods::participants(&recipe).iter())
             .filter_map(|listed| match listed {
@@ -109,7 +109,7 @@ impl Survey {
         }
         let asked = asked(&plan, &tensors, has_stages, &options.keep)?;
         let memory = memory::fit(&plan, &tensors, &asked, options)?;
-        Ok(Self { plan, method, has_stages, tensors, tasks, asked, memory })
+        Ok(Self { plan, method: method.name, has_stages, tensors, tasks, asked, memory })
     }
 
     /// Measures, telling `progress` the number of bytes just read.

@@ -53,7 +53,7 @@ struct Fiber {
   void* fake = nullptr;  // the address sanitizer's
 };
 
-enum State : uint8_t { READY, AT_BARRIER, IN_COLLECTIVE, ENDED };
+enum State : uint8_t { NEW, READY, AT_BARRIER, IN_COLLECTIVE, ENDED };
 struct Thread {
   State state;
   Fiber* fiber;
@@ -68,11 +68,18 @@ struct Block {
   std::vector<Thread> threads;
   std::vector<unsigned> order;
   unsigned next = 0;     // in `order`: the first thread that has not begun
+  unsigned until = 0;    // in `order`: the first that may not begin yet
   unsigned current = 0;  // the thread that runs
   size_t ended = 0;
   const Kernel* kernel = nullptr;
   void** parameters = nullptr;
 } block;
+
+// The barrier that was taken out, and how often a thread came past it.
+const char* removed_file = "";
+int removed_line = 0;
+unsigned long long removals = 0;
+
 Fiber scheduler;
 Fiber* running = nullptr;
 std::vector<Fiber*> idle;
@@ -137,7 +144,7 @@ void work() {
 #endif
   for (;;) {
     Fiber* const self = running;
-    while (block.next < block.order.size()) {
+    while (block.next < block.until) {
       const unsigned thread = block.order[block.next++];
       set_thread(thread);
       block.threads[thread].fiber = self;
@@ -210,31 +217,66 @@ const char* explain(const Kernel& kernel) {
   return text;
 }
 
+// Which threads of a block are held back: none, those of one warp, or one. They run only when no other can, so the others come as
+// far as barriers let them: without a needed one, past what those held back have still to read. Half of the time it is the first,
+// which in most kernels collects what the others leave.
+struct HeldBack {
+  unsigned unit = 0, which = 0;  // threads `which`·`unit` to (`which` + 1)·`unit`; none where `unit` is 0
+  bool holds(unsigned thread) const { return unit && thread / unit == which; }
+};
+HeldBack hold_back(bool random) {
+  if (!random) return {};
+  const unsigned unit = (unsigned[]){0, 32, 1}[random_number() % 3], count = (unsigned)block.threads.size();
+  if (count <= unit) return {};
+  const bool is_first = unit == 0 || random_number() & 1;
+  return {unit, is_first ? 0 : (unsigned)(random_number() % ((count + unit - 1) / unit))};
+}
+
+// Puts the threads into an order, those that are held back last; gives the number of the others.
+unsigned arrange(const HeldBack& held, bool random) {
+  shuffle(block.order, random);
+  const auto others = [&](unsigned thread) { return !held.holds(thread); };
+  return (unsigned)(std::stable_partition(block.order.begin(), block.order.end(), others) - block.order.begin());
+}
+
+// Lets every thread that can go on do so until it stops, from `first` to `last` in the order; whether one could.
+bool sweep(unsigned first, unsigned last) {
+  bool went = false;
+  for (unsigned at = first; at < last; ++at) {
+    const Thread& thread = block.threads[block.order[at]];
+    if (thread.state != READY) continue;
+    went = true;
+    enter(thread.fiber);
+  }
+  return went;
+}
+
 const char* run_block(const Kernel& kernel, bool random) {
   ++shim::epoch;
-  for (Thread& thread : block.threads) thread = {READY, nullptr, 0, shim::SYNC, 0, 0};
-  shuffle(block.order, random);
-  block.next = 0, block.ended = 0;
-  while (block.next < block.order.size()) {
-    if (idle.empty()) idle.push_back(new_fiber());
-    Fiber* const fiber = idle.back();
-    idle.pop_back();
-    enter(fiber);
-  }
-  while (block.ended < block.threads.size()) {
-    bool went = false;
-    for (unsigned thread : block.order) {
-      if (block.threads[thread].state != READY) continue;
-      went = true;
-      enter(block.threads[thread].fiber);
+  for (Thread& thread : block.threads) thread = {NEW, nullptr, 0, shim::SYNC, 0, 0};
+  const unsigned all = (unsigned)block.threads.size();
+  const HeldBack held = hold_back(random);
+  unsigned others = arrange(held, random);
+  block.next = 0, block.ended = 0, block.until = others;
+  for (;;) {
+    while (block.next < block.until) {
+      if (idle.empty()) idle.push_back(new_fiber());
+      Fiber* const fiber = idle.back();
+      idle.pop_back();
+      enter(fiber);
     }
-    if (went) continue;
+    if (block.ended == all) return nullptr;
+    if (sweep(0, others)) continue;
+    if (block.until < all) {
+      block.until = all;
+      continue;
+    }
+    if (sweep(others, all)) continue;
     for (const Thread& thread : block.threads)
       if (thread.state != AT_BARRIER) return explain(kernel);
     for (Thread& thread : block.threads) thread.state = READY;
-    shuffle(block.order, random);
+    others = arrange(held, random);
   }
-  return nullptr;
 }
 
 // Memory with a pattern behind it that tells a write past its end.
@@ -260,7 +302,15 @@ void shim::add(const char* name, Body body, int parameters, const int* sizes, in
 
 int shim::lane() { return (int)(block.current & 31); }
 
-void shim::barrier() { stop(AT_BARRIER); }
+void shim::barrier(const char* file, int line) {
+  if (!removed(file, line)) stop(AT_BARRIER);
+}
+
+bool shim::removed(const char* file, int line) {
+  if (line != removed_line || std::strcmp(file, removed_file)) return false;
+  ++removals;
+  return true;
+}
 
 uint64_t shim::collective(unsigned mask, Collective what, uint64_t value, int source) {
   const unsigned thread = block.current, first = thread & ~31u;
@@ -307,6 +357,14 @@ extern "C" __attribute__((visibility("default"))) void shim_describe(int index, 
   const Kernel& kernel = kernels()[index];
   *name = kernel.name, *parameters = kernel.parameters, *sizes = kernel.sizes, *max_threads = kernel.max_threads;
 }
+
+// Takes a barrier out: that on this line of this file of kernels/.
+extern "C" __attribute__((visibility("default"))) void shim_remove(const char* file, int line) {
+  removed_file = file, removed_line = line;
+}
+
+// How often a thread came past the barrier that was taken out.
+extern "C" __attribute__((visibility("default"))) unsigned long long shim_removals() { return removals; }
 
 // Runs a grid; null, or what the kernel did that no kernel may. One at a time: the caller sees to it.
 extern "C" __attribute__((visibility("default"))) const char* shim_launch(int index, const unsigned* grid, const unsigned* threads,

@@ -3,8 +3,8 @@
 
 usage: translate.py OUT SOURCE...
 
-Every SOURCE (.cu, .cuh) goes to OUT under its name, changed in one way: shared memory is declared as the shim needs it. For each
-.cu there is also NAME.cpp, to be compiled, which registers the kernels of NAME.cu; and sources.cpp holds all text as it was, for
+Every SOURCE (.cu, .cuh) goes to OUT under its name, changed in two ways: shared memory is declared as the shim needs it, and
+barriers know where they stand, so that a test can take one out. For each .cu there is also NAME.cpp, to be compiled, which registers the kernels of NAME.cu; and sources.cpp holds all text as it was, for
 the stand-in's NVRTC to compare with.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 DYNAMIC = re.compile(r"extern\s+__shared__\s+(.*?)\s*\b(\w+)\s*\[\s*\]\s*;")
 STATIC = re.compile(r"__shared__\s+([^;]*?\b(\w+)\s*((?:\[[^\]]*\])*)\s*;)")
 KERNEL = re.compile(r"^.*__global__\s+(?:__launch_bounds__\(.*?\)\s*)?void\s+(?:__launch_bounds__\(.*?\)\s*)?(\w+)\s*\(", re.M)
+BARRIER = re.compile(r"\b__sync(threads|warp)\(\s*")
 BOUNDS = re.compile(r"__launch_bounds__\(\s*(\w+)")
 
 
@@ -32,6 +33,9 @@ def translate(text: str, name: str) -> str:
             if "__shared__" in changed.split("//")[0] or code.count("__shared__") > 1:
                 sys.exit(f"{name}:{number}: one declaration of shared memory a line, please: {line.strip()}")
             line = changed
+        elif "__sync" in code:
+            place = rf'shim::sync_\1("{name}", {number}, '
+            line = BARRIER.sub(place, code).replace(", )", ")") + line[len(code):]
         lines.append(line)
     return "\n".join(lines)
 

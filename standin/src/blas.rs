@@ -9,15 +9,16 @@ use crate::libraries::{self, operand};
 use crate::put;
 use crate::world::{self, Work, World};
 
-const NOT_INITIALIZED: c_int = 1;
-const INVALID_VALUE: c_int = 7;
-const EXECUTION_FAILED: c_int = 13;
+pub(crate) const NOT_INITIALIZED: c_int = 1;
+const ALLOC_FAILED: c_int = 3;
+pub(crate) const INVALID_VALUE: c_int = 7;
+pub(crate) const EXECUTION_FAILED: c_int = 13;
 
-fn call(body: impl FnOnce(&mut World) -> Result<(), c_int>) -> c_int {
+pub(crate) fn call(body: impl FnOnce(&mut World) -> Result<(), c_int>) -> c_int {
     body(&mut world::lock()).err().unwrap_or(0)
 }
 
-fn invalid(_: Code) -> c_int {
+pub(crate) fn invalid(_: Code) -> c_int {
     INVALID_VALUE
 }
 
@@ -113,7 +114,7 @@ struct Arguments<T> {
     batch: c_int,
 }
 
-fn factor<T: Real>(place: *const T) -> Result<T, c_int> {
+pub(crate) fn factor<T: Real>(place: *const T) -> Result<T, c_int> {
     if place.is_null() {
         return Err(INVALID_VALUE);
     }
@@ -147,6 +148,9 @@ fn multiply<T: Real>(world: &mut World, handle: usize, arguments: Arguments<T>) 
     }
     if world.config.failures.strike(Kind::Blas) {
         return Err(EXECUTION_FAILED);
+    }
+    if world.config.failures.strike(Kind::BlasMemory) {
+        return Err(ALLOC_FAILED);
     }
     let product = Product { transposed, m, n, k, alpha: factor(arguments.alpha)?, beta: factor(arguments.beta)? };
     let stream = world.stream(handle.stream).map_err(|_| EXECUTION_FAILED)?;

@@ -1,6 +1,7 @@
 //! What the environment asks of the stand-in, read once, at the first call.
 
 use crate::failures::Failures;
+use crate::sabotage::Sabotage;
 
 /// Settings, all from variables that begin with `MERGANSER_STANDIN_`.
 pub struct Config {
@@ -14,6 +15,8 @@ pub struct Config {
     pub driver_version: i32,
     /// `FAIL`: which calls fail.
     pub failures: Failures,
+    /// `SABOTAGE`: what the program under test asks for and does not get.
+    pub sabotage: Sabotage,
     /// `REPORT`: file for the counts of what was done.
     pub report: Option<std::path::PathBuf>,
     /// `KERNELS`: shared object with the kernels; by default `libkernels.so` beside the stand-in.
@@ -38,12 +41,17 @@ impl Config {
             None => Failures::default(),
             Some(text) => Failures::parse(&text).unwrap_or_else(|| refuse("FAIL", &text)),
         };
+        let sabotage = match value("SABOTAGE") {
+            None => Sabotage::default(),
+            Some(text) => Sabotage::parse(&text).unwrap_or_else(|| refuse("SABOTAGE", &text)),
+        };
         Config {
             seed: number("SEED", 0),
             devices: visible(number("DEVICES", 1) as usize, std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref()),
             memory_bytes,
             driver_version: number("DRIVER", 13_000) as i32,
             failures,
+            sabotage,
             report: value("REPORT").map(Into::into),
             kernels: value("KERNELS").map(Into::into),
         }

@@ -10,6 +10,7 @@ use crate::codes::Code;
 use crate::failures::Kind;
 use crate::memory::{Block, Owner, POISON, fill, read};
 use crate::put;
+use crate::sabotage::Call;
 use crate::schedule::Goal;
 use crate::world::{Work, World, call};
 
@@ -159,7 +160,9 @@ fn upload(world: &mut World, to: u64, from: *const c_void, len: usize, stream: u
         true => Work::Copy { to, from, len, host: Some(from) },
         false => Work::Upload { to, bytes: read(from, len) },
     };
-    world.enqueue(stream, work);
+    if !world.config.sabotage.removes(Call::Upload) {
+        world.enqueue(stream, work);
+    }
     Ok(stream)
 }
 
@@ -243,7 +246,10 @@ extern "C" fn cuMemcpyDtoD_v2(to: u64, from: u64, len: usize) -> c_int {
 fn set(world: &mut World, to: u64, len: usize, stream: usize, work: Work) -> Result<usize, Code> {
     let device = world.device_range("memset", to as usize, len)?;
     let stream = stream_for(world, stream, device)?;
-    world.enqueue(stream, work);
+    let clears = matches!(work, Work::Fill { value: 0, .. } | Work::FillWords { value: 0, .. });
+    if !(clears && world.config.sabotage.removes(Call::Clear)) {
+        world.enqueue(stream, work);
+    }
     Ok(stream)
 }
 

@@ -26,13 +26,19 @@ pub enum Kind {
     Blas,
     /// A call of cuSOLVER: internal error, at the call.
     Solver,
+    /// A launch that finds no memory, such as for its threads' stacks.
+    LaunchMemory,
+    /// A call of cuBLAS that finds no memory.
+    BlasMemory,
+    /// A call of cuSOLVER that finds no memory.
+    SolverMemory,
     /// A decomposition that does not converge: a positive `info`.
     Converge,
     /// The device is lost at this call of the driver, whatever it is.
     Lost,
 }
 
-const KINDS: [(&str, Kind); 11] = [
+const KINDS: [(&str, Kind); 14] = [
     ("alloc", Kind::Alloc),
     ("pinned", Kind::Pinned),
     ("stream", Kind::Stream),
@@ -42,6 +48,9 @@ const KINDS: [(&str, Kind); 11] = [
     ("module", Kind::Module),
     ("blas", Kind::Blas),
     ("solver", Kind::Solver),
+    ("launch-memory", Kind::LaunchMemory),
+    ("blas-memory", Kind::BlasMemory),
+    ("solver-memory", Kind::SolverMemory),
     ("converge", Kind::Converge),
     ("lost", Kind::Lost),
 ];

@@ -1,8 +1,10 @@
 //! The kernels: a shared object made of `kernels/*.cu` by the host's compiler (see `shim/`), and the modules that name them.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::path::{Path, PathBuf};
+
+use crate::sabotage::Barrier;
 
 /// Bytes of dynamic shared memory that a kernel may have without asking.
 const SHARED_BYTES: usize = 48 << 10;
@@ -12,6 +14,8 @@ pub const SHARED_BYTES_OPT_IN: usize = 227 << 10;
 type CountFn = extern "C" fn() -> c_int;
 type DescribeFn = extern "C" fn(c_int, *mut *const c_char, *mut c_int, *mut *const c_int, *mut c_int);
 type LaunchFn = extern "C" fn(c_int, *const c_uint, *const c_uint, usize, *const *mut c_void, u64) -> *const c_char;
+type RemoveFn = extern "C" fn(*const c_char, c_int);
+type RemovalsFn = extern "C" fn() -> c_ulonglong;
 type SourcesFn = extern "C" fn() -> *const c_char;
 
 /// A kernel of the shared object.
@@ -58,6 +62,7 @@ pub struct Launch {
 /// What was loaded from the shared object.
 struct Library {
     launch: LaunchFn,
+    removals: RemovalsFn,
     kernels: HashMap<String, Kernel>,
     sources: String,
 }
@@ -65,6 +70,7 @@ struct Library {
 /// Kernels, modules, functions.
 pub struct Kernels {
     path: Option<PathBuf>,
+    removed: Option<Barrier>,
     loaded: Option<Library>,
     /// By handle.
     pub modules: HashMap<usize, Module>,
@@ -74,8 +80,13 @@ pub struct Kernels {
 
 impl Kernels {
     /// Nothing is loaded until a module is.
-    pub fn new(path: Option<PathBuf>) -> Kernels {
-        Kernels { path, loaded: None, modules: HashMap::new(), functions: HashMap::new() }
+    pub fn new(path: Option<PathBuf>, removed: Option<Barrier>) -> Kernels {
+        Kernels { path, removed, loaded: None, modules: HashMap::new(), functions: HashMap::new() }
+    }
+
+    /// How often a thread came past the barrier that was taken out.
+    pub fn removals(&self) -> u64 {
+        self.loaded.as_ref().map_or(0, |library| (library.removals)())
     }
 
     /// The source that the kernels were made from, every file of it.
@@ -139,7 +150,7 @@ impl Kernels {
                 Some(path) => path.clone(),
                 None => beside_us().ok_or("the stand-in does not know where it lies")?,
             };
-            self.loaded = Some(load(&path)?);
+            self.loaded = Some(load(&path, self.removed.as_ref())?);
         }
         self.loaded.as_ref().ok_or_else(|| "no kernels".into())
     }
@@ -193,7 +204,7 @@ fn beside_us() -> Option<PathBuf> {
     Some(Path::new(name.to_str().ok()?).parent()?.join("libkernels.so"))
 }
 
-fn load(path: &Path) -> Result<Library, String> {
+fn load(path: &Path, removed: Option<&Barrier>) -> Result<Library, String> {
     let name = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|error| error.to_string())?;
     // SAFETY: loads the object that this project's script built; it is never unloaded.
     let object = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
@@ -207,15 +218,21 @@ fn load(path: &Path) -> Result<Library, String> {
         let address = unsafe { libc::dlsym(object, name.as_ptr()) };
         if address.is_null() { Err(format!("{}: no {name:?}", path.display())) } else { Ok(address) }
     };
-    // SAFETY: `shim/runtime.cpp` defines these four with these types.
-    let (count, describe, launch, sources) = unsafe {
+    // SAFETY: `shim/runtime.cpp` defines these six with these types.
+    let (count, describe, launch, sources, remove, removals) = unsafe {
         (
             std::mem::transmute::<*mut c_void, CountFn>(symbol(c"shim_count")?),
             std::mem::transmute::<*mut c_void, DescribeFn>(symbol(c"shim_describe")?),
             std::mem::transmute::<*mut c_void, LaunchFn>(symbol(c"shim_launch")?),
             std::mem::transmute::<*mut c_void, SourcesFn>(symbol(c"shim_sources")?),
+            std::mem::transmute::<*mut c_void, RemoveFn>(symbol(c"shim_remove")?),
+            std::mem::transmute::<*mut c_void, RemovalsFn>(symbol(c"shim_removals")?),
         )
     };
+    if let Some(Barrier { file, line }) = removed {
+        // The object keeps the pointer: the name lives as long as the process.
+        remove(file.clone().into_raw(), *line);
+    }
     let mut kernels = HashMap::new();
     for index in 0..count() {
         let (mut name, mut sizes, mut parameters, mut threads) = (std::ptr::null(), std::ptr::null(), 0, 0);
@@ -228,5 +245,5 @@ fn load(path: &Path) -> Result<Library, String> {
     }
     // SAFETY: shim_sources gives a string that ends in a zero byte.
     let sources = unsafe { CStr::from_ptr(sources()) }.to_string_lossy().into_owned();
-    Ok(Library { launch, kernels, sources })
+    Ok(Library { launch, removals, kernels, sources })
 }

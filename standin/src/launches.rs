@@ -178,6 +178,9 @@ fn launch(
     if world.config.failures.strike(Kind::Launch) {
         return Err(Code::LAUNCH_OUT_OF_RESOURCES);
     }
+    if world.config.failures.strike(Kind::LaunchMemory) {
+        return Err(Code::OUT_OF_MEMORY);
+    }
     let seed = world.schedule.kernel_seed();
     let work = found_launch(world, function, grid, block, shared, arguments, seed)?;
     world.enqueue(stream, work);

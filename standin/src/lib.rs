@@ -21,10 +21,14 @@ mod launches;
 mod libraries;
 mod memory;
 mod nvrtc;
+mod order;
 mod report;
+mod sabotage;
 mod schedule;
 mod solver;
 mod streams;
+mod svd;
+mod transpose;
 mod world;
 
 /// Writes a result through a pointer of the caller's.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::order::Verdict;
 use crate::world;
 
 /// Exit status of a process that misused the driver.
@@ -22,12 +23,22 @@ extern "C" fn finish() {
         for (name, count) in world.config.failures.counts() {
             let _ = write!(text, "\"{name}\": {count}, ");
         }
+        for (name, count) in world.config.sabotage.counts() {
+            let _ = write!(text, "\"{name}s\": {count}, ");
+        }
+        let names = |waits: &[Verdict]| waits.iter().map(|wait| wait.name()).collect::<Vec<_>>();
+        let removed = world.config.sabotage.removed + world.kernels.removals();
         let peaks: Vec<_> = world.devices.iter().map(|device| device.peak_bytes).collect();
         let left: Vec<_> = world.devices.iter().map(|device| device.used_bytes).collect();
         let _ = writeln!(
             text,
-            "\"host_to_device_bytes\": {}, \"device_to_host_bytes\": {}, \"peak_bytes\": {peaks:?}, \"left_bytes\": {left:?}, \"misuses\": {}}}",
-            world.copied_bytes[0], world.copied_bytes[1], world.misuses
+            "\"host_to_device_bytes\": {}, \"device_to_host_bytes\": {}, \"peak_bytes\": {peaks:?}, \"left_bytes\": {left:?}, \"misuses\": {}, \
+             \"removed\": {removed}, \"orders\": {:?}, \"host_orders\": {:?}}}",
+            world.copied_bytes[0],
+            world.copied_bytes[1],
+            world.misuses,
+            names(&world.order.waits),
+            names(&world.order.host_waits)
         );
         if let Err(error) = std::fs::write(path, text) {
             eprintln!("standin: {}: {error}", path.display());

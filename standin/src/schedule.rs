@@ -85,6 +85,7 @@ impl World {
             };
             self.step(stream);
         }
+        self.note(goal);
         let device = match goal {
             Goal::Device(device) => device,
             Goal::Stream(handle) => match self.streams.get(&handle) {
@@ -94,6 +95,20 @@ impl World {
             Goal::Event(handle, _) => self.event(handle)?.device,
         };
         self.working(device).map(|_| ())
+    }
+
+    /// Notes that the calling thread knows what it has waited for; of events their own calls see to it.
+    fn note(&mut self, goal: Goal) {
+        let known: Vec<usize> = match goal {
+            Goal::Event(..) => Vec::new(),
+            Goal::Stream(stream) => vec![stream],
+            Goal::Device(device) => {
+                self.streams.iter().filter(|(_, stream)| stream.device == device).map(|(handle, _)| *handle).collect()
+            }
+        };
+        for stream in known {
+            self.order.catch_up(stream);
+        }
     }
 
     /// Whether there is nothing left to wait for.

@@ -13,22 +13,23 @@ use crate::memory;
 use crate::put;
 use crate::world::{self, Work, World};
 
-const NOT_INITIALIZED: c_int = 1;
-const INVALID_VALUE: c_int = 3;
-const INTERNAL_ERROR: c_int = 7;
+pub(crate) const NOT_INITIALIZED: c_int = 1;
+const ALLOC_FAILED: c_int = 2;
+pub(crate) const INVALID_VALUE: c_int = 3;
+pub(crate) const INTERNAL_ERROR: c_int = 7;
 
 /// Types of elements as the libraries number them.
 const REAL_32: c_int = 0;
-const REAL_64: c_int = 1;
+pub(crate) const REAL_64: c_int = 1;
 
 /// Host memory that a decomposition asks for.
-const HOST_BYTES: usize = 640;
+pub(crate) const HOST_BYTES: usize = 640;
 
-fn call(body: impl FnOnce(&mut World) -> Result<(), c_int>) -> c_int {
+pub(crate) fn call(body: impl FnOnce(&mut World) -> Result<(), c_int>) -> c_int {
     body(&mut world::lock()).err().unwrap_or(0)
 }
 
-fn invalid(_: Code) -> c_int {
+pub(crate) fn invalid(_: Code) -> c_int {
     INVALID_VALUE
 }
 
@@ -166,11 +167,20 @@ fn solve(world: &mut World, handle: usize, problem: Problem, places: Places) -> 
     if world.config.failures.strike(Kind::Solver) {
         return Err(INTERNAL_ERROR);
     }
+    if world.config.failures.strike(Kind::SolverMemory) {
+        return Err(ALLOC_FAILED);
+    }
     let diverges = world.config.failures.strike(Kind::Converge);
     let seed = world.config.seed;
     let stream = world.stream(handle.stream).map_err(|_| INTERNAL_ERROR)?;
+    // The host's part of the workspace belongs to this decomposition until it has run.
+    let token = world.new_handle().to_ne_bytes();
     memory::fill(places.host.0, memory::POISON, HOST_BYTES);
+    memory::copy(places.host.0, token.as_ptr() as usize, token.len());
     let run = move || {
+        if memory::read(places.host.0, token.len()) != token {
+            return Err("misuse: the host's workspace of a decomposition was used again before it ran".into());
+        }
         libraries::scribble(places.device.0, problem.device_bytes());
         for index in 0..batch {
             let matrix = Matrix { at: places.matrices + index * problem.leading * n * bytes, leading: problem.leading };

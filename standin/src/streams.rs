@@ -5,6 +5,7 @@ use std::ffi::{c_int, c_uint, c_void};
 use crate::codes::Code;
 use crate::failures::Kind;
 use crate::put;
+use crate::sabotage::Call;
 use crate::schedule::Goal;
 use crate::world::{Event, FIRST_HANDLE, Stream, Work, World, call};
 
@@ -55,6 +56,10 @@ extern "C" fn cuStreamDestroy_v2(stream: usize) -> c_int {
 extern "C" fn cuStreamSynchronize(stream: usize) -> c_int {
     call(|world| {
         let stream = world.stream(stream)?;
+        world.order.host_stream(stream);
+        if world.config.sabotage.removes(Call::Host) {
+            return Ok(());
+        }
         world.drive(Goal::Stream(stream))
     })
 }
@@ -63,6 +68,9 @@ extern "C" fn cuStreamSynchronize(stream: usize) -> c_int {
 extern "C" fn cuStreamQuery(stream: usize) -> c_int {
     call(|world| {
         let stream = world.stream(stream)?;
+        if world.config.sabotage.removes(Call::Host) {
+            return Ok(());
+        }
         world.run_ahead();
         if world.reached(Goal::Stream(stream)) { Ok(()) } else { Err(Code::NOT_READY) }
     })
@@ -73,7 +81,9 @@ extern "C" fn cuStreamWaitEvent(stream: usize, event: usize, _flags: c_uint) -> 
     call(|world| {
         let stream = world.stream(stream)?;
         let number = world.event(event)?.recorded;
-        world.enqueue(stream, Work::Wait { event, number });
+        if !world.config.sabotage.removes(Call::Wait) {
+            world.enqueue(stream, Work::Wait { event, number });
+        }
         Ok(())
     })
 }
@@ -132,6 +142,10 @@ extern "C" fn cuEventSynchronize(event: usize) -> c_int {
         let found = world.event(event)?;
         let (device, number) = (found.device, found.recorded);
         world.working(device)?;
+        world.order.host_event(event);
+        if world.config.sabotage.removes(Call::Host) {
+            return Ok(());
+        }
         world.drive(Goal::Event(event, number))
     })
 }
@@ -142,6 +156,9 @@ extern "C" fn cuEventQuery(event: usize) -> c_int {
         let found = world.event(event)?;
         let (device, number) = (found.device, found.recorded);
         world.working(device)?;
+        if world.config.sabotage.removes(Call::Host) {
+            return Ok(());
+        }
         // Who asks again and again must see it happen at last.
         if world.schedule.random() % 8 == 0 {
             return world.drive(Goal::Event(event, number));

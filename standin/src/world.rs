@@ -12,6 +12,7 @@ use crate::failures::Kind;
 use crate::kernels::{Kernels, Launch};
 use crate::memory::{self, Memory, Owner};
 use crate::nvrtc::Programs;
+use crate::order::{Order, Touched};
 use crate::schedule::Schedule;
 
 /// A device.
@@ -77,6 +78,22 @@ pub enum Work {
     Call(Box<dyn FnOnce() -> Result<(), String> + Send>),
 }
 
+impl Work {
+    /// The memory that it touches, where that is known.
+    fn touched(&self) -> Touched {
+        match *self {
+            Work::Copy { to, from, len, .. } | Work::Download { to, from, len } => {
+                Some(vec![(to, len, true), (from, len, false)])
+            }
+            Work::Upload { to, ref bytes } => Some(vec![(to, bytes.len(), true)]),
+            Work::Fill { to, len, .. } => Some(vec![(to, len, true)]),
+            Work::FillWords { to, count, .. } => Some(vec![(to, 4 * count, true)]),
+            Work::Launch(_) | Work::Free { .. } | Work::Call(_) => None,
+            Work::Record { .. } | Work::Wait { .. } => Some(Vec::new()),
+        }
+    }
+}
+
 /// The state.
 pub struct World {
     /// What the environment asked for.
@@ -95,6 +112,8 @@ pub struct World {
     pub programs: Programs,
     /// Who goes next.
     pub schedule: Schedule,
+    /// What comes after what.
+    pub order: Order,
     /// Misuses seen.
     pub misuses: u64,
     /// Bytes copied between host and device.
@@ -161,12 +180,13 @@ impl World {
         crate::report::at_exit();
         World {
             schedule: Schedule::new(config.seed),
-            kernels: Kernels::new(config.kernels.clone()),
+            kernels: Kernels::new(config.kernels.clone(), config.sabotage.barrier.clone()),
             programs: Programs::default(),
             devices,
             streams,
             events: HashMap::new(),
             memory: Memory::default(),
+            order: Order::default(),
             misuses: 0,
             copied_bytes: [0; 2],
             next_handle: FIRST_HANDLE,
@@ -254,6 +274,14 @@ impl World {
 
     /// Puts work into a stream, then lets the schedule run what it likes.
     pub fn enqueue(&mut self, stream: usize, work: Work) {
+        // It is kept for the report alone.
+        if self.config.report.is_some() {
+            match &work {
+                Work::Record { event, .. } => self.order.record(stream, *event),
+                Work::Wait { event, .. } => self.order.wait(stream, *event),
+                _ => self.order.work(stream, work.touched()),
+            }
+        }
         if let Some(stream) = self.streams.get_mut(&stream) {
             stream.queue.push_back(work);
         }

@@ -3,11 +3,14 @@
 use super::blend::{Measured, RunFacts, count_nonfinite, load_pruned};
 use super::prune::{Geometry, Mask, Scratch, Sources, StageState};
 use super::real::Real;
-use super::simd::{self, Columns, Level, Merge, Model, Rule, STEP, Source};
+use super::simd::{self, Columns, Keep, Level, Merge, Model, Rule, STEP, Source};
 use super::stored::{Stored, Widen};
 use super::{BLOCK, vector};
 use crate::backend::{Combine, Prune, Score, Sparsify, philox};
 use crate::dtype::Dtype;
+
+/// Words that hold a bit for each element of a block.
+const MASK: usize = simd::mask_bytes(BLOCK) / 4;
 
 /// Merges the elements of a run from the first on, and returns how many; the others are not touched.
 pub(super) fn blend<C: Widen>(
@@ -22,6 +25,11 @@ pub(super) fn blend<C: Widen>(
     let n = sources.len / STEP * STEP;
     let merged = if C::KEY_BITS != f32::KEY_BITS || !simd::takes(sources.models.len(), dtype) {
         None
+    } else if let (Sparsify::Random { .. }, []) = (&m.sparsify, m.stages.as_slice())
+        && sources.start.is_multiple_of(4)
+        && sources.models.len() * MASK <= scratch.words.len()
+    {
+        at_random(level, m, sources, n, dtype, out, &mut scratch.words, facts)
     } else if matches!(m.sparsify, Sparsify::Random { .. }) || !m.stages.iter().all(|(_, s)| is_columns(s, m.geometry))
     {
         by_blocks(level, m, sources, n, dtype, out, scratch, facts)
@@ -96,17 +104,63 @@ fn at_once(level: Level, m: &Measured, sources: &Sources<'_>, n: usize, dtype: D
             models.push(Model {
                 source: source.part(at, len),
                 keep: match masks.map(|masks| &masks[t]) {
-                    Some(Mask::Columns(keep)) => Some(&keep[column..column + len]),
-                    _ => None,
+                    Some(Mask::Columns(keep)) => Keep::Bytes(&keep[column..column + len]),
+                    _ => Keep::All,
                 },
                 ..model_of(m, weights, t)
             });
         }
-        let merge = Merge::new(base.part(at, len), true, &models, rule, dtype)?;
+        let merge = Merge::new(base.part(at, len), Some(sources.len), &models, rule, dtype)?;
         is_bad |= simd::merge(level, &merge, len, &mut out[at * size..(at + len) * size]);
         at += len;
     }
     Some(is_bad)
+}
+
+/// Merges block by block, each with random masks made before. As [`at_once`].
+#[allow(clippy::too_many_arguments)]
+fn at_random(
+    level: Level,
+    m: &Measured,
+    sources: &Sources<'_>,
+    n: usize,
+    dtype: Dtype,
+    out: &mut [u8],
+    masks: &mut [u32],
+    facts: &mut RunFacts,
+) -> Option<bool> {
+    let Sparsify::Random { density, rescale, keys } = &m.sparsify else { return None };
+    let (rule, weights) = rule_of(&m.combine)?;
+    let stored: Vec<Source<'_>> = sources.models.iter().map(Source::stored).collect::<Option<_>>()?;
+    let base = Source::stored(sources.base.as_ref()?)?;
+    let size = dtype.bitsize() / 8;
+    let mut is_bad = false;
+    for at in (0..n).step_by(BLOCK) {
+        let len = BLOCK.min(n - at);
+        let counter = (sources.start + at as u64) / 4;
+        let mut models = Vec::with_capacity(stored.len());
+        for (t, (source, mask)) in stored.iter().zip(masks.chunks_exact_mut(MASK)).enumerate() {
+            let mask: &mut [u8] = bytemuck::cast_slice_mut(mask);
+            let threshold = philox::threshold(density[t]);
+            facts.kept[t] +=
+                simd::keep_random(level, counter, keys[t], threshold, len, &mut mask[..simd::mask_bytes(len)]);
+            let mask = &mask[..len / 8];
+            models.push(Model {
+                source: source.part(at, len),
+                keep: Keep::Bits(mask),
+                factor: factor_of(density[t], *rescale) as f32,
+                ..model_of(m, weights, t)
+            });
+        }
+        let merge = Merge::new(base.part(at, len), Some(sources.len), &models, rule, dtype)?;
+        is_bad |= simd::merge(level, &merge, len, &mut out[at * size..(at + len) * size]);
+    }
+    Some(is_bad)
+}
+
+/// What elements that are kept at random are multiplied by.
+fn factor_of(density: f64, rescale: bool) -> f64 {
+    if rescale && density > 0.0 && density < 1.0 { 1.0 / density } else { 1.0 }
 }
 
 /// Merges block by block, from task vectors that are made before. As [`at_once`].
@@ -129,25 +183,16 @@ fn by_blocks<C: Widen>(
     for at in (0..n).step_by(BLOCK) {
         let len = BLOCK.min(n - at);
         let first = sources.start + at as u64;
-        if !m.stages.is_empty() {
-            load_pruned(m.geometry, &m.stages, sources, at, len, scratch);
-        }
+        load_pruned(m.geometry, &m.stages, sources, at, len, scratch);
         if let Sparsify::Random { density, rescale, keys } = &m.sparsify {
             for (t, (density, key)) in density.iter().zip(keys).enumerate() {
                 let (tau, words) = (&mut scratch.tau[t][..len], &mut scratch.words[..len]);
                 philox::fill(words, first, *key);
-                let threshold = philox::threshold(*density);
-                let factor = if *rescale && *density > 0.0 && *density < 1.0 { 1.0 / *density } else { 1.0 };
-                facts.kept[t] += if m.stages.is_empty() {
-                    let (base, model) = (base.part(at, len), stored[t].part(at, len));
-                    simd::drop_random(level, base, model, (words, threshold), factor as f32, len, C::f32s_mut(tau)?)
-                } else {
-                    let kept = vector::drop_random(tau, words, threshold);
-                    if factor != 1.0 {
-                        vector::scale(tau, C::of(factor));
-                    }
-                    kept
-                };
+                facts.kept[t] += vector::drop_random(tau, words, philox::threshold(*density));
+                let factor = factor_of(*density, *rescale);
+                if factor != 1.0 {
+                    vector::scale(tau, C::of(factor));
+                }
             }
         }
         let tau = scratch.tau.iter().take(stored.len());
@@ -155,7 +200,7 @@ fn by_blocks<C: Widen>(
             .enumerate()
             .map(|(t, tau)| Some(Model { source: Source::values(C::f32s(&tau[..len])?), ..model_of(m, weights, t) }))
             .collect::<Option<_>>()?;
-        let merge = Merge::new(base.part(at, len), false, &models, rule, dtype)?;
+        let merge = Merge::new(base.part(at, len), None, &models, rule, dtype)?;
         is_bad |= simd::merge(level, &merge, len, &mut out[at * size..(at + len) * size]);
     }
     Some(is_bad)
@@ -167,7 +212,7 @@ fn model_of(m: &Measured, weights: &[f64], t: usize) -> Model<'static> {
     Model {
         source: Source::values(&[]),
         weight: weights.get(t).map_or(1.0, |w| *w as f32),
-        keep: None,
+        keep: Keep::All,
         cut: trims.then(|| m.cuts[t].min(1 << f32::KEY_BITS) as u32),
         factor: if trims { m.factors[t] as f32 } else { 1.0 },
     }
@@ -191,7 +236,7 @@ pub(super) fn add_column_scores<C: Widen>(
     }
     let models: Option<Vec<Source<'_>>> = sources.models.iter().map(Source::stored).collect();
     let (Some(models), Some(base)) = (models, sources.base.as_ref().and_then(Source::stored)) else { return 0 };
-    let Some(columns) = Columns::new(base, &models) else { return 0 };
+    let Some(columns) = Columns::new(base, &models, geometry.columns) else { return 0 };
     let first = (sources.start % geometry.columns - first_column) as usize;
     simd::add_column_deviations(level, &columns, 0, n, totals, first);
     n

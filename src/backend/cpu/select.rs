@@ -1,9 +1,11 @@
 //! The exact k-th largest (or smallest) key of a tensor without sorting it.
 //!
 //! A search narrows a range of keys (bits of |x|, ordered as magnitudes are) until it holds one: a pass counts the keys
-//! beyond the range, and those inside it in 2^16 bins. Differences of short floats are few: a bin that is found to hold a single
-//! key settles the search, however many it could hold. A sample of a large tensor first brackets the cut so closely that
-//! one pass usually settles it; where the bracket misses, the exact counts say on which side, and the search goes on there.
+//! beyond the range, and those inside it in 2^16 bins. Differences of short floats are multiples of a few powers of two, many of them
+//! tied: so a bin counts its first key apart from its others, and a cut that falls on it is found however many a bin holds. So is
+//! one that falls on others which are all the same. A sample of a large tensor first brackets the cut so closely that one pass
+//! usually settles it; where the bracket misses, the exact counts say on which side, and the search goes on there. The sample's most
+//! frequent key in the bracket, the *pivot*, is counted without a bin, which spares most of the work that is left.
 //! Counting commutes, so chunks may come in any order, and the result is exact whatever the sample was.
 
 use multiversion::multiversion;
@@ -22,15 +24,20 @@ const BINS: usize = 1 << 16;
 const GROUP: usize = 64;
 /// Bits of a key below its bin's that are followed.
 const LOW_BITS: u32 = 16;
-/// Counters of one pass and model. For every bin: the keys in it, and which of their low bits were 1 and, from bit 16 on,
-/// which were 0. Then a flag for every group of bins, whether it has counted; and last the keys beyond the range.
-pub const COUNTERS: usize = 2 * BINS + BINS / GROUP + 1;
-const TOUCHED: usize = 2 * BINS;
-const BEYOND: usize = COUNTERS - 1;
+/// Counters of one pass and model. For every bin: how often its first key came, and how often others. For every bin again: which
+/// low bits of the others were 1 and, from bit 16 on, which were 0. Then a flag for every group of bins, whether it has
+/// counted; and last the keys beyond the range, and those at the pivot.
+pub const COUNTERS: usize = 3 * BINS + BINS / GROUP + 2;
+const LOW: usize = 2 * BINS;
+const TOUCHED: usize = 3 * BINS;
+const BEYOND: usize = COUNTERS - 2;
+const AT_PIVOT: usize = COUNTERS - 1;
+/// The pivot of a search that has none: past all keys.
+const NO_PIVOT: u64 = u64::MAX;
 /// Tensors with fewer elements are not worth a sample.
 const SAMPLED_ELEMS: u64 = 1 << 17;
-/// How many standard deviations of the sample's rank the bracket spans on either side. Samples are of whole blocks,
-/// whose elements are not independent, so this is wider than it looks.
+/// How many standard deviations of the sample's rank the bracket spans on either side. Neighbouring elements are not independent, so
+/// this is wider than it looks.
 const MARGIN: f64 = 6.0;
 
 /// What is ranked.
@@ -57,6 +64,8 @@ pub struct Search {
     top: u64,
     /// A bin holds 2^shift keys.
     shift: u32,
+    /// The first key of a bin, which is counted apart; or [`NO_PIVOT`].
+    pivot: u64,
     /// Whether this pass only looks at a sample.
     samples: bool,
 }
@@ -74,7 +83,8 @@ impl Search {
     /// For the `rank`-th largest (from 1), or smallest where `lowest`, of `elems` keys of type `C`.
     pub fn new<C: Real>(elems: u64, rank: u64, lowest: bool) -> Self {
         let top = 1 << C::KEY_BITS;
-        Self { elems, rank, lowest, lo: 0, hi: top, top, shift: shift_for(top), samples: elems >= SAMPLED_ELEMS }
+        let (shift, samples) = (shift_for(top), elems >= SAMPLED_ELEMS);
+        Self { elems, rank, lowest, lo: 0, hi: top, top, shift, pivot: NO_PIVOT, samples }
     }
 
     /// Whether this pass only looks at a sample.
@@ -89,62 +99,92 @@ impl Search {
 
     /// Ends a pass that counted into `counts` ([`COUNTERS`]): the cut, once the range has come down to one key.
     pub fn advance(&mut self, counts: &[u64]) -> Option<Cut> {
-        let (bins, beyond) = (counts[..TOUCHED].as_chunks::<2>().0, counts[BEYOND]);
         if self.samples {
             self.samples = false;
-            self.bracket(bins);
+            self.bracket(counts);
             return None;
         }
-        let Some((bin, before)) = self.find(bins, self.rank.saturating_sub(beyond)).filter(|_| beyond < self.rank)
-        else {
+        let beyond = counts[BEYOND];
+        let found = self.find(counts, self.rank.saturating_sub(beyond)).filter(|_| beyond < self.rank);
+        let Some(Found { bin, is_first, kept }) = found else {
             // The bracket missed: go on on the side where the cut must be.
             let is_beyond = beyond >= self.rank;
             (self.lo, self.hi) = if is_beyond != self.lowest { (self.hi, self.top) } else { (0, self.lo) };
-            self.shift = shift_for(self.hi - self.lo);
+            (self.shift, self.pivot) = (shift_for(self.hi - self.lo), NO_PIVOT);
             return (self.lo >= self.hi).then_some(Cut { key: self.lo, kept: 0 });
         };
-        let [here, low] = bins[bin];
+        let (key, kept) = (self.first_of(bin), beyond + kept);
+        let low = counts[LOW + bin];
         let (ones, zeros) = (low & ((1 << LOW_BITS) - 1), low >> LOW_BITS);
-        if ones & zeros == 0 {
-            // Every key in this bin is the same.
-            return Some(Cut { key: self.lo + ((bin as u64) << self.shift) + ones, kept: beyond + before + here });
+        if is_first {
+            return Some(Cut { key, kept });
+        } else if ones & zeros == 0 {
+            // All others in this bin are the same.
+            return Some(Cut { key: key + ones, kept });
         }
         self.narrow(bin, bin);
+        self.pivot = NO_PIVOT;
         None
     }
 
-    /// The bin that holds the `rank`-th element of the range, and the elements in bins before it.
-    fn find(&self, bins: &[[u64; 2]], rank: u64) -> Option<(usize, u64)> {
-        let mut before = 0;
-        let order = |i: usize| if self.lowest { i } else { BINS - 1 - i };
-        (0..BINS).map(order).find_map(|bin| {
-            let here = bins[bin][0];
-            if before + here >= rank && here > 0 {
-                return Some((bin, before));
-            }
-            before += here;
-            None
-        })
+    /// The first key of a bin.
+    fn first_of(&self, bin: usize) -> u64 {
+        self.lo + ((bin as u64) << self.shift)
     }
 
-    /// Brackets the cut from a sample of the whole range.
-    fn bracket(&mut self, bins: &[[u64; 2]]) {
-        let sampled: u64 = bins.iter().map(|bin| bin[0]).sum();
+    /// Where the `rank`-th element of the range is.
+    fn find(&self, counts: &[u64], rank: u64) -> Option<Found> {
+        let bins = counts[..LOW].as_chunks::<2>().0;
+        // A pivot is the first key of its bin.
+        let pivot = (self.pivot != NO_PIVOT).then(|| ((self.pivot - self.lo) >> self.shift) as usize);
+        let mut kept = 0;
+        for i in 0..BINS {
+            let bin = if self.lowest { i } else { BINS - 1 - i };
+            let [first, others] = bins[bin];
+            let first = first + if pivot == Some(bin) { counts[AT_PIVOT] } else { 0 };
+            let parts = [(true, first), (false, others)];
+            for (is_first, here) in if self.lowest { parts } else { [parts[1], parts[0]] } {
+                kept += here;
+                if kept >= rank && here > 0 {
+                    return Some(Found { bin, is_first, kept });
+                }
+            }
+        }
+        None
+    }
+
+    /// Brackets the cut from a sample of the whole range, and takes the most frequent first key in the bracket as pivot.
+    fn bracket(&mut self, counts: &[u64]) {
+        let bins = counts[..LOW].as_chunks::<2>().0;
+        let sampled: u64 = bins.iter().flatten().sum();
         let share = self.rank as f64 / self.elems as f64;
         let rank = share * sampled as f64;
         let margin = MARGIN * (sampled as f64 * share * (1.0 - share)).sqrt() + MARGIN;
-        let near = self.find(bins, (rank - margin).max(1.0) as u64).map(|(bin, _)| bin);
-        let far = self.find(bins, (rank + margin) as u64 + 1).map(|(bin, _)| bin);
+        let bin_of = |rank: f64| self.find(counts, rank.max(1.0) as u64).map(|found| found.bin);
         let end = if self.lowest { BINS - 1 } else { 0 };
-        let (near, far) = (near.unwrap_or(BINS - 1 - end), far.unwrap_or(end));
-        self.narrow(near.min(far), near.max(far));
+        let near = bin_of(rank - margin).unwrap_or(BINS - 1 - end);
+        let far = bin_of(rank + margin + 1.0).unwrap_or(end);
+        let (from, to) = (near.min(far), near.max(far));
+        let most = (from..=to).max_by_key(|bin| bins[*bin][0]).unwrap_or(from);
+        let pivot = if bins[most][0] > 0 { self.first_of(most) } else { NO_PIVOT };
+        self.narrow(from, to);
+        self.pivot = pivot;
     }
 
     /// Narrows the range to bins `from..=to`.
     fn narrow(&mut self, from: usize, to: usize) {
-        (self.lo, self.hi) = (self.lo + ((from as u64) << self.shift), self.lo + ((to as u64 + 1) << self.shift));
+        (self.lo, self.hi) = (self.first_of(from), self.first_of(to + 1));
         self.shift = shift_for(self.hi - self.lo);
     }
+}
+
+/// An element's place among the counted.
+struct Found {
+    bin: usize,
+    /// Whether it is its bin's first key.
+    is_first: bool,
+    /// Elements of the range that come before, and those with which it is counted.
+    kept: u64,
 }
 
 /// The least shift with which [`BINS`] hold a range of keys.
@@ -158,26 +198,38 @@ pub fn add_counts(totals: &mut [u64], counts: &mut [u32]) {
         if std::mem::take(&mut counts[TOUCHED + group]) == 0 {
             continue;
         }
-        let bins = 2 * group * GROUP..2 * (group + 1) * GROUP;
-        let (totals, counts) = (totals[bins.clone()].as_chunks_mut::<2>().0, counts[bins].as_chunks_mut::<2>().0);
-        for (total, count) in totals.iter_mut().zip(counts) {
-            let [keys, low] = std::mem::take(count);
-            *total = [total[0] + u64::from(keys), total[1] | u64::from(low)];
+        let bins = group * GROUP..(group + 1) * GROUP;
+        let pairs = 2 * bins.start..2 * bins.end;
+        for (total, count) in totals[pairs.clone()].iter_mut().zip(&mut counts[pairs]) {
+            *total += u64::from(std::mem::take(count));
+        }
+        let low = LOW + bins.start..LOW + bins.end;
+        for (total, low) in totals[low.clone()].iter_mut().zip(&mut counts[low]) {
+            *total |= u64::from(std::mem::take(low));
         }
     }
-    totals[BEYOND] += u64::from(std::mem::take(&mut counts[BEYOND]));
+    for at in [BEYOND, AT_PIVOT] {
+        totals[at] += u64::from(std::mem::take(&mut counts[at]));
+    }
 }
 
 /// Counts a key inside the range.
 #[inline(always)]
 fn note(search: &Search, key: u64, counts: &mut [u32]) {
+    if key == search.pivot {
+        counts[AT_PIVOT] += 1;
+        return;
+    }
     let offset = key - search.lo;
     let bin = (offset >> search.shift) as usize;
-    // All bits below the bin's; where they are more than can be followed, the bin is taken to hold different keys.
-    let mask = ((1_u64 << search.shift.min(LOW_BITS)) - 1) as u32;
-    let (ones, unknown) = (offset as u32 & mask, if search.shift > LOW_BITS { u32::MAX } else { 0 });
-    counts[2 * bin] += 1;
-    counts[2 * bin + 1] |= ones | ((ones ^ mask) << LOW_BITS) | unknown;
+    let is_other = offset & ((1 << search.shift) - 1) != 0;
+    counts[2 * bin + usize::from(is_other)] += 1;
+    if is_other {
+        // All bits below the bin's; where they are more than can be followed, the others are taken to be different keys.
+        let mask = ((1_u64 << search.shift.min(LOW_BITS)) - 1) as u32;
+        let (ones, unknown) = (offset as u32 & mask, if search.shift > LOW_BITS { u32::MAX } else { 0 });
+        counts[LOW + bin] |= ones | ((ones ^ mask) << LOW_BITS) | unknown;
+    }
     counts[TOUCHED + bin / GROUP] = 1;
 }
 
@@ -229,16 +281,18 @@ fn tally_in_registers<C: Widen>(
 ) -> usize {
     let Some(level) = level.filter(|_| search.top == 1 << f32::KEY_BITS) else { return 0 };
     let n = n / simd::STEP * simd::STEP;
-    let range = simd::Range { lo: search.lo as u32, hi: search.hi as u32, lowest: search.lowest };
-    let (beyond, inside) = match of {
+    let pivot = u32::try_from(search.pivot).unwrap_or(u32::MAX);
+    let range = simd::Range { lo: search.lo as u32, hi: search.hi as u32, lowest: search.lowest, pivot };
+    let counted = match of {
         Of::Differences(base, model) => simd::count_differences(level, range, base, model, n, keys),
         Of::Values(values) => match C::f32s(values) {
             Some(values) => simd::count_values(level, range, values, n, keys),
             None => return 0,
         },
     };
-    counts[BEYOND] += beyond;
-    keys[..inside].iter().for_each(|key| note(search, u64::from(*key), counts));
+    counts[BEYOND] += counted.beyond;
+    counts[AT_PIVOT] += counted.equal;
+    keys[..counted.inside].iter().for_each(|key| note(search, u64::from(*key), counts));
     n
 }
 
@@ -314,127 +368,4 @@ fn count_with<C: Widen>(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-pub(super) mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// Counts of this machine's instruction set against those of the portable loops, for several ranges.
-    pub fn check_count(sources: &Sources<'_>) {
-        let models = sources.models.len();
-        let geometry = Geometry::of(&[sources.len as u64]);
-        for lowest in [false, true] {
-            for (lo, hi) in [(0.0, 1e-30), (0.01, 0.02), (1e-40, 1.0), (0.1, f32::INFINITY)] {
-                let mut search = Search::new::<f32>(1000, 10, lowest);
-                (search.lo, search.hi) = (f32::key(lo), f32::key(hi) + 1);
-                for shift in [shift_for(search.hi - search.lo), 20] {
-                    search.shift = shift;
-                    let of = |level: Option<Level>, ranked: Ranked| {
-                        let mut counts = vec![vec![0; COUNTERS]; models];
-                        let mut scratch = Scratch::<f32>::new(models);
-                        let searches = vec![Some(search); models];
-                        count_with(level, ranked, &searches, geometry, &[], sources, &mut counts, &mut scratch);
-                        counts
-                    };
-                    for ranked in [Ranked::Magnitude, Ranked::Score(Score::Magnitude)] {
-                        let expected = of(None, ranked);
-                        simd::levels().for_each(|level| assert!(of(Some(level), ranked) == expected, "{level:?}"));
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_bin_with_one_key_ends_the_search_and_a_bin_with_two_does_not() {
-        let search = |values: &[f32]| {
-            let mut search = Search::new::<f32>(values.len() as u64, 2, false);
-            let mut counts = vec![0; COUNTERS];
-            tally(&search, values, &mut counts);
-            let mut totals = vec![0; COUNTERS];
-            add_counts(&mut totals, &mut counts);
-            assert!(counts.iter().all(|count| *count == 0), "cleared for the next unit");
-            (search.advance(&totals), search)
-        };
-        let odd = f32::from_key(1.5_f32.key() + 1);
-        assert_eq!(search(&[0.1, odd, -odd, 3.0]).0, Some(Cut { key: odd.key(), kept: 3 }));
-        let (cut, narrowed) = search(&[0.1, odd, 1.5, 3.0]);
-        assert_eq!(cut, None);
-        assert!((narrowed.lo..narrowed.hi).contains(&odd.key()));
-    }
-
-    fn select<C: Real>(values: &[C], rank: u64, lowest: bool) -> Cut {
-        let mut search = Search::new::<C>(values.len() as u64, rank, lowest);
-        // A small tensor that is sampled all the same, badly: the bracket may miss.
-        search.samples = !values.len().is_multiple_of(3);
-        loop {
-            let mut counts = vec![0; COUNTERS];
-            let step = if search.samples() { 5 } else { 1 };
-            let seen: Vec<C> = values.iter().copied().step_by(step).collect();
-            tally(&search, &seen, &mut counts);
-            let counts: Vec<_> = counts.into_iter().map(u64::from).collect();
-            if let Some(cut) = search.advance(&counts) {
-                return cut;
-            }
-        }
-    }
-
-    fn check<C: Real>(values: &[C], rank: u64) -> Result<(), TestCaseError> {
-        let mut keys: Vec<u64> = values.iter().map(|v| v.key()).collect();
-        keys.sort_unstable();
-        let smallest = keys[rank as usize - 1];
-        let largest = keys[keys.len() - rank as usize];
-        let low = select(values, rank, true);
-        let high = select(values, rank, false);
-        prop_assert_eq!(low.key, smallest);
-        prop_assert_eq!(low.kept, keys.iter().filter(|k| **k <= smallest).count() as u64);
-        prop_assert_eq!(high.key, largest);
-        prop_assert_eq!(high.kept, keys.iter().filter(|k| **k >= largest).count() as u64);
-        Ok(())
-    }
-
-    proptest! {
-        #[test]
-        fn the_cut_is_what_sorting_gives(bits in proptest::collection::vec(any::<u32>(), 1..300), rank in 0.0..1.0f64) {
-            let values: Vec<f32> = bits.iter().map(|b| f32::from_bits(*b)).collect();
-            check(&values, (rank * values.len() as f64) as u64 + 1)?;
-        }
-
-        #[test]
-        fn ties_are_all_kept(bits in proptest::collection::vec(0u64..4, 1..300), rank in 0.0..1.0f64) {
-            let values: Vec<f64> = bits.iter().map(|b| f64::from_bits(*b << 40)).collect();
-            check(&values, (rank * values.len() as f64) as u64 + 1)?;
-        }
-    }
-
-    #[test]
-    fn nan_ranks_above_infinity() {
-        assert!(f32::from_key(select(&[1.0, f32::NAN, f32::INFINITY], 1, false).key).is_nan());
-        assert_eq!(f32::from_key(select(&[1.0, f32::NAN, f32::INFINITY], 2, false).key), f32::INFINITY);
-    }
-
-    #[test]
-    fn a_bracket_that_misses_on_either_side_is_recovered_from() {
-        let values: Vec<f32> = (0..1000).map(|i| i as f32 / 7.0).collect();
-        for lowest in [false, true] {
-            for (lo, hi) in [(0.0f32, 1.0f32), (140.0, 150.0), (70.0, 71.0), (1e30, 2e30)] {
-                for rank in [1, 10, 500, 1000] {
-                    let mut search = Search::new::<f32>(1000, rank, lowest);
-                    (search.lo, search.hi) = (lo.key(), hi.key());
-                    search.shift = shift_for(search.hi - search.lo);
-                    let cut = loop {
-                        let mut counts = vec![0; COUNTERS];
-                        tally(&search, &values, &mut counts);
-                        let counts: Vec<_> = counts.into_iter().map(u64::from).collect();
-                        if let Some(cut) = search.advance(&counts) {
-                            break cut;
-                        }
-                    };
-                    let index = if lowest { rank - 1 } else { 1000 - rank };
-                    assert_eq!(f32::from_key(cut.key), values[index as usize]);
-                    assert_eq!(cut.kept, rank);
-                }
-            }
-        }
-    }
-}
+pub(super) mod tests;

@@ -1,4 +1,4 @@
-//! cuBLAS as far as it is needed: products of matrices in f64, batched over matrices of one shape.
+//! cuBLAS as far as it is needed: products of matrices in f64, batched over matrices of one shape, and a matrix's transpose.
 #![allow(unsafe_code)]
 
 use cudarc::cublas::{result, sys};
@@ -68,7 +68,7 @@ impl Blas {
         Ok(blas)
     }
 
-    /// C ← A B, or C ← C + A B where `adds`, for every product of a batch.
+    /// C ← α A B + β C, for every product of a batch.
     ///
     /// # Errors
     /// Sides that cuBLAS cannot count, or what it says.
@@ -76,13 +76,13 @@ impl Blas {
     /// # Safety
     /// The operands must be device memory of the stream's context that holds as many elements as `sides` says, and that only
     /// this stream's work uses until it is done.
-    pub unsafe fn multiply(&mut self, sides: Sides, a: Operand, b: Operand, c: Operand, adds: bool) -> Result<()> {
+    pub unsafe fn product(&mut self, sides: Sides, a: Operand, b: Operand, c: Operand, by: [f64; 2]) -> Result<()> {
         let int = |x: usize| i32::try_from(x).map_err(|_| Error::internal(format!("a side of {x} for cuBLAS")));
         let op = |x: &Operand| match x.is_transposed {
             true => sys::cublasOperation_t::CUBLAS_OP_T,
             false => sys::cublasOperation_t::CUBLAS_OP_N,
         };
-        let (one, zero) = (1.0f64, 0.0f64);
+        let [alpha, beta] = by;
         let Sides { m, n, k, batch } = sides;
         if m == 0 || n == 0 || batch == 0 {
             return Ok(());
@@ -96,14 +96,14 @@ impl Blas {
                 int(m)?,
                 int(n)?,
                 int(k)?,
-                &one,
+                &alpha,
                 a.ptr as *const f64,
                 int(a.ld)?,
                 a.stride as i64,
                 b.ptr as *const f64,
                 int(b.ld)?,
                 b.stride as i64,
-                if adds { &one } else { &zero },
+                &beta,
                 c.ptr as *mut f64,
                 int(c.ld)?,
                 c.stride as i64,
@@ -111,6 +111,28 @@ impl Blas {
             )
         }
         .map_err(|e| failed(&self.label, "multiply matrices", e.0))
+    }
+
+    /// C ← Aᵀ, of a matrix A of `rows` and `columns`.
+    ///
+    /// # Errors
+    /// Sides that cuBLAS cannot count, or what it says.
+    ///
+    /// # Safety
+    /// As of [`Self::product`]; A and C must not overlap.
+    pub unsafe fn transpose(&mut self, (rows, columns): (usize, usize), a: Operand, c: Operand) -> Result<()> {
+        let int = |x: usize| i32::try_from(x).map_err(|_| Error::internal(format!("a side of {x} for cuBLAS")));
+        if rows == 0 || columns == 0 {
+            return Ok(());
+        }
+        let (one, zero, op) = (1.0f64, 0.0f64, sys::cublasOperation_t::CUBLAS_OP_T);
+        let (from, to) = (a.ptr as *const f64, c.ptr as *mut f64);
+        let (m, n, lda, ldc) = (int(columns)?, int(rows)?, int(a.ld)?, int(c.ld)?);
+        // SAFETY: of the operands the caller promises; with a factor of 0 the second one, named as the first, is not read. The
+        // scalars are the host's, read before the call returns.
+        unsafe { sys::cublasDgeam(self.handle, op, op, m, n, &one, from, lda, &zero, from, lda, to, ldc) }
+            .result()
+            .map_err(|e| failed(&self.label, "transpose a matrix", e.0))
     }
 }
 

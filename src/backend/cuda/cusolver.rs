@@ -1,4 +1,5 @@
-//! cuSOLVER as far as it is needed: all eigenvectors of symmetric matrices in f64, of one or of several of one size.
+//! cuSOLVER as far as it is needed, in f64: all eigenvectors of symmetric matrices, of one or of several of one size; singular
+//! value decompositions.
 #![allow(unsafe_code)]
 
 use cudarc::cusolver::{result, sys};
@@ -35,6 +36,25 @@ pub struct Place {
     /// One `i32` a matrix: 0 where its decomposition converged.
     pub info: u64,
     /// Workspace of [`Eigen::workspace_bytes`].
+    pub workspace: u64,
+    /// Its bytes.
+    pub workspace_bytes: u64,
+}
+
+/// Where a matrix is decomposed into singular values and vectors.
+#[derive(Debug, Clone, Copy)]
+pub struct SvdPlace {
+    /// rows×columns, rows ≥ columns, columns one after the other; destroyed.
+    pub matrix: u64,
+    /// `columns` singular values, descending.
+    pub values: u64,
+    /// Left vectors, rows×columns.
+    pub left: u64,
+    /// Right vectors, transposed: columns×columns.
+    pub right: u64,
+    /// One `i32`: 0 where the decomposition converged.
+    pub info: u64,
+    /// Workspace of [`Eigen::svd_bytes`].
     pub workspace: u64,
     /// Its bytes.
     pub workspace_bytes: u64,
@@ -139,12 +159,7 @@ impl Eigen {
         if device_bytes as u64 > at.workspace_bytes || batch > self.batch(n, batch) {
             return Err(Error::internal(format!("a workspace of {} bytes, {device_bytes} needed", at.workspace_bytes)));
         }
-        if self.host.len() < host_bytes {
-            self.host.try_reserve_exact(host_bytes - self.host.len()).map_err(|_| {
-                error::out_of_memory(&self.label, "decompose a matrix", &format!("no {host_bytes} bytes on the host"))
-            })?;
-            self.host.resize(host_bytes, 0);
-        }
+        self.grow_host(host_bytes)?;
         let (matrices, values, workspace) = (at.matrices as *mut _, at.values as *mut _, at.workspace as *mut _);
         let (host, info) = (self.host.as_mut_ptr().cast(), at.info as *mut i32);
         let (side, real) = (n as i64, REAL);
@@ -195,6 +210,106 @@ impl Eigen {
     }
 }
 
+impl Eigen {
+    fn grow_host(&mut self, bytes: usize) -> Result<()> {
+        if self.host.len() < bytes {
+            self.host.try_reserve_exact(bytes - self.host.len()).map_err(|_| {
+                error::out_of_memory(&self.label, "decompose a matrix", &format!("no {bytes} bytes on the host"))
+            })?;
+            self.host.resize(bytes, 0);
+        }
+        Ok(())
+    }
+
+    /// Bytes of the device's workspace for the singular value decomposition of a matrix.
+    ///
+    /// # Errors
+    /// What cuSOLVER says.
+    pub fn svd_bytes(&self, rows: usize, columns: usize) -> Result<u64> {
+        self.svd_sizes(rows, columns).map(|(device, _)| device as u64)
+    }
+
+    fn svd_sizes(&self, rows: usize, columns: usize) -> Result<(usize, usize)> {
+        let (mut device, mut host) = (0usize, 0usize);
+        let (m, n, none) = (rows as i64, columns as i64, std::ptr::null());
+        // SAFETY: the handle and parameters are live; the sizes are asked for by shape, the matrices are not looked at.
+        let status = unsafe {
+            sys::cusolverDnXgesvd_bufferSize(
+                self.handle,
+                self.params,
+                THIN,
+                THIN,
+                m,
+                n,
+                REAL,
+                none,
+                m,
+                REAL,
+                none,
+                REAL,
+                none,
+                m,
+                REAL,
+                none,
+                n,
+                REAL,
+                &mut device,
+                &mut host,
+            )
+        };
+        status.result().map_err(|e| failed(&self.label, "size a workspace", e.0))?;
+        Ok((device, host))
+    }
+
+    /// Decomposes a matrix of at least as many rows as columns. The caller looks at the info.
+    ///
+    /// # Errors
+    /// What cuSOLVER says.
+    ///
+    /// # Safety
+    /// As of [`Self::decompose`], of [`SvdPlace`].
+    pub unsafe fn svd(&mut self, rows: usize, columns: usize, at: SvdPlace) -> Result<()> {
+        let (device_bytes, host_bytes) = self.svd_sizes(rows, columns)?;
+        if device_bytes as u64 > at.workspace_bytes || rows < columns {
+            return Err(Error::internal(format!("a workspace of {} bytes, {device_bytes} needed", at.workspace_bytes)));
+        }
+        self.grow_host(host_bytes)?;
+        let (m, n) = (rows as i64, columns as i64);
+        let pointer = |at: u64| at as *mut std::ffi::c_void;
+        // SAFETY: of the places the caller promises; the host's part of the workspace is this handle's and large enough.
+        let status = unsafe {
+            sys::cusolverDnXgesvd(
+                self.handle,
+                self.params,
+                THIN,
+                THIN,
+                m,
+                n,
+                REAL,
+                pointer(at.matrix),
+                m,
+                REAL,
+                pointer(at.values),
+                REAL,
+                pointer(at.left),
+                m,
+                REAL,
+                pointer(at.right),
+                n,
+                REAL,
+                pointer(at.workspace),
+                device_bytes,
+                self.host.as_mut_ptr().cast(),
+                host_bytes,
+                at.info as *mut i32,
+            )
+        };
+        status.result().map_err(|e| failed(&self.label, "decompose a matrix", e.0))
+    }
+}
+
+/// As many singular vectors as there are singular values.
+const THIN: std::ffi::c_schar = b'S' as std::ffi::c_schar;
 const VECTORS: sys::cusolverEigMode_t = sys::cusolverEigMode_t::CUSOLVER_EIG_MODE_VECTOR;
 const LOWER: sys::cublasFillMode_t = sys::cublasFillMode_t::CUBLAS_FILL_MODE_LOWER;
 const REAL: sys::cudaDataType = sys::cudaDataType::CUDA_R_64F;

@@ -13,7 +13,7 @@ use super::cublas::{Operand, Sides};
 use super::gpu::Gpu;
 use super::module::Kernels;
 use super::pinned::{Ring, waiting};
-use super::pool::Span;
+use super::pool::{Pool, Span};
 use super::solver::Solver;
 use super::{cusolver, error};
 use crate::backend::device::LANE_SLOTS;
@@ -32,6 +32,9 @@ pub struct LaneSizes {
 
 /// Buffers of a kind that are filled and emptied in turn: what [`Lane::computed`] counts to.
 pub const TURNS: usize = 3;
+
+/// NaN in every floating-point type, and no sensible index: what [`Lane::poison`] writes.
+pub const POISON: u8 = 0xFF;
 
 /// A lane.
 #[derive(Debug)]
@@ -194,6 +197,26 @@ impl Lane {
         self.compute.wait(&self.fetched[turn % TURNS]).map_err(|e| self.failed("order a copy and a kernel", e))
     }
 
+    /// Fills spans that a lease has brought with [`POISON`], before whatever is enqueued from now on: so that a read of what was
+    /// never written gives NaN and not what an earlier step left, which may look right. For debug builds.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn poison(&mut self, gpu: &Gpu, spans: &[Span]) -> Result<()> {
+        for span in spans {
+            place(gpu, *span, 0, span.bytes)?;
+            // To the end of the room that the span takes, so that a read past it shows too.
+            let bytes = Pool::taken_by([span.bytes]);
+            // SAFETY: `place` checked that the span lies in the pool, which gives out whole multiples of its alignment; it is of
+            // a lease of this lane, which began idle.
+            unsafe {
+                result::memset_d8_async(gpu.address(span.offset), POISON, bytes as usize, self.upload.cu_stream())
+            }
+            .map_err(|e| self.failed("clear memory", e))?;
+        }
+        self.uploaded()
+    }
+
     /// Sets a span to zeros, after the kernels launched so far.
     ///
     /// # Errors
@@ -257,6 +280,14 @@ impl Lane {
     /// # Errors
     /// Operands outside the pool, or what cuBLAS says.
     pub fn multiply(&mut self, gpu: &Gpu, sides: Sides, a: Operand, b: Operand, c: Operand, adds: bool) -> Result<()> {
+        self.product(gpu, sides, a, b, c, [1.0, if adds { 1.0 } else { 0.0 }])
+    }
+
+    /// C ← α A B + β C, for every product of a batch, after the kernels launched so far.
+    ///
+    /// # Errors
+    /// Operands outside the pool, or what cuBLAS says.
+    pub fn product(&mut self, gpu: &Gpu, sides: Sides, a: Operand, b: Operand, c: Operand, by: [f64; 2]) -> Result<()> {
         let Sides { m, n, k, batch } = sides;
         for (x, rows, columns) in [(a, m, k), (b, k, n), (c, m, n)] {
             let (rows, columns) = if x.is_transposed { (columns, rows) } else { (rows, columns) };
@@ -268,7 +299,22 @@ impl Lane {
         }
         // SAFETY: the operands lie in the pool, as was just checked, in spans that this lane has leased; what was uploaded to
         // them is ordered before this stream's work (`uploaded`).
-        unsafe { self.solver()?.blas.multiply(sides, a, b, c, adds) }
+        unsafe { self.solver()?.blas.product(sides, a, b, c, by) }
+    }
+
+    /// C ← Aᵀ, of a matrix A of `rows` and `columns`, after the kernels launched so far.
+    ///
+    /// # Errors
+    /// Operands outside the pool, or what cuBLAS says.
+    pub fn transpose(&mut self, gpu: &Gpu, (rows, columns): (usize, usize), a: Operand, c: Operand) -> Result<()> {
+        for (x, rows, columns) in [(a, rows, columns), (c, columns, rows)] {
+            holds(gpu, x.ptr, 8 * ((columns.max(1) - 1) as u64 * x.ld as u64 + rows as u64))?;
+            if x.ld < rows {
+                return Err(Error::internal("columns of a matrix overlap"));
+            }
+        }
+        // SAFETY: as in `product`.
+        unsafe { self.solver()?.blas.transpose((rows, columns), a, c) }
     }
 
     /// Decomposes `batch` symmetric matrices of side `n`, after the kernels launched so far, and waits until that is done.
@@ -284,6 +330,25 @@ impl Lane {
         // SAFETY: the places lie in the pool, as was just checked, in spans that this lane has leased; the stream is waited for
         // below, before anything else is decomposed.
         unsafe { self.solver()?.eigen.decompose(n, batch, at) }?;
+        let quiet = self.idle.record(&self.compute).and_then(|()| self.idle.synchronize());
+        quiet.map_err(|e| self.failed("decompose a matrix", e))
+    }
+
+    /// Singular values and vectors of a matrix of `rows` ≥ `columns`, after the kernels launched so far; waits until that is done.
+    ///
+    /// # Errors
+    /// Places outside the pool, or what cuSOLVER says.
+    pub fn svd(&mut self, gpu: &Gpu, (rows, columns): (usize, usize), at: cusolver::SvdPlace) -> Result<()> {
+        let (m, n) = (rows as u64, columns as u64);
+        for (address, bytes) in
+            [(at.matrix, 8 * m * n), (at.left, 8 * m * n), (at.right, 8 * n * n), (at.values, 8 * n)]
+        {
+            holds(gpu, address, bytes)?;
+        }
+        holds(gpu, at.info, 4)?;
+        holds(gpu, at.workspace, at.workspace_bytes)?;
+        // SAFETY: as in `decompose`.
+        unsafe { self.solver()?.eigen.svd(rows, columns, at) }?;
         let quiet = self.idle.record(&self.compute).and_then(|()| self.idle.synchronize());
         quiet.map_err(|e| self.failed("decompose a matrix", e))
     }

@@ -36,7 +36,10 @@ pub(super) fn image(name: &str, source: &[u8], capability: i32) -> Result<Vec<u8
         return Ok(found);
     }
     tracing::info!("compiling the CUDA kernels `{name}` for {arch}");
-    let image = compile(name, source, &arch)?;
+    let (image, log) = compile(name, source, &arch)?;
+    if !log.is_empty() {
+        tracing::debug!("NVRTC on {name}.cu: {log}");
+    }
     if let Some(path) = path
         && let Err(error) = keep(&path, &image)
     {
@@ -82,7 +85,8 @@ impl Drop for Program {
     }
 }
 
-fn compile(name: &str, source: &[u8], arch: &str) -> Result<Vec<u8>> {
+/// What NVRTC makes of a source, and what it says of it.
+fn compile(name: &str, source: &[u8], arch: &str) -> Result<(Vec<u8>, String)> {
     let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::internal("a kernel's source holds a zero byte"));
     let (source, file) = (text(source)?, text(format!("{name}.cu").as_bytes())?);
     let program =
@@ -90,16 +94,18 @@ fn compile(name: &str, source: &[u8], arch: &str) -> Result<Vec<u8>> {
     let options: Vec<String> =
         OPTIONS.iter().map(|o| (*o).to_owned()).chain([format!("--gpu-architecture={arch}")]).collect();
     // SAFETY: the program is alive, and so are source and name, which it may refer to.
-    if let Err(error) = unsafe { result::compile_program(program.0, &options) } {
-        // SAFETY: the program is alive.
-        let log = unsafe { result::get_program_log(program.0) }.unwrap_or_default();
-        let log: Vec<u8> = log.into_iter().map(|c| c as u8).take_while(|c| *c != 0).collect();
-        tracing::debug!("NVRTC on {name}.cu: {}", String::from_utf8_lossy(&log));
+    let compiled = unsafe { result::compile_program(program.0, &options) };
+    // SAFETY: the program is alive.
+    let log = unsafe { result::get_program_log(program.0) }.unwrap_or_default();
+    let log: Vec<u8> = log.into_iter().map(|c| c as u8).take_while(|c| *c != 0).collect();
+    let log = String::from_utf8_lossy(&log).into_owned();
+    if let Err(error) = compiled {
+        tracing::debug!("NVRTC on {name}.cu: {log}");
         return Err(nvrtc_failed(&format!("compile `{name}` for {arch}"), error)
             .hint("use NVRTC of CUDA 13.0 or newer; `-v` shows what it said"));
     }
-    if arch.starts_with("sm_") { cubin(&program) } else { ptx(&program) }
-        .map_err(|e| nvrtc_failed("hand out what it compiled", e))
+    let image = if arch.starts_with("sm_") { cubin(&program) } else { ptx(&program) };
+    Ok((image.map_err(|e| nvrtc_failed("hand out what it compiled", e))?, log))
 }
 
 fn cubin(program: &Program) -> Result<Vec<u8>, NvrtcError> {
@@ -186,13 +192,33 @@ mod tests {
     fn every_module_compiles_where_nvrtc_is_installed() {
         // SAFETY: only looks for the library.
         if !unsafe { sys::is_culib_present() } {
+            assert!(env::var_os("MERGANSER_REQUIRE_NVRTC").is_none(), "there is no libnvrtc.so");
             eprintln!("skipped: there is no libnvrtc.so");
             return;
         }
+        let mut count = 0;
         for (name, source) in super::super::module::MODULES {
-            let image = compile(name, source, "sm_90").unwrap();
-            assert!(!image.is_empty(), "{name}");
+            let text = std::str::from_utf8(source).unwrap();
+            let kernels: Vec<&str> = text.lines().filter_map(kernel_of).collect();
+            assert!(!kernels.is_empty(), "{name}");
+            for arch in ["sm_80", "sm_90", "compute_90"] {
+                let (image, log) = compile(name, source, arch).unwrap();
+                assert_eq!(log.trim(), "", "{name} for {arch}");
+                for kernel in &kernels {
+                    let is_there = image.windows(kernel.len()).any(|window| window == kernel.as_bytes());
+                    assert!(is_there, "{kernel} is not in {name} for {arch}");
+                }
+            }
+            count += kernels.len();
         }
+        let (major, minor) = version().unwrap();
+        eprintln!("NVRTC {major}.{minor}: {count} kernels for sm_80, sm_90 and as PTX; no warning");
+    }
+
+    /// The kernel that a line of source begins.
+    fn kernel_of(line: &str) -> Option<&str> {
+        let (_, after) = line.split_once("__global__")?;
+        after.split_once("void ")?.1.split('(').next().map(str::trim)
     }
 
     #[test]

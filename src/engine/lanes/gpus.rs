@@ -2,16 +2,14 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::needs::{self, Matrix, range};
+use super::matrices::{EXPECTED, Says, arrange};
+use super::needs::range;
 use crate::backend::Program;
-use crate::backend::cpu::prune::Geometry;
 use crate::backend::cuda::gpu::{Gpu, takeable};
 use crate::backend::cuda::lane::{Lane, LaneSizes};
-use crate::backend::cuda::ops::StageBlob;
-use crate::backend::cuda::pool::Pool;
 use crate::backend::device::CudaDevice;
 use crate::error::{Error, Result};
-use crate::plan::{Plan, TensorPlan};
+use crate::plan::Plan;
 use crate::units::format_bytes;
 
 /// Open devices.
@@ -22,36 +20,14 @@ pub struct Gpus {
     gpus: Vec<Gpu>,
 }
 
-/// What a solver says of matrices: workspace in bytes for so many of a side, and how many of those wished can go together.
-struct Says<'a> {
-    workspace: &'a dyn Fn(usize, usize) -> Result<u64>,
-    batch: &'a dyn Fn(usize, usize) -> usize,
-}
-
-/// Whether each tensor's matrices fit into a pool.
-fn fitting(plan: &Plan, pool: u64, says: &Says<'_>) -> Result<Vec<bool>> {
-    let fits = |tensor: &TensorPlan| {
-        let Some(matrix) = Matrix::of(tensor, says.batch) else { return Ok(false) };
-        let blob = StageBlob::most_bytes(tensor.stages(), tensor.models.len(), Geometry::of(&tensor.shape));
-        let solver = (says.workspace)(matrix.r, matrix.group)?;
-        let chunk = needs::most_chunk(tensor, plan.memory.chunk_elems);
-        let work = matrix.work(blob, solver, chunk * tensor.elem_bytes);
-        let sources = needs::source_bytes(plan, tensor, tensor.elems);
-        Ok(Pool::taken_by(sources.into_iter().chain(work)) <= pool)
-    };
-    plan.tensors.iter().map(fits).collect()
-}
-
 /// Plans for devices that are not open: with what they can be expected to give.
 ///
 /// # Errors
 /// `Input` if the host's budget is too small.
 pub fn expect(plan: &mut Plan, devices: &[CudaDevice], limit: Option<u64>) -> Result<()> {
     let pools: Vec<u64> = devices.iter().map(|d| takeable(d.free_bytes).min(limit.unwrap_or(u64::MAX))).collect();
-    let workspace = |r: usize, group: usize| Ok(needs::solver_estimate(r as u64, group as u64));
-    let says = Says { workspace: &workspace, batch: &|_, wanted| wanted };
-    let fit = fitting(plan, pools.iter().copied().min().unwrap_or_default(), &says)?;
-    plan.use_devices(devices.to_vec(), pools, &fit)?;
+    let (fit, together) = arrange(plan, pools.iter().copied().min().unwrap_or_default(), &EXPECTED)?;
+    plan.use_devices(devices.to_vec(), pools, &fit, together)?;
     let (wanted, _) = wish(plan);
     if let Some(on) = &mut plan.devices {
         on.pool_bytes.iter_mut().for_each(|pool| *pool = wanted.min(*pool));
@@ -96,10 +72,13 @@ impl Gpus {
             // What the libraries really ask for, and the memory that there really is.
             lane.bind()?;
             let eigen = &lane.solver()?.eigen;
-            let workspace = |r: usize, group: usize| eigen.workspace_bytes(r, group);
-            let says = Says { workspace: &workspace, batch: &|r, wanted| eigen.batch(r, wanted) };
-            let fit = fitting(plan, pools.iter().copied().min().unwrap_or_default(), &says)?;
-            plan.use_devices(devices.to_vec(), pools, &fit)?;
+            let says = Says {
+                workspace: &|r, count| eigen.workspace_bytes(r, count),
+                batch: &|r, wanted| eigen.batch(r, wanted),
+                svd: &|rows, columns| eigen.svd_bytes(rows, columns),
+            };
+            let (fit, together) = arrange(plan, pools.iter().copied().min().unwrap_or_default(), &says)?;
+            plan.use_devices(devices.to_vec(), pools, &fit, together)?;
         } else if let Some(on) = &mut plan.devices {
             on.pool_bytes = pools;
         }

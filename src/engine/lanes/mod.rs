@@ -2,9 +2,13 @@
 //! hand results to the same runs, writers and journal as the CPU's threads.
 
 mod blend;
+mod factored;
 mod gpus;
 mod low_rank;
+mod matrices;
+mod members;
 mod needs;
+mod orthogonal;
 mod output;
 mod sources;
 mod stats;
@@ -15,16 +19,16 @@ use super::Engine;
 use super::schedule::Taker;
 use super::settle::{settle, stage_of};
 use super::writer::Written;
-use crate::backend::Program;
 use crate::backend::cpu::SEGMENT;
 use crate::backend::cpu::prune::Geometry;
 use crate::backend::cuda::gpu::Gpu;
 use crate::backend::cuda::lane::Lane;
 use crate::backend::cuda::ops::StageBlob;
 use crate::backend::cuda::{error, pool};
+use crate::backend::{MatrixRule, Program};
 use crate::error::{Error, Result};
-use crate::plan::TensorPlan;
 use crate::plan::graph::{Kind, Step, StepId};
+use crate::plan::{Plan, TensorPlan};
 
 pub use gpus::{Gpus, expect};
 use needs::Needs;
@@ -32,6 +36,12 @@ use sources::{Loaded, Stage};
 
 // What the plan leaves to devices, their kernels take.
 const _: () = assert!(crate::plan::devices::MOST_MODELS == crate::backend::cuda::ops::MAX_MODELS);
+
+/// The tensors that are merged together with one: itself, where there are no others.
+fn together<'a>(plan: &'a Plan, tensor: &'a usize) -> &'a [usize] {
+    let batch = plan.devices.as_ref().and_then(|on| on.batch(*tensor));
+    batch.map_or(std::slice::from_ref(tensor), |batch| &batch.tensors)
+}
 
 /// A lane's thread.
 pub(super) struct LaneWorker<'a, 'p> {
@@ -63,7 +73,13 @@ impl<'a, 'p> LaneWorker<'a, 'p> {
         while let Some((id, _)) = self.engine.schedule.take(Taker::Device(self.device)) {
             let step = &self.engine.plan.graph.steps[id];
             let tensor = &self.engine.plan.tensors[step.tensor];
-            self.step(id, step, tensor).map_err(|e| Error::at_tensor(e, &tensor.name))?;
+            // An error in a batch may name another of its tensors.
+            let named = |e: Error| {
+                let names = together(self.engine.plan, &step.tensor).iter().map(|t| &self.engine.plan.tensors[*t].name);
+                let name = names.clone().find(|name| e.to_string().contains(name.as_str()));
+                e.at_tensor(name.unwrap_or(&tensor.name))
+            };
+            self.step(id, step, tensor).map_err(named)?;
             if !self.engine.schedule.done(id) || !settle(self.engine, step, tensor)? {
                 return Err(Error::internal(format!("a device left a step of `{}` undone", tensor.name)));
             }
@@ -93,14 +109,17 @@ impl<'a, 'p> LaneWorker<'a, 'p> {
             Kind::TrimNorms => self.trim_norms(&stage, index, step.kind),
             Kind::Angle => self.angle(&stage, index, step.kind),
             Kind::Rows(of) | Kind::Columns(of) => self.scores(&stage, index, step.kind, stage_of(tensor, of)?),
-            Kind::Merge => {
-                self.engine.tensors[index].computed_on(&format!("cuda:{}", self.gpu.ordinal), None);
-                match &tensor.program {
-                    Program::Blend(_) => self.blend(&stage, index),
-                    Program::LowRank(work) => self.low_rank(&stage, index, work),
-                    Program::Copy | Program::Factor { .. } => Err(Error::internal("a device copies nothing")),
+            Kind::Merge => match &tensor.program {
+                Program::Blend(_) => {
+                    self.engine.tensors[index].computed_on(&format!("cuda:{}", self.gpu.ordinal), None);
+                    self.blend(&stage, index)
                 }
-            }
+                Program::LowRank(work) => match work.rule {
+                    MatrixRule::Truncate(_) => self.low_rank(index),
+                    _ => self.orthogonal(index),
+                },
+                Program::Copy | Program::Factor { .. } => Err(Error::internal("a device copies nothing")),
+            },
         }
     }
 
@@ -114,7 +133,13 @@ impl<'a, 'p> LaneWorker<'a, 'p> {
     }
 
     /// Leases what a step takes, and tells the elements of a launch; `None` if the run is being stopped.
-    fn load(&self, stage: &Stage<'_, '_>, index: usize, kind: Kind, blob: &StageBlob) -> Result<Option<(Loaded, u64)>> {
+    fn load(
+        &mut self,
+        stage: &Stage<'_, '_>,
+        index: usize,
+        kind: Kind,
+        blob: &StageBlob,
+    ) -> Result<Option<(Loaded, u64)>> {
         let (plan, tensor, pool) = (self.engine.plan, stage.tensor, self.gpu.pool());
         let geometry = Geometry::of(&tensor.shape);
         let bytes = blob.bytes.len() as u64;
@@ -126,6 +151,7 @@ impl<'a, 'p> LaneWorker<'a, 'p> {
             let least = pool::Pool::taken_by(sources.into_iter().chain(work(SEGMENT as u64)));
             return Err(error::pool_too_small(&self.gpu.label, &tensor.name, least, pool.bytes()));
         };
-        Ok(Loaded::lease(stage, index, &needs).map(|loaded| (loaded, needs.chunk)))
+        let loaded = Loaded::lease(stage, &mut self.lane, index, &needs)?;
+        Ok(loaded.map(|loaded| (loaded, needs.chunk)))
     }
 }

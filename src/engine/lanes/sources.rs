@@ -44,12 +44,16 @@ pub(super) struct Stage<'a, 'p> {
 }
 
 impl Loaded {
-    /// Leases what a step takes; `None` if the run is being stopped.
-    pub fn lease(stage: &Stage<'_, '_>, index: usize, needs: &Needs) -> Option<Self> {
+    /// Leases what a step takes; `None` if the run is being stopped. In debug builds it comes poisoned.
+    pub fn lease(stage: &Stage<'_, '_>, lane: &mut Lane, index: usize, needs: &Needs) -> Result<Option<Self>> {
         let tensor = (!needs.is_streamed).then_some(index);
-        let lease = stage.gpu.pool().lease(tensor, &needs.sources, &needs.work)?;
+        let Some(lease) = stage.gpu.pool().lease(tensor, &needs.sources, &needs.work) else { return Ok(None) };
+        if cfg!(debug_assertions) {
+            let sources = if lease.is_filled { &[] } else { &lease.sources[..] };
+            lane.poison(stage.gpu, &[sources, &lease.work].concat())?;
+        }
         let there = if lease.is_filled { stage.tensor.elems } else { 0 };
-        Some(Self { lease, is_streamed: needs.is_streamed, there, blocks: Vec::new(), sent: 0 })
+        Ok(Some(Self { lease, is_streamed: needs.is_streamed, there, blocks: Vec::new(), sent: 0 }))
     }
 
     /// Calls `take` with the sources of each run in turn, once copies of them have been ordered before the kernels that it
@@ -158,15 +162,13 @@ impl Loaded {
         Ok(())
     }
 
-    /// Waits for the lane's work, notes digests, and gives the lease back. `keep`: later steps may want the sources.
-    pub fn finish(mut self, stage: &Stage<'_, '_>, lane: &mut Lane, index: usize, keep: bool) -> Result<()> {
-        lane.finish()?;
+    /// Notes the digests of a tensor's sources that have passed by, and what the plan counts as read and was not.
+    pub fn note(&mut self, stage: &Stage<'_, '_>, index: usize) -> Result<()> {
         let facts = RunFacts { kept: vec![0; stage.tensor.models.len()], ..RunFacts::default() };
         let blocks = std::mem::take(&mut self.blocks);
         if !blocks.is_empty() {
             stage.engine.tensors[index].merged(stage.engine.plan, stage.tensor, blocks, &facts)?;
         }
-        // What the plan counts as read, and the device had already.
         let plan = stage.engine.plan;
         let passes = match &stage.tensor.program {
             Program::LowRank(work) if stage.is_merge => {
@@ -174,9 +176,24 @@ impl Loaded {
             }
             _ => 1,
         };
-        stage.engine.progress.spare((plan.pass_bytes(index) * passes).saturating_sub(self.sent));
+        let sent = std::mem::take(&mut self.sent);
+        stage.engine.progress.spare((plan.pass_bytes(index) * passes).saturating_sub(sent));
+        Ok(())
+    }
+
+    /// Waits for the lane's work, notes digests, and gives the lease back. `keep`: later steps may want the sources.
+    pub fn finish(mut self, stage: &Stage<'_, '_>, lane: &mut Lane, index: usize, keep: bool) -> Result<()> {
+        lane.finish()?;
+        self.note(stage, index)?;
         let is_whole = self.there == stage.tensor.elems;
         stage.gpu.pool().give_back(self.lease, keep && is_whole);
+        Ok(())
+    }
+
+    /// Waits for the lane's work, and gives the lease of several tensors back.
+    pub fn end(self, gpu: &Gpu, lane: &mut Lane) -> Result<()> {
+        lane.finish()?;
+        gpu.pool().give_back(self.lease, false);
         Ok(())
     }
 }

@@ -225,7 +225,10 @@ impl LaneWorker<'_, '_> {
             if by_rows { (loaded.lease.work[1], loaded.lease.work[2]) } else { (stages_at, loaded.lease.work[1]) };
         let (gpu, lane) = (self.gpu, &mut self.lane);
         lane.put(gpu, stages_at, 0, &blob.bytes)?;
-        lane.clear(gpu, out)?;
+        if !by_rows {
+            // Scores of columns are added to; those of rows are written whole.
+            lane.clear(gpu, out)?;
+        }
         let mut parts = Vec::new();
         loaded.each_run(stage, lane, &mut self.raw, runs(kind, tensor, chunk), &mut |lane, sources, _| {
             let stages = blob.at(place(gpu, stages_at, 0, 0)?);

@@ -24,6 +24,16 @@ use crate::error::Result;
 
 pub use self::truncated::Decomposition;
 
+/// Singular triples that an orthogonal merge of an m×n matrix takes of what its tasks share, and of each task.
+pub fn subspaces(rule: MatrixRule, (m, n): (u64, u64), models: usize) -> (usize, usize) {
+    let shape = Shape { m: m as usize, n: n as usize };
+    match rule {
+        MatrixRule::Truncate(_) | MatrixRule::Isotropic => (0, 0),
+        MatrixRule::TaskSingular => (0, orthogonal::specific_rank(shape, models)),
+        MatrixRule::CommonAndSpecific { common } => orthogonal::subspaces(shape.short(), models, common),
+    }
+}
+
 /// Where a matrix's elements come from.
 pub trait ReadRuns {
     /// Calls `take` with the sources of elements `start..start + len` of the tensor.

@@ -113,7 +113,7 @@ pub fn specific_rank(shape: Shape, models: usize) -> usize {
 }
 
 /// Dimensions of the common subspace and of each task's own, as the authors' program rounds them.
-fn subspaces(r: usize, models: usize, share: f64) -> (usize, usize) {
+pub fn subspaces(r: usize, models: usize, share: f64) -> (usize, usize) {
     let outside = r - ((r as f64 * share) as usize).min(r);
     let each = ((outside as f64 / models as f64).round_ties_even() as usize).min(r / models.max(1));
     (r - each * models, each)

@@ -43,8 +43,11 @@ impl Lanes for Avx2 {
     type F = __m256;
     type M = __m256;
     type D = (__m256d, __m256d);
+    type C = __m256i;
+    type W = __m256i;
 
     operations! {
+        fn prefetch(bytes: &[u8], at: usize) = _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast());
         fn splat(x: f32) -> __m256 = _mm256_set1_ps(x);
         fn bf16(bytes: &[u8], at: usize) -> __m256 = {
             let half = _mm_loadu_si128(bytes[2 * at..2 * at + 16].as_ptr().cast());
@@ -91,17 +94,47 @@ impl Lanes for Avx2 {
         };
         fn reaches(x: __m256, bound: u32) -> __m256 =
             _mm256_castsi256_ps(_mm256_cmpgt_epi32(key(x), _mm256_set1_epi32(bound.wrapping_sub(1) as i32)));
+        fn is_key(x: __m256, of: u32) -> __m256 =
+            _mm256_castsi256_ps(_mm256_cmpeq_epi32(key(x), _mm256_set1_epi32(of as i32)));
         fn flags(bytes: &[u8], at: usize) -> __m256 = {
             let flags = _mm_loadl_epi64(bytes[at..at + 8].as_ptr().cast());
             _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_cvtepu8_epi32(flags), _mm256_setzero_si256()))
         };
-        fn words_below(words: &[u32], at: usize, threshold: u64) -> __m256 = {
+        fn bits(bits: &[u8], at: usize) -> __m256 = {
+            let places = _mm256_set_epi32(128, 64, 32, 16, 8, 4, 2, 1);
+            let here = _mm256_and_si256(_mm256_set1_epi32(i32::from(bits[at / 8])), places);
+            _mm256_castsi256_ps(_mm256_cmpeq_epi32(here, places))
+        };
+        fn counters() -> __m256i = _mm256_setzero_si256();
+        // A flag is -1.
+        fn tally(counters: __m256i, m: __m256) -> __m256i = _mm256_sub_epi32(counters, _mm256_castps_si256(m));
+        fn total(counters: __m256i) -> u32 = {
+            let mut all = [0_u32; 8];
+            _mm256_storeu_si256(all.as_mut_ptr().cast(), counters);
+            all.iter().sum()
+        };
+        fn counter(first: u64) -> (__m256i, __m256i) = {
+            let counter = _mm256_add_epi64(_mm256_set1_epi64x(first as i64), _mm256_set_epi64x(3, 1, 2, 0));
+            (counter, _mm256_srli_epi64::<32>(counter))
+        };
+        fn word(x: u32) -> __m256i = _mm256_set1_epi64x(i64::from(x));
+        fn word_mul(a: __m256i, b: __m256i) -> __m256i = _mm256_mul_epu32(a, b);
+        fn word_high(x: __m256i) -> __m256i = _mm256_shuffle_epi32::<0b11_11_01_01>(x);
+        fn word_xor(a: __m256i, b: __m256i, c: __m256i) -> __m256i = _mm256_xor_si256(_mm256_xor_si256(a, b), c);
+        fn below(words: [__m256i; 4], threshold: u32, bits: &mut [u8], at: usize) = {
+            let [a, b, c, d] = words;
+            // Words 0 and 1 of a counter, and words 2 and 3.
+            let front = _mm256_blend_epi32::<0b1010_1010>(a, _mm256_slli_epi64::<32>(b));
+            let back = _mm256_blend_epi32::<0b1010_1010>(c, _mm256_slli_epi64::<32>(d));
             // Comparison is of signed numbers: the top bit of both sides is turned.
             let turn = _mm256_set1_epi32(i32::MIN);
-            let words = _mm256_xor_si256(_mm256_loadu_si256(words[at..at + 8].as_ptr().cast()), turn);
-            let bound = _mm256_xor_si256(_mm256_set1_epi32(threshold as u32 as i32), turn);
-            let all = _mm256_set1_epi32(-i32::from(threshold > u64::from(u32::MAX)));
-            _mm256_castsi256_ps(_mm256_or_si256(_mm256_cmpgt_epi32(bound, words), all))
+            let bound = _mm256_xor_si256(_mm256_set1_epi32(threshold as i32), turn);
+            // The order of the counters makes these the words of the first two counters and of the others.
+            let first = _mm256_xor_si256(_mm256_unpacklo_epi64(front, back), turn);
+            let second = _mm256_xor_si256(_mm256_unpackhi_epi64(front, back), turn);
+            let first = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(bound, first)));
+            let second = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(bound, second)));
+            bits[at / 8..at / 8 + 2].copy_from_slice(&[first as u8, second as u8]);
         };
         fn none() -> __m256 = _mm256_setzero_ps();
         fn or(a: __m256, b: __m256) -> __m256 = _mm256_or_ps(a, b);
@@ -110,9 +143,12 @@ impl Lanes for Avx2 {
         fn count(m: __m256) -> u32 = _mm256_movemask_ps(m).count_ones();
         fn select(m: __m256, a: __m256, b: __m256) -> __m256 = _mm256_blendv_ps(b, a, m);
         fn keys(x: __m256, m: __m256, out: &mut [u32], at: usize) -> usize = {
+            let mut flags = _mm256_movemask_ps(m) as u32;
+            if flags == 0 {
+                return 0;
+            }
             let mut all = [0_u32; 8];
             _mm256_storeu_si256(all.as_mut_ptr().cast(), key(x));
-            let mut flags = _mm256_movemask_ps(m) as u32;
             let mut n = 0;
             while flags != 0 {
                 out[at + n] = all[flags.trailing_zeros() as usize & 7];
@@ -123,10 +159,8 @@ impl Lanes for Avx2 {
         };
         fn wide(x: __m256) -> (__m256d, __m256d) =
             (_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(x)));
-        fn narrow(x: (__m256d, __m256d)) -> __m256 = {
-            let (low, high) = (_mm256_cvtpd_ps(x.0), _mm256_cvtpd_ps(x.1));
-            _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(low), high)
-        };
+        fn wide_rounded(x: (__m256d, __m256d)) -> (__m256d, __m256d) =
+            (_mm256_cvtps_pd(_mm256_cvtpd_ps(x.0)), _mm256_cvtps_pd(_mm256_cvtpd_ps(x.1)));
         fn wide_zero() -> (__m256d, __m256d) = (_mm256_setzero_pd(), _mm256_setzero_pd());
         fn wide_load(values: &[f64], at: usize) -> (__m256d, __m256d) = {
             let from = &values[at..at + 8];

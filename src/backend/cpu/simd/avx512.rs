@@ -42,8 +42,11 @@ impl Lanes for Avx512 {
     type F = __m512;
     type M = __mmask16;
     type D = (__m512d, __m512d);
+    type C = __m512i;
+    type W = __m512i;
 
     operations! {
+        fn prefetch(bytes: &[u8], at: usize) = _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast());
         fn splat(x: f32) -> __m512 = _mm512_set1_ps(x);
         fn bf16(bytes: &[u8], at: usize) -> __m512 = {
             let half = _mm256_loadu_si256(bytes[2 * at..2 * at + 32].as_ptr().cast());
@@ -84,14 +87,36 @@ impl Lanes for Avx512 {
         fn is_nan(x: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
         fn larger(x: __m512, y: __m512) -> __mmask16 = _mm512_cmpge_epu32_mask(key(x), key(y));
         fn reaches(x: __m512, bound: u32) -> __mmask16 = _mm512_cmpge_epu32_mask(key(x), _mm512_set1_epi32(bound as i32));
+        fn is_key(x: __m512, of: u32) -> __mmask16 = _mm512_cmpeq_epi32_mask(key(x), _mm512_set1_epi32(of as i32));
         fn flags(bytes: &[u8], at: usize) -> __mmask16 = {
             let flags = _mm_loadu_si128(bytes[at..at + 16].as_ptr().cast());
             _mm_test_epi8_mask(flags, flags)
         };
-        fn words_below(words: &[u32], at: usize, threshold: u64) -> __mmask16 = {
-            let words = _mm512_loadu_si512(words[at..at + 16].as_ptr().cast());
-            let below = _mm512_cmplt_epu32_mask(words, _mm512_set1_epi32(threshold as u32 as i32));
-            if threshold > u64::from(u32::MAX) { !0 } else { below }
+        fn counters() -> __m512i = _mm512_setzero_si512();
+        fn tally(counters: __m512i, m: __mmask16) -> __m512i =
+            _mm512_mask_add_epi32(counters, m, counters, _mm512_set1_epi32(1));
+        fn total(counters: __m512i) -> u32 = _mm512_reduce_add_epi32(counters) as u32;
+        fn counter(first: u64) -> (__m512i, __m512i) = {
+            let order = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);
+            let counter = _mm512_add_epi64(_mm512_set1_epi64(first as i64), order);
+            (counter, _mm512_srli_epi64::<32>(counter))
+        };
+        fn word(x: u32) -> __m512i = _mm512_set1_epi64(i64::from(x));
+        fn word_mul(a: __m512i, b: __m512i) -> __m512i = _mm512_mul_epu32(a, b);
+        // By a shuffle: products and shifts share a port.
+        fn word_high(x: __m512i) -> __m512i = _mm512_shuffle_epi32::<0b11_11_01_01>(x);
+        fn word_xor(a: __m512i, b: __m512i, c: __m512i) -> __m512i = _mm512_ternarylogic_epi64::<0x96>(a, b, c);
+        fn below(words: [__m512i; 4], threshold: u32, bits: &mut [u8], at: usize) = {
+            let [a, b, c, d] = words;
+            // Words 0 and 1 of a counter, and words 2 and 3.
+            let front = _mm512_mask_shuffle_epi32::<0b10_10_00_00>(a, 0xAAAA, b);
+            let back = _mm512_mask_shuffle_epi32::<0b10_10_00_00>(c, 0xAAAA, d);
+            let bound = _mm512_set1_epi32(threshold as i32);
+            // The order of the counters makes these the words of the first four counters and of the others.
+            let first = _mm512_cmplt_epu32_mask(_mm512_unpacklo_epi64(front, back), bound);
+            let second = _mm512_cmplt_epu32_mask(_mm512_unpackhi_epi64(front, back), bound);
+            let both = u32::from(first) | u32::from(second) << 16;
+            bits[at / 8..at / 8 + 4].copy_from_slice(&both.to_le_bytes());
         };
         fn select(m: __mmask16, a: __m512, b: __m512) -> __m512 = _mm512_mask_blend_ps(m, b, a);
         fn keys(x: __m512, m: __mmask16, out: &mut [u32], at: usize) -> usize = {
@@ -101,10 +126,8 @@ impl Lanes for Avx512 {
         };
         fn wide(x: __m512) -> (__m512d, __m512d) =
             (_mm512_cvtps_pd(_mm512_castps512_ps256(x)), _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(x)));
-        fn narrow(x: (__m512d, __m512d)) -> __m512 = {
-            let (low, high) = (_mm512_cvtpd_ps(x.0), _mm512_cvtpd_ps(x.1));
-            _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high)
-        };
+        fn wide_rounded(x: (__m512d, __m512d)) -> (__m512d, __m512d) =
+            (_mm512_cvtps_pd(_mm512_cvtpd_ps(x.0)), _mm512_cvtps_pd(_mm512_cvtpd_ps(x.1)));
         fn wide_zero() -> (__m512d, __m512d) = (_mm512_setzero_pd(), _mm512_setzero_pd());
         fn wide_load(values: &[f64], at: usize) -> (__m512d, __m512d) = {
             let from = &values[at..at + 16];
@@ -129,6 +152,11 @@ impl Lanes for Avx512 {
             (_mm512_mask3_fmadd_pd(r0, inverse, q0, m0), _mm512_mask3_fmadd_pd(r1, inverse, q1, m1))
         };
     }
+    #[inline(always)]
+    fn bits(self, bits: &[u8], at: usize) -> __mmask16 {
+        u16::from_le_bytes([bits[at / 8], bits[at / 8 + 1]])
+    }
+
     #[inline(always)]
     fn none(self) -> __mmask16 {
         0

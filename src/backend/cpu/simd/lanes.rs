@@ -13,7 +13,13 @@ pub(super) trait Lanes: Copy {
     type M: Copy;
     /// N f64.
     type D: Copy;
+    /// N counters.
+    type C: Copy;
+    /// N / 2 words, each in the low half of 64 bits; what is in the high halves does not matter.
+    type W: Copy;
 
+    /// Asks for the line of memory that holds this byte, which may lie outside the slice.
+    fn prefetch(self, bytes: &[u8], at: usize);
     fn splat(self, x: f32) -> Self::F;
     /// Elements `at..at + N` of bfloat16.
     fn bf16(self, bytes: &[u8], at: usize) -> Self::F;
@@ -40,24 +46,43 @@ pub(super) trait Lanes: Copy {
     fn larger(self, x: Self::F, y: Self::F) -> Self::M;
     /// Whether the bits of |x| are at least `key`, which is at most 2³¹.
     fn reaches(self, x: Self::F, key: u32) -> Self::M;
+    /// Whether the bits of |x| are these.
+    fn is_key(self, x: Self::F, of: u32) -> Self::M;
     /// Which of the bytes `at..at + N` are not 0.
     fn flags(self, bytes: &[u8], at: usize) -> Self::M;
-    /// Which of the words `at..at + N` are below the threshold, which is at most 2³².
-    fn words_below(self, words: &[u32], at: usize, threshold: u64) -> Self::M;
+    /// Which of the bits `at..at + N` are 1; `at` is a multiple of N.
+    fn bits(self, bits: &[u8], at: usize) -> Self::M;
+
+    /// The N / 2 counters from this one on, in the order that [`Lanes::below`] takes: their low words, and their high words.
+    fn counter(self, first: u64) -> (Self::W, Self::W);
+    fn word(self, x: u32) -> Self::W;
+    /// The product, 64 bits.
+    fn word_mul(self, a: Self::W, b: Self::W) -> Self::W;
+    /// The high half of 64 bits as a word.
+    fn word_high(self, x: Self::W) -> Self::W;
+    fn word_xor(self, a: Self::W, b: Self::W, c: Self::W) -> Self::W;
+    /// Four words of each counter are the words of four elements: writes which of the 2 N are below the threshold as bits from
+    /// element `at` on, a multiple of 2 N.
+    fn below(self, words: [Self::W; 4], threshold: u32, bits: &mut [u8], at: usize);
     fn none(self) -> Self::M;
     fn or(self, a: Self::M, b: Self::M) -> Self::M;
     fn and(self, a: Self::M, b: Self::M) -> Self::M;
     /// a and not b
     fn and_not(self, a: Self::M, b: Self::M) -> Self::M;
     fn count(self, m: Self::M) -> u32;
+    fn counters(self) -> Self::C;
+    /// Adds 1 to the counters of flagged elements.
+    fn tally(self, counters: Self::C, m: Self::M) -> Self::C;
+    /// The sum of all counters.
+    fn total(self, counters: Self::C) -> u32;
     /// Where flagged `a`, else `b`.
     fn select(self, m: Self::M, a: Self::F, b: Self::F) -> Self::F;
     /// Writes the bits of |x| of flagged elements to `out[at..]`, which must have room for N; how many they are.
     fn keys(self, x: Self::F, m: Self::M, out: &mut [u32], at: usize) -> usize;
 
     fn wide(self, x: Self::F) -> Self::D;
-    /// Rounds to nearest even.
-    fn narrow(self, x: Self::D) -> Self::F;
+    /// Rounds to the nearest f32, to even.
+    fn wide_rounded(self, x: Self::D) -> Self::D;
     fn wide_zero(self) -> Self::D;
     fn wide_load(self, values: &[f64], at: usize) -> Self::D;
     fn wide_store(self, x: Self::D, values: &mut [f64], at: usize);
@@ -95,14 +120,33 @@ impl Kind {
         if self == Kind::F32 { 4 } else { 2 }
     }
 
-    /// Rounds a vector to elements `at..` of `bytes`; which results are NaN or infinite.
+    /// Rounds vectors to elements `at..` of `bytes`; at which places of a vector a result is NaN or infinite.
     #[inline(always)]
-    pub(super) fn store<L: Lanes>(self, l: L, x: L::F, bytes: &mut [u8], at: usize) -> L::M {
+    pub(super) fn store<L: Lanes, const U: usize>(self, l: L, x: &[L::F; U], bytes: &mut [u8], at: usize) -> L::M {
+        let size = self.size();
+        let bytes = &mut bytes[at * size..(at + U * L::N) * size];
+        let mut bad = l.none();
         match self {
-            Kind::Bf16 => l.to_bf16(x, bytes, at),
-            Kind::F16 => l.to_f16(x, bytes, at),
-            Kind::F32 => l.to_f32(x, bytes, at),
+            Kind::Bf16 => {
+                let bytes = &mut bytes[..2 * U * L::N];
+                for (u, x) in x.iter().enumerate() {
+                    bad = l.or(bad, l.to_bf16(*x, bytes, u * L::N));
+                }
+            }
+            Kind::F16 => {
+                let bytes = &mut bytes[..2 * U * L::N];
+                for (u, x) in x.iter().enumerate() {
+                    bad = l.or(bad, l.to_f16(*x, bytes, u * L::N));
+                }
+            }
+            Kind::F32 => {
+                let bytes = &mut bytes[..4 * U * L::N];
+                for (u, x) in x.iter().enumerate() {
+                    bad = l.or(bad, l.to_f32(*x, bytes, u * L::N));
+                }
+            }
         }
+        bad
     }
 }
 
@@ -130,12 +174,43 @@ impl<'a> Source<'a> {
         Self { kind: self.kind, bytes: &self.bytes[at * size..(at + n) * size] }
     }
 
+    /// Asks for the memory of `U` vectors of elements from `at` on, which may lie outside the run: what follows it in its file.
     #[inline(always)]
-    pub(super) fn load<L: Lanes>(&self, l: L, at: usize) -> L::F {
-        match self.kind {
-            Kind::Bf16 => l.bf16(self.bytes, at),
-            Kind::F16 => l.f16(self.bytes, at),
-            Kind::F32 => l.f32(self.bytes, at),
+    pub(super) fn prefetch<L: Lanes, const U: usize>(&self, l: L, at: usize) {
+        const LINE: usize = 64;
+        let size = self.kind.size();
+        for line in (0..U * L::N * size).step_by(LINE) {
+            l.prefetch(self.bytes, at * size + line);
         }
+    }
+
+    /// `U` vectors of elements from `at` on. Several at once, so that the type is looked at and the bounds are checked once
+    /// for all of them.
+    #[inline(always)]
+    pub(super) fn load<L: Lanes, const U: usize>(&self, l: L, at: usize) -> [L::F; U] {
+        let size = self.kind.size();
+        let bytes = &self.bytes[at * size..(at + U * L::N) * size];
+        let mut x = [l.splat(0.0); U];
+        match self.kind {
+            Kind::Bf16 => {
+                let bytes = &bytes[..2 * U * L::N];
+                for (u, x) in x.iter_mut().enumerate() {
+                    *x = l.bf16(bytes, u * L::N);
+                }
+            }
+            Kind::F16 => {
+                let bytes = &bytes[..2 * U * L::N];
+                for (u, x) in x.iter_mut().enumerate() {
+                    *x = l.f16(bytes, u * L::N);
+                }
+            }
+            Kind::F32 => {
+                let bytes = &bytes[..4 * U * L::N];
+                for (u, x) in x.iter_mut().enumerate() {
+                    *x = l.f32(bytes, u * L::N);
+                }
+            }
+        }
+        x
     }
 }

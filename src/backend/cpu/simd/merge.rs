@@ -6,10 +6,22 @@ use crate::dtype::Dtype;
 
 /// Models that a merge takes at most.
 const MODELS: usize = 64;
+/// Models whose task vectors an election holds for several vectors at once.
+const FEW: usize = 8;
 
 /// Whether so many models can be merged to this type here.
 pub(in super::super) fn takes(models: usize, to: Dtype) -> bool {
     models <= MODELS && Kind::of(to).is_some()
+}
+
+/// Which elements of a task vector are kept.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) enum Keep<'a> {
+    All,
+    /// Those with a byte that is not 0.
+    Bytes(&'a [u8]),
+    /// Those with a bit that is 1; bit 0 of a byte is its first element.
+    Bits(&'a [u8]),
 }
 
 /// One model's part in a merge.
@@ -19,8 +31,8 @@ pub(in super::super) struct Model<'a> {
     pub source: Source<'a>,
     /// Its weight.
     pub weight: f32,
-    /// Elements with a 0 are dropped; a flag for each element.
-    pub keep: Option<&'a [u8]>,
+    /// Which elements are kept.
+    pub keep: Keep<'a>,
     /// Elements whose |τ| has a smaller key are dropped; at most 2³¹.
     pub cut: Option<u32>,
     /// What is kept is multiplied by this.
@@ -47,151 +59,211 @@ pub(in super::super) struct Merge<'a> {
     pub rule: Rule,
     /// Type of the result.
     pub to: Kind,
+    /// Stored sources are asked for so many elements ahead.
+    pub ahead: usize,
 }
 
 impl<'a> Merge<'a> {
-    /// `None` for what the loops here do not cover.
-    pub fn new(base: Source<'a>, differences: bool, models: &'a [Model<'a>], rule: Rule, to: Dtype) -> Option<Self> {
+    /// Of stored sources, which are asked for so many elements ahead, or of task vectors. `None` for what the loops here do not
+    /// cover.
+    pub fn new(
+        base: Source<'a>,
+        stored: Option<usize>,
+        models: &'a [Model<'a>],
+        rule: Rule,
+        to: Dtype,
+    ) -> Option<Self> {
         let to = Kind::of(to).filter(|_| takes(models.len(), to))?;
-        Some(Self { base, differences, models, rule, to })
+        Some(Self { base, differences: stored.is_some(), models, rule, to, ahead: stored.unwrap_or_default() })
     }
 }
 
 for_level! {
     /// Merges the first `n` elements, a multiple of [`super::STEP`], into `out`. Whether a result is NaN or infinite.
     fn merge(merge: &Merge<'_>, n: usize, out: &mut [u8]) -> bool = run;
-    /// Task vector of the first `n` elements, a multiple of [`super::STEP`], of one model into `out`: 0 where the word is not
-    /// below the threshold, the others times the factor. How many were kept.
-    fn drop_random(base: Source<'_>, model: Source<'_>, words: (&[u32], u64), factor: f32, n: usize, out: &mut [f32]) -> u64 =
-        drop_kernel;
 }
 
 #[inline(always)]
 fn run<L: Lanes>(l: L, merge: &Merge<'_>, n: usize, out: &mut [u8]) -> bool {
-    if merge.differences { by_rule::<L, true>(l, merge, n, out) } else { by_rule::<L, false>(l, merge, n, out) }
+    // As many vectors at once as registers hold, so that what is the same for all is looked at once.
+    match (merge.differences, L::N == 16) {
+        (true, true) => by_tiles::<L, 4, true>(l, merge, n, out),
+        (true, false) => by_tiles::<L, 2, true>(l, merge, n, out),
+        (false, true) => by_tiles::<L, 4, false>(l, merge, n, out),
+        (false, false) => by_tiles::<L, 2, false>(l, merge, n, out),
+    }
 }
 
+/// Merges `U` vectors at a time, then one.
 #[inline(always)]
-fn by_rule<L: Lanes, const DIFFERENCES: bool>(l: L, merge: &Merge<'_>, n: usize, out: &mut [u8]) -> bool {
-    let Merge { base, models, to, .. } = merge;
+fn by_tiles<L: Lanes, const U: usize, const DIFFERENCES: bool>(
+    l: L,
+    merge: &Merge<'_>,
+    n: usize,
+    out: &mut [u8],
+) -> bool {
+    let Merge { models, .. } = merge;
     let mut bad = l.none();
-    match merge.rule {
-        Rule::Average { divisor } => {
-            for i in (0..n).step_by(L::N) {
-                let mut sum = l.splat(0.0);
-                for (t, model) in models.iter().enumerate() {
-                    let x = model.source.load(l, i);
-                    // The first is not added to 0, which would make a negative zero of all models a positive one.
-                    sum = if t == 0 {
-                        l.mul(x, l.splat(model.weight))
-                    } else {
-                        l.add(sum, l.mul(l.splat(model.weight), x))
-                    };
-                }
-                if divisor != 1.0 {
-                    sum = l.div(sum, l.splat(divisor));
-                }
-                bad = l.or(bad, to.store(l, sum, out, i));
-            }
+    let mut at = 0;
+    if models.len() <= FEW {
+        let mut held = [[l.splat(0.0); U]; FEW];
+        while at + U * L::N <= n {
+            bad = l.or(bad, tile::<L, U, DIFFERENCES>(l, merge, &mut held, at, out));
+            at += U * L::N;
         }
-        Rule::Sum { divisor, lambda } => {
-            for i in (0..n).step_by(L::N) {
-                let b = base.load(l, i);
-                let mut sum = l.splat(0.0);
-                for model in *models {
-                    let x = change::<L, DIFFERENCES>(l, model, b, i);
-                    sum = l.add(sum, l.mul(l.splat(model.weight), x));
-                }
-                if divisor != 1.0 {
-                    sum = l.div(sum, l.splat(divisor));
-                }
-                bad = l.or(bad, to.store(l, changed(l, b, sum, lambda), out, i));
-            }
-        }
-        Rule::Elect { normalize, lambda } => {
-            let zero = l.splat(0.0);
-            let mut weighted = [zero; MODELS];
-            for i in (0..n).step_by(L::N) {
-                let b = base.load(l, i);
-                let (mut elected, mut num, mut den) = (zero, zero, zero);
-                for (model, weighted) in models.iter().zip(&mut weighted) {
-                    *weighted = l.mul(l.splat(model.weight), change::<L, DIFFERENCES>(l, model, b, i));
-                    elected = l.add(elected, *weighted);
-                }
-                let is_positive = l.at_least(elected, zero);
-                for (model, x) in models.iter().zip(&weighted) {
-                    let above = l.and(l.less(zero, *x), is_positive);
-                    let agrees = l.or(above, l.and_not(l.less(*x, zero), is_positive));
-                    num = l.select(agrees, l.add(num, *x), num);
-                    den = l.select(agrees, l.add(den, l.splat(model.weight)), den);
-                }
-                let mut mean = num;
-                if normalize {
-                    mean = l.select(l.equal(den, zero), num, l.div(num, den));
-                }
-                mean = l.select(l.is_nan(elected), elected, mean);
-                bad = l.or(bad, to.store(l, changed(l, b, mean, lambda), out, i));
-            }
-        }
-        Rule::MaxMagnitude { lambda } => {
-            for i in (0..n).step_by(L::N) {
-                let b = base.load(l, i);
-                let mut best = l.splat(0.0);
-                for model in *models {
-                    let x = change::<L, DIFFERENCES>(l, model, b, i);
-                    best = l.select(l.larger(x, best), x, best);
-                }
-                bad = l.or(bad, to.store(l, changed(l, b, best, lambda), out, i));
-            }
-        }
+    }
+    let mut held = [[l.splat(0.0); 1]; MODELS];
+    while at < n {
+        bad = l.or(bad, tile::<L, 1, DIFFERENCES>(l, merge, &mut held, at, out));
+        at += L::N;
     }
     l.count(bad) > 0
 }
 
+/// Merges `U` vectors from element `at` on. `held` has room for the task vectors of every model.
+#[inline(always)]
+fn tile<L: Lanes, const U: usize, const DIFFERENCES: bool>(
+    l: L,
+    merge: &Merge<'_>,
+    held: &mut [[L::F; U]],
+    at: usize,
+    out: &mut [u8],
+) -> L::M {
+    let Merge { base, models, to, ahead, .. } = merge;
+    if DIFFERENCES {
+        base.prefetch::<L, U>(l, at + ahead);
+        for model in *models {
+            model.source.prefetch::<L, U>(l, at + ahead);
+        }
+    }
+    let zero = l.splat(0.0);
+    let mut sum = [zero; U];
+    match merge.rule {
+        Rule::Average { divisor } => {
+            for (t, model) in models.iter().enumerate() {
+                let (x, weight) = (model.source.load::<L, U>(l, at), l.splat(model.weight));
+                for (sum, x) in sum.iter_mut().zip(&x) {
+                    let x = l.mul(weight, *x);
+                    // The first is not added to 0, which would make a negative zero of all models a positive one.
+                    *sum = if t == 0 { x } else { l.add(*sum, x) };
+                }
+            }
+            divide(l, &mut sum, divisor);
+        }
+        Rule::Sum { divisor, lambda } => {
+            let b = base.load::<L, U>(l, at);
+            for model in *models {
+                let (x, weight) = (change::<L, U, DIFFERENCES>(l, model, &b, at), l.splat(model.weight));
+                for (sum, x) in sum.iter_mut().zip(&x) {
+                    *sum = l.add(*sum, l.mul(weight, *x));
+                }
+            }
+            divide(l, &mut sum, divisor);
+            add_change(l, &mut sum, &b, lambda);
+        }
+        Rule::Elect { normalize, lambda } => {
+            let b = base.load::<L, U>(l, at);
+            let mut elected = [zero; U];
+            for (model, held) in models.iter().zip(held.iter_mut()) {
+                let (x, weight) = (change::<L, U, DIFFERENCES>(l, model, &b, at), l.splat(model.weight));
+                for ((elected, held), x) in elected.iter_mut().zip(held).zip(&x) {
+                    *held = l.mul(weight, *x);
+                    *elected = l.add(*elected, *held);
+                }
+            }
+            let mut den = [zero; U];
+            for (model, held) in models.iter().zip(held.iter()) {
+                let weight = l.splat(model.weight);
+                for (((sum, den), elected), x) in sum.iter_mut().zip(&mut den).zip(&elected).zip(held) {
+                    let is_positive = l.at_least(*elected, zero);
+                    let above = l.and(l.less(zero, *x), is_positive);
+                    let agrees = l.or(above, l.and_not(l.less(*x, zero), is_positive));
+                    *sum = l.select(agrees, l.add(*sum, *x), *sum);
+                    *den = l.select(agrees, l.add(*den, weight), *den);
+                }
+            }
+            for ((sum, den), elected) in sum.iter_mut().zip(&den).zip(&elected) {
+                if normalize {
+                    *sum = l.select(l.equal(*den, zero), *sum, l.div(*sum, *den));
+                }
+                *sum = l.select(l.is_nan(*elected), *elected, *sum);
+            }
+            add_change(l, &mut sum, &b, lambda);
+        }
+        Rule::MaxMagnitude { lambda } => {
+            let b = base.load::<L, U>(l, at);
+            for model in *models {
+                let x = change::<L, U, DIFFERENCES>(l, model, &b, at);
+                for (best, x) in sum.iter_mut().zip(&x) {
+                    *best = l.select(l.larger(*x, *best), *x, *best);
+                }
+            }
+            add_change(l, &mut sum, &b, lambda);
+        }
+    }
+    to.store(l, &sum, out, at)
+}
+
 /// A model's task vector, pruned.
 #[inline(always)]
-fn change<L: Lanes, const DIFFERENCES: bool>(l: L, model: &Model<'_>, base: L::F, i: usize) -> L::F {
-    let mut x = model.source.load(l, i);
+fn change<L: Lanes, const U: usize, const DIFFERENCES: bool>(
+    l: L,
+    model: &Model<'_>,
+    base: &[L::F; U],
+    at: usize,
+) -> [L::F; U] {
+    let zero = l.splat(0.0);
+    let mut x = model.source.load::<L, U>(l, at);
     if DIFFERENCES {
-        x = l.sub(x, base);
+        for (x, b) in x.iter_mut().zip(base) {
+            *x = l.sub(*x, *b);
+        }
     }
-    if let Some(keep) = model.keep {
-        x = l.select(l.flags(keep, i), x, l.splat(0.0));
+    match model.keep {
+        Keep::All => {}
+        Keep::Bytes(keep) => {
+            let keep = &keep[at..at + U * L::N];
+            for (u, x) in x.iter_mut().enumerate() {
+                *x = l.select(l.flags(keep, u * L::N), *x, zero);
+            }
+        }
+        Keep::Bits(keep) => {
+            let keep = &keep[at / 8..(at + U * L::N) / 8];
+            for (u, x) in x.iter_mut().enumerate() {
+                *x = l.select(l.bits(keep, u * L::N), *x, zero);
+            }
+        }
     }
     if let Some(cut) = model.cut {
-        x = l.select(l.reaches(x, cut), x, l.splat(0.0));
+        for x in &mut x {
+            *x = l.select(l.reaches(*x, cut), *x, zero);
+        }
     }
     if model.factor != 1.0 {
-        x = l.mul(x, l.splat(model.factor));
+        let factor = l.splat(model.factor);
+        for x in &mut x {
+            *x = l.mul(*x, factor);
+        }
     }
     x
 }
 
-/// b + λ·d, and b itself (also a negative zero) where nothing changed.
 #[inline(always)]
-fn changed<L: Lanes>(l: L, b: L::F, d: L::F, lambda: f32) -> L::F {
-    let change = l.mul(l.splat(lambda), d);
-    l.select(l.equal(change, l.splat(0.0)), b, l.add(b, change))
+fn divide<L: Lanes, const U: usize>(l: L, sum: &mut [L::F; U], divisor: f32) {
+    if divisor != 1.0 {
+        let divisor = l.splat(divisor);
+        for sum in sum {
+            *sum = l.div(*sum, divisor);
+        }
+    }
 }
 
+/// b + λ·d for every d, and b itself (also a negative zero) where nothing changed.
 #[inline(always)]
-fn drop_kernel<L: Lanes>(
-    l: L,
-    base: Source<'_>,
-    model: Source<'_>,
-    (words, threshold): (&[u32], u64),
-    factor: f32,
-    n: usize,
-    out: &mut [f32],
-) -> u64 {
-    let bytes: &mut [u8] = bytemuck::cast_slice_mut(out);
-    let mut kept = 0;
-    for i in (0..n).step_by(L::N) {
-        let keep = l.words_below(words, i, threshold);
-        kept += u64::from(l.count(keep));
-        let x = l.select(keep, l.sub(model.load(l, i), base.load(l, i)), l.splat(0.0));
-        let x = if factor != 1.0 { l.mul(x, l.splat(factor)) } else { x };
-        l.to_f32(x, bytes, i);
+fn add_change<L: Lanes, const U: usize>(l: L, d: &mut [L::F; U], base: &[L::F; U], lambda: f32) {
+    let (zero, lambda) = (l.splat(0.0), l.splat(lambda));
+    for (d, b) in d.iter_mut().zip(base) {
+        let change = l.mul(lambda, *d);
+        *d = l.select(l.equal(change, zero), *b, l.add(*b, change));
     }
-    kept
 }

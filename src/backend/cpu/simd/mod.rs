@@ -15,13 +15,15 @@ mod avx512;
 mod columns;
 mod lanes;
 mod merge;
+mod random;
 mod select;
 #[cfg(test)]
 mod tests;
 
 pub(super) use columns::{Columns, add_column_deviations};
 pub(super) use lanes::Source;
-pub(super) use merge::{Merge, Model, Rule, drop_random, merge, takes};
+pub(super) use merge::{Keep, Merge, Model, Rule, merge, takes};
+pub(super) use random::{keep_random, mask_bytes};
 pub(super) use select::{Range, count_differences, count_values};
 
 /// Elements that every loop here takes at least: whatever the width of a vector, a multiple of it.

@@ -200,6 +200,28 @@ fn counts_for_a_cut_are_those_of_the_portable_loops() {
 }
 
 #[test]
+fn random_masks_are_the_portable_words_below_the_threshold() {
+    use crate::backend::philox::{fill, threshold};
+    for level in levels() {
+        for elems in [16, 128, 400, 2048] {
+            // Counters that carry into their second word too.
+            for counter in [0, 5, u64::from(u32::MAX) - 3, u64::MAX / 8] {
+                for density in [0.0, 0.2, 0.999, 1.0] {
+                    let mut words = vec![0; elems];
+                    fill(&mut words, counter * 4, [7, u32::MAX]);
+                    let expected: Vec<bool> = words.iter().map(|w| u64::from(*w) < threshold(density)).collect();
+                    let mut bits = vec![0; mask_bytes(elems)];
+                    let kept = keep_random(level, counter, [7, u32::MAX], threshold(density), elems, &mut bits);
+                    assert_eq!(kept, expected.iter().filter(|keep| **keep).count() as u64);
+                    let found: Vec<bool> = (0..elems).map(|i| bits[i / 8] >> (i % 8) & 1 == 1).collect();
+                    assert!(found == expected, "{level:?}, {elems} elements from counter {counter}, {density}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn quotients_by_counts_are_correctly_rounded() {
     let mut numbers = Numbers(5);
     let mut sums: Vec<f64> = (0..4096).map(|_| f64::from_bits(numbers.next() & !(1 << 62) | 0x3000 << 48)).collect();

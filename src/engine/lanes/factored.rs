@@ -1,0 +1,378 @@
+//! Singular triples and polar factors on a device, in f64: what `linalg/triples` and `linalg/polar` do on the CPU, by the same
+//! thresholds.
+//!
+//! A Gram matrix's eigenvectors where its digits suffice, else a singular value decomposition. Numbers of columns are brought
+//! back before new ones go up, so that no kernel reads what a copy is changing.
+
+use super::matrices::{COLUMN_NUMBERS, Orthogonal};
+use crate::backend::cuda::cublas::{Operand, Sides};
+use crate::backend::cuda::cusolver::{self, SvdPlace};
+use crate::backend::cuda::gpu::Gpu;
+use crate::backend::cuda::lane::{Lane, place};
+use crate::backend::cuda::ops::low_rank as kernels;
+use crate::backend::cuda::pool::Span;
+use crate::error::{Error, Result};
+use crate::linalg::polar::{NULL_OF_COMPUTED, WELL_CONDITIONED};
+use crate::linalg::triples::{FROM_GRAM, LEAST_TRACE};
+
+/// The spans of a step, in the order of [`Orthogonal::work`].
+pub(super) struct Factored<'a> {
+    pub gpu: &'a Gpu,
+    pub matrix: Orthogonal,
+    pub stages: Span,
+    /// Task vectors of a group, row-major; later a factor on its way back.
+    pub parts: Span,
+    grams: Span,
+    values: Span,
+    infos: Span,
+    solver: Span,
+    /// Left and right singular vectors, m×columns and n×columns.
+    lefts: Span,
+    rights: Span,
+    /// As large as the matrix.
+    pub spare: Span,
+    /// The change, row-major; before that a transposed task vector.
+    pub low: Span,
+    pub merged: Span,
+    /// r numbers each of [`COLUMN_NUMBERS`] kinds.
+    numbers: Span,
+    scratch: Span,
+    sums: Span,
+    pub facts: Span,
+    pub outs: Vec<Span>,
+}
+
+/// Kinds of numbers of columns, by their place in [`Factored::numbers`].
+const NORM: u64 = 1;
+const SCALE: u64 = 2;
+const KEPT: u64 = 3;
+const SINGULAR: u64 = 4;
+const _: () = assert!(SINGULAR < COLUMN_NUMBERS);
+
+impl<'a> Factored<'a> {
+    pub fn new(gpu: &'a Gpu, matrix: Orthogonal, work: &[Span]) -> Self {
+        let [
+            stages,
+            parts,
+            grams,
+            values,
+            infos,
+            solver,
+            lefts,
+            rights,
+            spare,
+            low,
+            merged,
+            numbers,
+            scratch,
+            sums,
+            facts,
+        ] = std::array::from_fn(|i| work[i]);
+        let outs = work[15..].to_vec();
+        Self {
+            gpu,
+            matrix,
+            stages,
+            parts,
+            grams,
+            values,
+            infos,
+            solver,
+            lefts,
+            rights,
+            spare,
+            low,
+            merged,
+            numbers,
+            scratch,
+            sums,
+            facts,
+            outs,
+        }
+    }
+
+    pub fn at(&self, span: Span, element: u64) -> Result<u64> {
+        place(self.gpu, span, 8 * element, 0)
+    }
+
+    pub fn operand(&self, span: Span, element: u64, ld: usize) -> Result<Operand> {
+        Ok(Operand { ptr: self.at(span, element)?, ld, stride: 0, is_transposed: false })
+    }
+
+    /// The left vectors from one on.
+    pub fn left(&self, column: usize) -> Result<Operand> {
+        self.operand(self.lefts, (column * self.matrix.m) as u64, self.matrix.m)
+    }
+
+    /// The right vectors from one on.
+    pub fn right(&self, column: usize) -> Result<Operand> {
+        self.operand(self.rights, (column * self.matrix.n) as u64, self.matrix.n)
+    }
+
+    /// Zeros, one a column.
+    pub fn zeros(&self) -> Span {
+        Span { bytes: 8 * self.matrix.r as u64, ..self.numbers }
+    }
+
+    fn number(&self, kind: u64) -> Result<u64> {
+        self.at(self.numbers, kind * self.matrix.r as u64)
+    }
+
+    fn put(&self, lane: &mut Lane, kind: u64, numbers: &[f64]) -> Result<()> {
+        lane.put(self.gpu, self.numbers, 8 * kind * self.matrix.r as u64, bytemuck::cast_slice(numbers))
+    }
+
+    fn get(&self, lane: &mut Lane, span: Span, element: u64, count: usize) -> Result<Vec<f64>> {
+        let mut numbers = vec![0f64; count];
+        lane.get(self.gpu, span, 8 * element, bytemuck::cast_slice_mut(&mut numbers))?;
+        Ok(numbers)
+    }
+
+    fn scale(&self, lane: &Lane, x: Operand, rows: usize, columns: usize, kind: u64) -> Result<()> {
+        let (stream, by) = (lane.stream(), self.number(kind)?);
+        kernels::scale_columns(self.gpu.kernels(), stream, x.ptr, true, by, rows as u64, columns as u64)
+    }
+
+    fn copy(&self, lane: &Lane, from: u64, to: u64, elems: u64) -> Result<()> {
+        kernels::convert(self.gpu.kernels(), lane.stream(), from, true, to, true, elems)
+    }
+
+    /// NaN and infinities among numbers.
+    pub fn nonfinite(&self, lane: &mut Lane, x: u64, elems: u64) -> Result<u64> {
+        let count = Span { bytes: 8, ..self.sums };
+        lane.clear(self.gpu, count)?;
+        kernels::count_nonfinite(self.gpu.kernels(), lane.stream(), x, true, elems, self.at(count, 0)?)?;
+        let mut found = [0u64];
+        lane.get(self.gpu, count, 0, bytemuck::cast_slice_mut(&mut found))?;
+        Ok(found[0])
+    }
+
+    /// ‖A‖² of the parts of a group.
+    pub fn squares(&self, lane: &mut Lane, count: usize) -> Result<Vec<f64>> {
+        for i in 0..count as u64 {
+            let elems = self.matrix.elems();
+            self.square(lane, self.at(self.parts, i * elems)?, elems, 1 + i)?;
+        }
+        self.get(lane, self.sums, 1, count)
+    }
+
+    fn square(&self, lane: &Lane, x: u64, elems: u64, to: u64) -> Result<()> {
+        let (scratch, to) = (self.at(self.scratch, 0)?, self.at(self.sums, to)?);
+        kernels::squares(self.gpu.kernels(), lane.stream(), x, true, elems, scratch, to)
+    }
+
+    /// Eigenvectors of the Gram matrices of the parts of a group, in the Gram matrices' place; returns all eigenvalues,
+    /// ascending, of each. `wholes`: ‖A‖² of each; where squares are out of range the values are 0.
+    pub fn vectors(&self, lane: &mut Lane, wholes: &[f64]) -> Result<Vec<f64>> {
+        let (m, n, r, count) = (self.matrix.m, self.matrix.n, self.matrix.r, wholes.len());
+        let x = Operand { stride: self.matrix.elems(), ..self.operand(self.parts, 0, n)? };
+        let grams = Operand { stride: (r * r) as u64, ..self.operand(self.grams, 0, r)? };
+        let (left, right, k) = if m <= n { (x.t(), x, n) } else { (x, x.t(), m) };
+        lane.multiply(self.gpu, Sides { m: r, n: r, k, batch: count }, left, right, grams, false)?;
+        self.decompose(lane, r, wholes)
+    }
+
+    /// Of the first Gram matrices, n×n.
+    fn decompose(&self, lane: &mut Lane, n: usize, wholes: &[f64]) -> Result<Vec<f64>> {
+        let (gpu, side, count) = (self.gpu, (n * n) as u64, wholes.len());
+        for (i, _) in wholes.iter().enumerate().filter(|(_, whole)| !in_range(**whole)) {
+            let bytes = 8 * side;
+            lane.clear(gpu, Span { offset: self.grams.offset + i as u64 * bytes, bytes })?;
+        }
+        let batch = lane.solver()?.eigen.batch(n, count);
+        for first in (0..count).step_by(batch) {
+            let at = cusolver::Place {
+                matrices: self.at(self.grams, first as u64 * side)?,
+                values: self.at(self.values, (first * n) as u64)?,
+                info: place(gpu, self.infos, 4 * first as u64, 0)?,
+                workspace: self.at(self.solver, 0)?,
+                workspace_bytes: self.solver.bytes,
+            };
+            lane.decompose(gpu, n, batch.min(count - first), at)?;
+        }
+        self.converged(lane, count, &format!("the eigenvectors of a {n}×{n} matrix"))?;
+        self.get(lane, self.values, 0, n * count)
+    }
+
+    fn converged(&self, lane: &mut Lane, count: usize, what: &str) -> Result<()> {
+        let mut infos = vec![0i32; count];
+        lane.get(self.gpu, self.infos, 0, bytemuck::cast_slice_mut(&mut infos))?;
+        if infos.iter().all(|info| *info == 0) {
+            return Ok(());
+        }
+        let text = format!("{what} did not converge on {}", self.gpu.label);
+        Err(Error::environment(text).hint("use `--device cpu` for this recipe"))
+    }
+
+    /// U S Vᵀ of a tall matrix, which is destroyed: U in the spare span, Vᵀ in Gram matrix `i`; returns S, descending.
+    fn svd(&self, lane: &mut Lane, z: Operand, rows: usize, columns: usize, i: usize) -> Result<Vec<f64>> {
+        let gram = (i * self.matrix.r * self.matrix.r) as u64;
+        let at = SvdPlace {
+            matrix: z.ptr,
+            values: self.number(NORM)?,
+            left: self.at(self.spare, 0)?,
+            right: self.at(self.grams, gram)?,
+            info: self.at(self.infos, 0)?,
+            workspace: self.at(self.solver, 0)?,
+            workspace_bytes: self.solver.bytes,
+        };
+        lane.svd(self.gpu, (rows, columns), at)?;
+        self.converged(lane, 1, &format!("the singular values of a {rows}×{columns} matrix"))?;
+        self.get(lane, self.numbers, NORM * self.matrix.r as u64, columns)
+    }
+
+    /// Part `i` of a group as a tall matrix: Aᵀ where it lies, or A as a copy.
+    fn tall(&self, lane: &mut Lane, i: usize) -> Result<Operand> {
+        let (m, n) = (self.matrix.m, self.matrix.n);
+        let x = self.operand(self.parts, i as u64 * self.matrix.elems(), n)?;
+        if m <= n {
+            return Ok(x);
+        }
+        let a = self.operand(self.low, 0, m)?;
+        lane.transpose(self.gpu, (n, m), x, a)?;
+        Ok(a)
+    }
+
+    /// The k leading singular triples of part `i` of a group, their vectors as columns from `column` on; zeros where σ is
+    /// numerically null, or at most `null`. `values`: the eigenvalues of its Gram matrix, whose place has the vectors.
+    pub fn triples(
+        &self,
+        lane: &mut Lane,
+        i: usize,
+        k: usize,
+        null: f64,
+        values: &[f64],
+        column: usize,
+    ) -> Result<Vec<f64>> {
+        if k == 0 {
+            return Ok(Vec::new());
+        }
+        let (gpu, m, n, r, long) = (self.gpu, self.matrix.m, self.matrix.n, self.matrix.r, self.matrix.long);
+        let (left, right) = (self.left(column)?, self.right(column)?);
+        let (short_side, long_side) = if m <= n { (left, right) } else { (right, left) };
+        let most = values[r - 1];
+        let (singular, mut by) = if values[r - k] > FROM_GRAM * most && most > 0.0 {
+            // The last k columns are those of the greatest values.
+            let from = ((i * r + r - k) * r) as u64;
+            self.copy(lane, self.at(self.grams, from)?, short_side.ptr, (k * r) as u64)?;
+            let x = self.operand(self.parts, i as u64 * self.matrix.elems(), n)?;
+            let sides = Sides { m: long, n: k, k: r, batch: 1 };
+            lane.multiply(gpu, sides, if m <= n { x } else { x.t() }, short_side, long_side, false)?;
+            let (rows, zeros, norms) = (long as u64, self.at(self.numbers, 0)?, self.number(NORM)?);
+            let (stream, b) = (lane.stream(), long_side.ptr);
+            kernels::residuals(gpu.kernels(), stream, b, b, true, zeros, rows, k as u64, norms)?;
+            let norms = self.get(lane, self.numbers, NORM * r as u64, k)?;
+            let by: Vec<f64> = norms.iter().map(|s| if *s > 0.0 { 1.0 / s } else { 0.0 }).collect();
+            (norms, by)
+        } else {
+            let z = self.tall(lane, i)?;
+            let mut singular = self.svd(lane, z, long, r, i)?;
+            singular.truncate(k);
+            let vt = self.operand(self.grams, (i * r * r) as u64, r)?;
+            lane.transpose(gpu, (k, r), vt, short_side)?;
+            self.copy(lane, self.at(self.spare, 0)?, long_side.ptr, (k * long) as u64)?;
+            (singular, vec![1.0; k])
+        };
+        let greatest = singular.iter().fold(0.0f64, |most, s| s.max(most));
+        let null = null.max(long as f64 * f64::EPSILON * greatest);
+        let kept: Vec<f64> = singular.iter().map(|s| if *s <= null { 0.0 } else { 1.0 }).collect();
+        by.iter_mut().zip(&kept).for_each(|(by, kept)| *by *= kept);
+        self.put(lane, SCALE, &by)?;
+        self.scale(lane, long_side, long, k, SCALE)?;
+        if kept.contains(&0.0) {
+            self.put(lane, KEPT, &kept)?;
+            self.scale(lane, short_side, r, k, KEPT)?;
+        }
+        Ok(singular)
+    }
+
+    /// Keeps the singular values of all columns for [`Self::scale_left`].
+    pub fn put_singular(&self, lane: &mut Lane, singular: &[f64]) -> Result<()> {
+        self.put(lane, SINGULAR, singular)
+    }
+
+    /// Left vectors times their singular values.
+    pub fn scale_left(&self, lane: &Lane) -> Result<()> {
+        self.scale(lane, self.left(0)?, self.matrix.m, self.matrix.columns, SINGULAR)
+    }
+
+    /// Replaces all left and all right vectors by the nearest orthonormal ones.
+    pub fn orthonormalise(&self, lane: &mut Lane) -> Result<()> {
+        self.polar(lane, self.left(0)?, self.matrix.m)?;
+        self.polar(lane, self.right(0)?, self.matrix.n)
+    }
+
+    fn polar(&self, lane: &mut Lane, z: Operand, rows: usize) -> Result<()> {
+        let (gpu, k) = (self.gpu, self.matrix.columns);
+        let elems = (rows * k) as u64;
+        let to = self.operand(self.parts, 0, rows)?;
+        self.square(lane, z.ptr, elems, 1)?;
+        let whole = self.get(lane, self.sums, 1, 1)?;
+        let gram = self.operand(self.grams, 0, k)?;
+        lane.multiply(gpu, Sides { m: k, n: k, k: rows, batch: 1 }, z.t(), z, gram, false)?;
+        let squares = self.decompose(lane, k, &whole)?;
+        if let Some(root) = self.root(lane, k, &squares)? {
+            lane.multiply(gpu, Sides { m: rows, n: k, k, batch: 1 }, z, root, to, false)?;
+        } else {
+            let singular = self.svd(lane, z, rows, k, 0)?;
+            // Vectors that several matrices share are one direction, whatever rounding makes of their difference.
+            let kept = kept(&singular, rows, NULL_OF_COMPUTED);
+            let (u, vt) = (self.operand(self.spare, 0, rows)?, self.operand(self.grams, 0, k)?);
+            lane.clear(gpu, Span { bytes: 8 * elems, ..self.parts })?;
+            if kept > 0 {
+                lane.multiply(gpu, Sides { m: rows, n: k, k: kept, batch: 1 }, u, vt, to, false)?;
+            }
+        }
+        self.copy(lane, to.ptr, z.ptr, elems)
+    }
+
+    /// (V λ^(-½) Vᵀ) of the first Gram matrix, whose eigenvectors V lie in its place, in the spare span; `None` where its values
+    /// span too much.
+    fn root(&self, lane: &mut Lane, k: usize, squares: &[f64]) -> Result<Option<Operand>> {
+        let (least, most) = (squares[0], squares[k - 1]);
+        let is_well = least > WELL_CONDITIONED * most;
+        if !is_well {
+            return Ok(None);
+        }
+        let by: Vec<f64> = squares.iter().map(|s| 1.0 / s.sqrt().sqrt()).collect();
+        self.put(lane, SCALE, &by)?;
+        let (v, root) = (self.operand(self.grams, 0, k)?, self.operand(self.spare, 0, k)?);
+        self.scale(lane, v, k, k, SCALE)?;
+        lane.multiply(self.gpu, Sides { m: k, n: k, k, batch: 1 }, v, v.t(), root, false)?;
+        Ok(Some(root))
+    }
+
+    /// The polar factor of the first part, row-major in the span for the change; returns the singular values.
+    pub fn polar_of_whole(&self, lane: &mut Lane) -> Result<Vec<f64>> {
+        let (gpu, m, n, r, long) = (self.gpu, self.matrix.m, self.matrix.n, self.matrix.r, self.matrix.long);
+        let wholes = self.squares(lane, 1)?;
+        let squares = self.vectors(lane, &wholes)?;
+        let (x, to) = (self.operand(self.parts, 0, n)?, self.operand(self.low, 0, n)?);
+        if let Some(root) = self.root(lane, r, &squares)? {
+            let (left, right) = if m <= n { (x, root) } else { (root, x) };
+            lane.multiply(gpu, Sides { m: n, n: m, k: r, batch: 1 }, left, right, to, false)?;
+            return Ok(squares.into_iter().map(f64::sqrt).collect());
+        }
+        let z = self.tall(lane, 0)?;
+        let singular = self.svd(lane, z, long, r, 0)?;
+        let kept = kept(&singular, long, 0.0);
+        let (u, vt) = (self.operand(self.spare, 0, long)?, self.operand(self.grams, 0, r)?);
+        lane.clear(gpu, self.low)?;
+        if kept > 0 {
+            let (left, right) = if m <= n { (u, vt) } else { (vt.t(), u.t()) };
+            lane.multiply(gpu, Sides { m: n, n: m, k: kept, batch: 1 }, left, right, to, false)?;
+        }
+        Ok(singular)
+    }
+}
+
+/// Whether the Gram matrix of a matrix with this sum of squares neither overflows nor underflows.
+fn in_range(whole: f64) -> bool {
+    whole.is_finite() && whole > LEAST_TRACE
+}
+
+/// How many singular values, descending, are not numerically null.
+fn kept(singular: &[f64], long: usize, null: f64) -> usize {
+    let null = (long as f64 * f64::EPSILON).max(null) * singular.first().copied().unwrap_or_default();
+    singular.iter().filter(|s| **s > null).count()
+}

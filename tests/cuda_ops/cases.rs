@@ -1,0 +1,92 @@
+//! Rules, stages and mixes of types that the operations are tested on.
+
+use merganser::backend::cpu::blend::Measured;
+use merganser::backend::cpu::prune::{Geometry, Mask, StageState};
+use merganser::backend::cpu::real::Real;
+use merganser::backend::{Combine, Granularity, Prune, Rescale, Score, Sparsify};
+use merganser::dtype::Dtype;
+
+use crate::cuda_common::{DTYPES, Random};
+
+pub const SCORES: [Score; 5] = [Score::Magnitude, Score::Relative, Score::Deviation, Score::Agreement, Score::Tall];
+
+pub fn measured(geometry: Geometry, sparsify: Sparsify, combine: Combine, models: usize) -> Measured {
+    Measured {
+        geometry,
+        stages: Vec::new(),
+        sparsify,
+        cuts: Vec::new(),
+        factors: vec![1.0; models],
+        combine,
+        slerp: (0.3, 0.75),
+    }
+}
+
+fn weights(models: usize) -> Vec<f64> {
+    (0..models).map(|t| 0.3 + 0.17 * t as f64).collect()
+}
+
+/// Every rule that takes these many models; the first four take task vectors one at a time.
+pub fn rules(models: usize) -> Vec<Combine> {
+    let weights = weights(models);
+    let mut rules = vec![
+        Combine::Sum { weights: weights.clone(), divisor: 1.0, lambda: 0.7 },
+        Combine::Sum { weights: weights.clone(), divisor: 3.3, lambda: 1.0 },
+        Combine::MaxMagnitude { lambda: 1.1 },
+        Combine::MaxMagnitude { lambda: 0.0 },
+        Combine::Elect { weights: weights.clone(), normalize: true, lambda: 1.0 },
+        Combine::Elect { weights: weights.clone(), normalize: false, lambda: 0.4 },
+        Combine::Average { weights: weights.clone(), divisor: weights.iter().sum() },
+        Combine::Average { weights, divisor: 1.0 },
+    ];
+    if models == 1 {
+        rules.extend([Combine::Slerp { t: 0.3 }, Combine::Scale { factor: 1.0 }, Combine::Scale { factor: -0.7 }]);
+    }
+    rules
+}
+
+pub fn takes_pruned(rule: &Combine) -> bool {
+    matches!(rule, Combine::Sum { .. } | Combine::MaxMagnitude { .. } | Combine::Elect { .. })
+}
+
+/// Mixes of types: each alone, and several together.
+pub fn mixes() -> Vec<Vec<Dtype>> {
+    let mut mixes: Vec<Vec<Dtype>> = DTYPES.iter().map(|d| vec![*d]).collect();
+    mixes.push(vec![Dtype::BF16, Dtype::F32, Dtype::F16, Dtype::F8_E4M3]);
+    mixes.push(vec![Dtype::F64, Dtype::BF16]);
+    mixes
+}
+
+/// Stages of every kind of mask, one a score, by turns.
+pub fn stages(geometry: Geometry, models: usize, wide: bool, seed: u64) -> Vec<(Prune, StageState)> {
+    let mut random = Random(seed | 1);
+    let mut keep = |n: u64| (0..n).map(|_| u8::from(!random.next().is_multiple_of(3))).collect::<Vec<_>>();
+    SCORES
+        .into_iter()
+        .enumerate()
+        .map(|(i, score)| {
+            let prune = Prune {
+                stage: i,
+                score,
+                granularity: Granularity::Element,
+                keep: 0.5,
+                keep_redundant: i % 2 == 1,
+                rescale: Rescale::L1,
+            };
+            let cut = |x: f64| if wide { x.key() } else { (x as f32).key() };
+            let masks = (0..models)
+                .map(|t| match (t + i) % 4 {
+                    0 => Mask::Rows(keep(geometry.rows)),
+                    1 => Mask::Columns(keep(geometry.columns)),
+                    2 => Mask::All,
+                    _ => {
+                        let at = [0.001, 0.3, 0.0005, 0.5, 0.6][i];
+                        Mask::Elements { cut: cut(at), lowest: i % 2 == 1 }
+                    }
+                })
+                .collect();
+            let factors = (0..models).map(|t| if t % 2 == 0 { 1.0 } else { 1.25 }).collect();
+            (prune, StageState { masks, factors })
+        })
+        .collect()
+}

@@ -1,0 +1,24 @@
+//! What the stand-in driver proves of the CUDA backend as it is, in processes of their own: that the backend needs what it asks for
+//! (`mistakes`: each wait, copy, memset and barrier is taken away in turn, and the result is wrong), that whatever call fails
+//! ends in a clean error that can be gone on from (`failures`), and what it does when memory runs out in the midst
+//! (`memory`).
+//!
+//! Skipped without the stand-in. Samples by default; `MERGANSER_STANDIN_SWEEP=all` (`scripts/cuda/standin sabotage`) takes every
+//! call of every case.
+#![cfg(feature = "cuda")]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+#[path = "../cuda_support/mod.rs"]
+mod cuda_support;
+#[path = "../merge_support/mod.rs"]
+mod merge_support;
+
+mod cases;
+mod failures;
+mod memory;
+mod mistakes;
+
+/// Whether everything is swept, or a sample.
+fn sweeps_all() -> bool {
+    std::env::var("MERGANSER_STANDIN_SWEEP").is_ok_and(|value| value == "all")
+}
