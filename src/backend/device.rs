@@ -5,7 +5,6 @@ use std::str::FromStr;
 
 use super::cpu;
 use crate::error::{Error, Result};
-use crate::plan::devices::{Place, place};
 
 /// What `--device` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,16 +158,15 @@ impl Device {
         Self { name: cpu::features::name(), backend: "cpu", why, cuda: Vec::new(), missing: Vec::new() }
     }
 
-    /// The same, if it has what a plan needs. Where `--device auto` found devices that lack it, the CPU, with the reason.
+    /// The same, if it has what a merge needs, which `decomposes` matrices or does not. Where `--device auto` found devices
+    /// that lack it, the CPU, with the reason.
     ///
     /// # Errors
     /// `Environment` where CUDA was asked for and a library is missing.
-    pub fn suited_to(self, plan: &crate::plan::Plan) -> Result<Self> {
-        let solves =
-            |t: &crate::plan::TensorPlan| matches!(t.program, super::Program::LowRank(_)) && place(t) == Place::Device;
+    pub fn suited_to(self, decomposes: bool) -> Result<Self> {
         let missing: Vec<String> =
             self.missing.iter().filter(|name| SOLVERS.contains(name)).map(|name| format!("lib{name}")).collect();
-        if self.cuda.is_empty() || missing.is_empty() || !plan.tensors.iter().any(solves) {
+        if self.cuda.is_empty() || missing.is_empty() || !decomposes {
             return Ok(self);
         }
         let problem = format!("{} was not found, and merges of matrices need it", missing.join(" and "));

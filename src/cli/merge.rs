@@ -50,7 +50,7 @@ impl Merge {
         crate::checkpoint::install_bus_handler()?;
         let device = self.device.choose()?;
         let mut plan = self.plan.plan()?;
-        let device = device.suited_to(&plan)?;
+        let device = device.suited_to(plan.decomposes_on_devices())?;
         announce(&device, &plan);
         let progress = Progress::default();
         let total = plan.read_bytes() + plan.layout.data_bytes();

@@ -25,7 +25,7 @@ impl Plan {
     pub fn run(self) -> Result<u8> {
         let device = self.device.choose()?;
         let mut plan = self.plan.plan()?;
-        let device = device.suited_to(&plan)?;
+        let device = device.suited_to(plan.decomposes_on_devices())?;
         crate::engine::plan_for_devices(&mut plan, &device, self.device.device_memory)?;
         if self.json.json {
             print_json(&plan.to_json())?

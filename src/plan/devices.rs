@@ -31,6 +31,8 @@ pub struct OnDevices {
     pub lanes: usize,
     /// Bytes of a page-locked slot on the way to a device.
     pub slot_bytes: u64,
+    /// Bytes of a page-locked slot on the way back.
+    pub fetch_bytes: u64,
     /// Where each tensor is made.
     pub places: Vec<Place>,
     /// Matrices that are decomposed together.
@@ -64,11 +66,19 @@ pub fn place(tensor: &TensorPlan) -> Place {
     }
 }
 
+/// Page-locked slots are whole multiples of this many bytes.
+const SLOT_UNIT: u64 = 64 << 10;
+
 /// Lanes of a device and bytes of a slot, in the order in which they are tried: the widest first.
 const LANES: [(usize, u64); 6] =
     [(8, 4 << 20), (8, 1 << 20), (4, 1 << 20), (4, 512 << 10), (2, 512 << 10), (1, 512 << 10)];
 
 impl Plan {
+    /// Whether devices would decompose matrices, whatever the memory.
+    pub fn decomposes_on_devices(&self) -> bool {
+        self.tensors.iter().any(|t| matches!(t.program, Program::LowRank(_)) && place(t) == Place::Device)
+    }
+
     /// Lets CUDA devices make what they can, in pools of so many bytes each, and fits what that takes of the host's memory
     /// into the budget. `fits` tells of each tensor whether the smallest pool holds what its matrices take, `together` which are
     /// decomposed together.
@@ -95,8 +105,16 @@ impl Plan {
             .collect();
         let wanted = places.iter().filter(|p| **p == Place::Device).count().div_ceil(devices.len().max(1)).max(1);
         let on_device: Vec<bool> = places.iter().map(|p| *p == Place::Device).collect();
+        // Locking pages takes its time: slots are no larger than what may go through them, whatever fits.
+        let (mut largest_source, mut largest_result) = (0, 0);
+        for tensor in self.tensors.iter().filter(|t| place(t) == Place::Device) {
+            let sources = tensor.reads().map(|at| self.stored(at).0.bytes).max().unwrap_or_default();
+            largest_source = sources.max(largest_source);
+            largest_result = (tensor.elems * tensor.elem_bytes).max(largest_result);
+        }
+        let slot = |most: u64, wish: u64| wish.min(most.max(1).div_ceil(SLOT_UNIT) * SLOT_UNIT);
         let try_lanes = |(lanes, slot_bytes): (usize, u64)| {
-            let lanes = lanes.min(wanted);
+            let (lanes, slot_bytes) = (lanes.min(wanted), slot(largest_source, slot_bytes));
             let all = Lanes { count: lanes * devices.len(), slot_bytes, on_device: &on_device };
             Memory::fit(&self.tensors, self.options, all).map(|memory| (memory, lanes, slot_bytes))
         };
@@ -127,8 +145,10 @@ impl Plan {
             }
             batches.push(Batch { tensors, steps });
         }
+        let fetch_bytes = slot(largest_result, memory.buffer_bytes);
         self.memory = memory;
-        self.devices = Some(OnDevices { devices, pool_bytes, lanes, slot_bytes, places, batches, batch_of });
+        self.devices =
+            Some(OnDevices { devices, pool_bytes, lanes, slot_bytes, fetch_bytes, places, batches, batch_of });
         Ok(())
     }
 }

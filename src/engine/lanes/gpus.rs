@@ -59,7 +59,7 @@ impl Gpus {
         let Some(on) = plan.devices.clone() else { return Err(Error::internal("a plan without its devices")) };
         let solves = plan.tensors.iter().enumerate();
         let solves = solves.filter(|(t, _)| on.has(*t)).any(|(_, t)| matches!(t.program, Program::LowRank(_)));
-        let sizes = LaneSizes { up_bytes: on.slot_bytes, down_bytes: plan.memory.buffer_bytes, solves };
+        let sizes = LaneSizes { up_bytes: on.slot_bytes, down_bytes: on.fetch_bytes, solves };
         let (_, least) = wish(plan);
         let (mut gpus, mut lanes) = (Vec::new(), Vec::new());
         for (device, wanted) in devices.iter().zip(&on.pool_bytes) {
