@@ -5,9 +5,9 @@
 #include "elementwise.cuh"
 
 // What a method drops from each task vector, as the host numbers it.
-constexpr u32 NOTHING = 0, BELOW_CUT = 1, AT_RANDOM = 2;
+[[maybe_unused]] constexpr u32 NOTHING = 0, BELOW_CUT = 1, AT_RANDOM = 2;
 // Rules.
-constexpr int AVERAGE = 0, SUM = 1, MAGMAX = 2, SLERP = 3, SCALE = 4, ELECT = 5;
+[[maybe_unused]] constexpr int AVERAGE = 0, SUM = 1, MAGMAX = 2, SLERP = 3, SCALE = 4, ELECT = 5;
 
 // Mirrored in ops/blend.rs.
 struct Blend {

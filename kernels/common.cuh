@@ -20,7 +20,7 @@ constexpr int V = 8;
 constexpr u32 MAX_MODELS = 64;
 
 // Stored element types, as the host numbers them (src/backend/cuda/ops/params.rs).
-constexpr int F64 = 0, F32 = 1, BF16 = 2, F16 = 3, E4M3 = 4, E5M2 = 5;
+[[maybe_unused]] constexpr int F64 = 0, F32 = 1, BF16 = 2, F16 = 3, E4M3 = 4, E5M2 = 5;
 // Of a kernel that asks each source for its type.
 constexpr int ANY = 15;
 

@@ -5,9 +5,9 @@
 #include "common.cuh"
 
 // Saliency scores, as the host numbers them.
-constexpr u32 MAGNITUDE = 0, RELATIVE = 1, DEVIATION = 2, AGREEMENT = 3, TALL = 4;
+[[maybe_unused]] constexpr u32 MAGNITUDE = 0, RELATIVE = 1, DEVIATION = 2, AGREEMENT = 3, TALL = 4;
 // Kinds of masks.
-constexpr u32 KEEP_ALL = 0, KEEP_NONE = 1, KEEP_ROWS = 2, KEEP_COLUMNS = 3, KEEP_ELEMENTS = 4;
+[[maybe_unused]] constexpr u32 KEEP_ALL = 0, KEEP_NONE = 1, KEEP_ROWS = 2, KEEP_COLUMNS = 3, KEEP_ELEMENTS = 4;
 
 // What one stage keeps of one model: `models` entries a stage, in a blob of device memory. Mirrored in ops/stages.rs.
 struct Stage {
@@ -22,7 +22,7 @@ struct Stage {
 static_assert(sizeof(Stage) == 40, "as in stages.rs");
 
 // Flags of a load: some mask is of rows; of columns; every source begins at a multiple of 16 bytes.
-constexpr u32 ROW_MASKS = 1, COLUMN_MASKS = 2, ALIGNED = 4;
+[[maybe_unused]] constexpr u32 ROW_MASKS = 1, COLUMN_MASKS = 2, ALIGNED = 4;
 
 // Where task vectors come from. Mirrored in ops/params.rs.
 struct Load {

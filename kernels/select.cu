@@ -20,7 +20,7 @@ constexpr u32 BINS = 2048;
 // Models that `select_plain` counts at once.
 constexpr u32 GROUP = 4;
 // What a search is doing; 0: nothing.
-constexpr u32 SEARCHING = 1, FOUND = 2;
+[[maybe_unused]] constexpr u32 SEARCHING = 1, FOUND = 2;
 
 // Mirrored in ops/select.rs.
 struct SelectState {

@@ -18,7 +18,7 @@
 
 constexpr u32 BLOCK = 2048;
 constexpr u32 GROUP = 4;
-constexpr int NORMS = 0, TRIM = 1, ANGLE = 2, ROWS = 3;
+[[maybe_unused]] constexpr int NORMS = 0, TRIM = 1, ANGLE = 2, ROWS = 3;
 
 // Mirrored in ops/sums.rs.
 struct Sums {
