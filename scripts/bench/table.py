@@ -122,6 +122,8 @@ def many(sessions):
     if not session:
         return []
     fact = session["facts"]["many"]
+    # Keys are numbers in a run that has just ended, text in a file.
+    fact["read_bytes"] = {str(tasks): read for tasks, read in fact["read_bytes"].items()}
     few, most = sorted(fact["read_bytes"], key=int)
     moved = {tasks: fact["read_bytes"][tasks] + fact["written_bytes"] for tasks in (few, most)}
     rows = [["fine-tunes", few, most, "time grows", "bytes grow", "anonymous"]]
