@@ -7,7 +7,7 @@ use crate::dtype::Dtype;
 /// Models that a merge takes at most.
 const MODELS: usize = 64;
 /// Models whose task vectors an election holds for several vectors at once.
-const FEW: usize = 8;
+const FEW: usize = 16;
 
 /// Whether so many models can be merged to this type here.
 pub(in super::super) fn takes(models: usize, to: Dtype) -> bool {
