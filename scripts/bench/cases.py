@@ -30,10 +30,10 @@ GOALS = {"linear": (0.9, 8), "task_arithmetic": (0.9, 8), "ties": (1.6, 40), "da
 class Merge:
     """One merge of a family."""
 
-    def __init__(self, name, family, scratch, tasks=None):
+    def __init__(self, name, family, scratch, tasks=None, out=None):
         data, most, self.has_mergekit = MERGES[name]
         tasks = most or tasks or family.tasks
-        self.name, self.out = name, os.path.join(scratch, "out")
+        self.name, self.out = name, os.path.join(out or scratch, "out")
         files = family.weights(tasks)
         if not data.get("base", True):
             files = [file for file in files if not file.startswith(family.base + os.sep)]

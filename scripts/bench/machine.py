@@ -69,6 +69,16 @@ def dd(files, direct=False):
         subprocess.run(["dd", f"if={file}", "of=/dev/null", "bs=4M", "status=none", *flags], check=True)
 
 
+def dd_beside_a_write(files, source, folder):
+    """Reads files as `dd` does, while `source`, which is in memory, is written into a new folder, past the page cache and durably."""
+    os.makedirs(folder)
+    target = os.path.join(folder, os.path.basename(source))
+    with subprocess.Popen(["dd", f"if={source}", f"of={target}", "bs=4M", "oflag=direct", "conv=fdatasync", "status=none"]) as write:
+        dd(files)
+    if write.returncode != 0:
+        raise SystemExit(f"dd to {target}: exit {write.returncode}")
+
+
 def forget(files):
     """Drops files from the page cache; fails where the kernel keeps them."""
     for file in files:

@@ -1,17 +1,21 @@
 """The parts of a benchmark run. Each takes a Run and adds samples and facts to its session."""
 
+import contextlib
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 
 import sparse
 from cases import MERGES, Merge, operations, watched
 from family import SEEN, figures, size_of
-from machine import cat, copy, dd, forget, timed
+from machine import cat, copy, dd, dd_beside_a_write, forget, timed
 
 COLD = ("task_arithmetic", "ties")
 MANY = ("task_arithmetic", "ties")
 MANY_TASKS = 16
+MEMORY = "/dev/shm"
 STARTS = 20  # of a program that only prints
 
 
@@ -93,20 +97,44 @@ def many(run):
 
 
 def cold(run):
-    """Merges that begin with an empty page cache, beside reading the same files from the disk one after the other."""
+    """Merges that begin with an empty page cache, beside reading the same files from the disk one after the other.
+
+    A disk that reads and writes at the same time does both slower: so merges write into memory, which shows how well they overlap reading
+    and computing, and to the disk that they read from, which is compared with `dd` beside a write of as many bytes.
+    """
     family = run.family()
-    files = family.weights()
+    files, written = family.weights(), family.weights(0)
 
     def after_forgetting(action):
         forget(files)
         return action()
 
     actions = {"dd": lambda: {"seconds": timed(lambda: dd(files))}, "dd, direct": lambda: {"seconds": timed(lambda: dd(files, direct=True))}}
-    for name in COLD:
-        merge = Merge(name, family, run.scratch)
-        actions[name] = lambda merge=merge: merge.merganser(run.merganser, run.merge_options())
-    run.fact("cold", {"read_bytes": size_of(files)})
-    run.turns("cold", {name: (lambda action=action: after_forgetting(action)) for name, action in actions.items()})
+    with room_in_memory(2 * size_of(written)) as memory:
+        if memory:
+            source = os.path.join(memory, "written")
+            with open(source, "wb") as handle:
+                subprocess.run(["cat", *written], stdout=handle, check=True)
+            actions["dd beside a write"] = lambda: {"seconds": timed(lambda: dd_beside_a_write(files, source, os.path.join(run.scratch, "copied")))}
+        else:
+            print("  memory has no room for outputs: merges write to the disk alone")
+        for name in COLD:
+            places = {f"{name}, to memory": memory, name: run.scratch} if memory else {name: run.scratch}
+            for case, out in places.items():
+                merge = Merge(name, family, run.scratch, out=out)
+                actions[case] = lambda merge=merge: merge.merganser(run.merganser, run.merge_options()) | {"out": merge.out}
+        run.fact("cold", {"read_bytes": size_of(files), "written_bytes": size_of(written)})
+        run.turns("cold", {name: (lambda action=action: after_forgetting(action)) for name, action in actions.items()})
+
+
+@contextlib.contextmanager
+def room_in_memory(wanted_bytes):
+    """A folder of a file system in memory, for so many bytes; None where there is none, or no room."""
+    if not os.path.isdir(MEMORY) or shutil.disk_usage(MEMORY).free < wanted_bytes:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="merganser-bench-") as folder:
+        yield folder
 
 
 def startup(run):

@@ -16,8 +16,13 @@ impl Progress {
     pub(super) fn add_read(&self, bytes: u64, is_first_pass: bool) {
         self.read.fetch_add(bytes, Ordering::Relaxed);
         if is_first_pass {
-            self.first_read.fetch_add(bytes, Ordering::Relaxed);
+            self.add_first_read(bytes);
         }
+    }
+
+    /// Bytes that a first pass over a tensor has gone past, whether it read all of them or a sample.
+    pub(super) fn add_first_read(&self, bytes: u64) {
+        self.first_read.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn add_written(&self, bytes: u64) {

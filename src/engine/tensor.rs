@@ -39,6 +39,8 @@ struct State {
     computed_on: Option<(String, Option<&'static str>)>,
     /// Matrices that a device decomposed together with this one, itself among them.
     batch: usize,
+    /// Whether a search has gone over the sources, and goes over them again.
+    has_been_read: bool,
 }
 
 /// Results of the units of a statistics step.
@@ -100,6 +102,7 @@ impl TensorRun {
             output: None,
             computed_on: None,
             batch: 1,
+            has_been_read: false,
         }))
     }
 
@@ -112,6 +115,11 @@ impl TensorRun {
     #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub fn computed_together(&self, matrices: usize) {
         self.lock().batch = matrices;
+    }
+
+    /// Whether the sources have passed by once: a later pass finds them in the page cache.
+    pub fn has_been_read(&self) -> bool {
+        self.lock().has_been_read
     }
 
     /// What has been measured so far.
@@ -215,6 +223,7 @@ impl TensorRun {
             }
         }
         if state.searches.iter().any(Option::is_some) {
+            state.has_been_read = true;
             return false;
         }
         let cuts = std::mem::take(&mut state.cuts);

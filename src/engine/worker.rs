@@ -99,7 +99,7 @@ impl<'a, 'p> Worker<'a, 'p> {
         let (plan, run) = (self.engine.plan, &self.engine.tensors[step.tensor]);
         let chunk = plan.memory.chunk_elems;
         let (start, end) = (unit * chunk, ((unit + 1) * chunk).min(tensor.elems));
-        let is_first = plan.graph.first(step.tensor) == id;
+        let is_first = plan.graph.first(step.tensor) == id && !run.has_been_read();
         let segment = start as usize / SEGMENT;
         let segments = tensor.elems.div_ceil(SEGMENT as u64) as usize;
         match step.kind {
@@ -136,6 +136,10 @@ impl<'a, 'p> Worker<'a, 'p> {
                         }
                     }
                     run.add_counts(&searches, counts);
+                    // A sample touches every page, so that readahead must keep ahead of it; but it reads little.
+                    if is_first {
+                        self.engine.progress.add_first_read(self.bytes_of(tensor, end - start));
+                    }
                     return Ok(());
                 }
                 for_segments(plan, tensor, start, end, raw, |sources| {
@@ -344,7 +348,12 @@ impl<'a, 'p> Worker<'a, 'p> {
     }
 
     fn note_read(&self, tensor: &TensorPlan, elems: u64, is_first: bool) {
-        let bytes: u64 = tensor.reads().map(|at| stored_bytes(self.engine.plan, tensor, at, elems)).sum();
+        let bytes = self.bytes_of(tensor, elems);
         self.engine.progress.add_read(bytes, is_first);
+    }
+
+    /// Bytes of so many elements of all sources.
+    fn bytes_of(&self, tensor: &TensorPlan, elems: u64) -> u64 {
+        tensor.reads().map(|at| stored_bytes(self.engine.plan, tensor, at, elems)).sum()
     }
 }
