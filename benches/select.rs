@@ -6,9 +6,9 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use merganser::backend::cpu::prune::{Geometry, Scratch};
-use merganser::backend::cpu::select::{COUNTERS, Cut, Ranked, Search, count};
-use merganser::backend::cpu::{BLOCK, SEGMENT};
+use merganser::backend::cpu::SEGMENT;
+use merganser::backend::cpu::prune::{Geometry, Scratch, Sources};
+use merganser::backend::cpu::select::{COUNTERS, Cut, Ranked, Search, Totals, count};
 use merganser::bench::{ELEM_BYTES, Family, MODELS};
 
 const SIZES: [(&str, usize); 2] = [("in cache", 1 << 17), ("out of cache", 1 << 24)];
@@ -18,18 +18,19 @@ fn cuts(family: &Family, elems: usize, counts: &mut [Vec<u32>], scratch: &mut Sc
     let mut searches = [Some(Search::new::<f32>(elems as u64, elems as u64 / 5, false)); MODELS];
     let mut cuts = [None; MODELS];
     while searches.iter().any(Option::is_some) {
-        counts.iter_mut().for_each(|counts| counts.fill(0));
-        let samples = searches.iter().flatten().all(Search::samples);
-        let run = if samples { BLOCK } else { SEGMENT };
-        for start in (0..elems).step_by(SEGMENT) {
-            family.with_run(start, run, |sources| {
-                let geometry = Geometry::of(&[elems as u64]);
-                count(Ranked::Magnitude, &searches, geometry, &[], black_box(sources), counts, scratch);
-            });
+        let geometry = Geometry::of(&[elems as u64]);
+        let mut count = |sources: &Sources<'_>| {
+            count(Ranked::Magnitude, &searches, geometry, &[], black_box(sources), counts, scratch);
+        };
+        if searches.iter().flatten().all(Search::samples) {
+            family.with_sample(count);
+        } else {
+            (0..elems).step_by(SEGMENT).for_each(|start| family.with_run(start, SEGMENT, &mut count));
         }
-        for ((search, cut), counts) in searches.iter_mut().zip(&mut cuts).zip(counts.iter()) {
-            let counts: Vec<u64> = counts.iter().map(|c| u64::from(*c)).collect();
-            *cut = cut.or_else(|| search.as_mut().and_then(|search| search.advance(&counts)));
+        for ((search, cut), counts) in searches.iter_mut().zip(&mut cuts).zip(counts.iter_mut()) {
+            let mut totals = Totals::default();
+            totals.add(counts);
+            *cut = cut.or_else(|| search.as_mut().and_then(|search| search.advance(&totals)));
             if cut.is_some() {
                 *search = None;
             }

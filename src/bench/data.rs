@@ -6,6 +6,7 @@ use super::rounds;
 use crate::backend::cpu::prune::Sources;
 use crate::backend::cpu::stored::Stored;
 use crate::dtype::Dtype;
+use crate::engine::{sample_of, segments_of};
 use crate::error::Result;
 
 /// Fine-tunes in a [`Family`].
@@ -117,6 +118,15 @@ impl Family {
     /// If there are not as many.
     pub fn with_run<T>(&self, start: usize, len: usize, take: impl FnOnce(&Sources<'_>) -> T) -> T {
         Models { bytes: &self.block, elems: self.elems }.with_run(start, len, take)
+    }
+
+    /// Calls `take` with the pieces that stand for all elements in a sample, as a merge does.
+    pub fn with_sample(&self, mut take: impl FnMut(&Sources<'_>)) {
+        for (segment, at) in segments_of(0, self.elems as u64) {
+            for piece in sample_of(segment, at) {
+                self.with_run(piece.start as usize, (piece.end - piece.start) as usize, &mut take);
+            }
+        }
     }
 }
 

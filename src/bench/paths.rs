@@ -9,7 +9,7 @@ use super::{Bench, Unit, rounds};
 use crate::backend::cpu::SEGMENT;
 use crate::backend::cpu::blend::{Measured, blend};
 use crate::backend::cpu::prune::{Geometry, Scratch, Sources};
-use crate::backend::cpu::select::{COUNTERS, Cut, Ranked, Search, count};
+use crate::backend::cpu::select::{COUNTERS, Cut, Ranked, Search, Totals, count};
 use crate::backend::cpu::stats;
 use crate::backend::philox::element_key;
 use crate::backend::{Combine, Sparsify, kept_of};
@@ -140,7 +140,7 @@ fn cuts(models: Models<'_>, out: &mut [u8], workers: &mut [Worker], stop: &Stop)
     let geometry = Geometry::of(&[elems]);
     let mut searches = vec![Some(Search::new::<f32>(elems, kept_of(DENSITY, elems), false)); MODELS];
     let mut cuts: Vec<Option<Cut>> = vec![None; MODELS];
-    let mut totals = vec![vec![0; COUNTERS]; MODELS];
+    let mut totals = vec![Totals::default(); MODELS];
     let mut seconds = 0.0;
     while searches.iter().any(Option::is_some) {
         let samples = searches.iter().flatten().all(Search::samples);
@@ -170,7 +170,7 @@ fn cuts(models: Models<'_>, out: &mut [u8], workers: &mut [Worker], stop: &Stop)
                 *cut = searching.advance(counts);
                 *search = search.filter(|_| cut.is_none());
             }
-            counts.fill(0);
+            counts.clear();
         }
         seconds += started.elapsed().as_secs_f64();
     }

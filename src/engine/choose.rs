@@ -1,7 +1,7 @@
 //! What a stage keeps, once its scores are known: the same choice for a merge and for whoever asks what it would be.
 
 use crate::backend::cpu::prune::{Geometry, Mask};
-use crate::backend::cpu::select::{self, Cut, Search};
+use crate::backend::cpu::select::{Cut, Search, Totals};
 use crate::backend::cpu::stats::Sums;
 use crate::backend::{Granularity, Prune, Rescale, kept_of};
 use crate::plan::TensorPlan;
@@ -44,11 +44,11 @@ pub(crate) fn search(tensor: &TensorPlan, share: f64, lowest: bool) -> Option<Se
     (rank > 0 && rank < tensor.elems).then(|| new(tensor.elems, rank, lowest))
 }
 
-/// Adds counters of searches ([`select::COUNTERS`] a model) to the totals, and clears them for the next unit.
-pub(crate) fn add_counts(totals: &mut [Vec<u64>], searches: &[Option<Search>], counts: &mut [Vec<u32>]) {
+/// Adds counters of searches ([`COUNTERS`](crate::backend::cpu::select::COUNTERS) a model) to the totals, and clears them for the next unit.
+pub(crate) fn add_counts(totals: &mut [Totals], searches: &[Option<Search>], counts: &mut [Vec<u32>]) {
     for ((totals, counts), search) in totals.iter_mut().zip(counts).zip(searches) {
         if search.is_some() {
-            select::add_counts(totals, counts);
+            totals.add(counts);
         }
     }
 }

@@ -35,3 +35,43 @@ pub(super) fn run(engine: &Engine<'_>) {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use safetensors::tensor::{Dtype, TensorView};
+
+    use crate::engine::{Progress, Request, Stop, merge};
+    use crate::plan::{Options, Plan};
+    use crate::recipe::Recipe;
+
+    /// Elements of the tensor: enough that a search samples it first.
+    const ELEMS: usize = 1 << 18;
+
+    #[test]
+    fn a_tensor_whose_search_goes_over_it_again_counts_as_first_read_once() {
+        let folder = tempfile::tempdir().unwrap();
+        for model in 0_u32..4 {
+            let value =
+                |i: u32| half::bf16::from_f32((i.wrapping_mul(2_654_435_761 + model) >> 8) as f32).to_le_bytes();
+            let bytes: Vec<u8> = (0..ELEMS as u32).flat_map(value).collect();
+            let view = TensorView::new(Dtype::BF16, vec![ELEMS], &bytes).unwrap();
+            let at = folder.path().join(format!("{model}"));
+            std::fs::create_dir(&at).unwrap();
+            safetensors::serialize_to_file([("w", view)], None, &at.join("model.safetensors")).unwrap();
+        }
+        let recipe = folder.path().join("recipe.yaml");
+        let text = "merge_method: ties\nbase_model: '0'\nmodels: [{model: '1'}, {model: '2'}, {model: '3'}]\n\
+                    parameters: {density: 0.2}\n";
+        std::fs::write(&recipe, text).unwrap();
+        let options = Options { threads: 2, memory_budget: 1 << 30, seed: 0, shard_bytes: u64::MAX };
+        let plan = Plan::new(Recipe::load(&recipe).unwrap(), options).unwrap();
+        let (progress, out) = (Progress::default(), folder.path().join("out"));
+        let request = Request { plan: &plan, out: &out, resume: false, overwrite: false };
+        merge(&request, &progress, &Stop::default()).unwrap();
+        let sources = 4 * ELEMS as u64 * 2;
+        assert_eq!(progress.first_read_bytes(), sources);
+        // A pass that counts, and one that merges; the sample before them is not worth counting.
+        assert!(progress.read_bytes() >= 2 * sources);
+    }
+}

@@ -9,7 +9,7 @@ use super::writer::Written;
 use crate::backend::cpu::blend::{Measured, RunFacts};
 use crate::backend::cpu::low_rank::LowRankFacts;
 use crate::backend::cpu::prune::{Geometry, Mask, StageState};
-use crate::backend::cpu::select::{COUNTERS, Cut, Search};
+use crate::backend::cpu::select::{Cut, Search, Totals};
 use crate::backend::cpu::stats::{self, Sums};
 use crate::backend::{Combine, Program, Prune, Sparsify, kept_of};
 use crate::dtype::{Dtype, DtypeExt};
@@ -47,8 +47,8 @@ struct State {
 #[derive(Debug)]
 enum Tally {
     None,
-    /// By model and bin.
-    Counts(Vec<Vec<u64>>),
+    /// By model.
+    Counts(Vec<Totals>),
     /// Before and after the stage, by segment and model.
     Norms([Vec<Vec<Sums>>; 2]),
     /// By model and row or column.
@@ -143,7 +143,7 @@ impl TensorRun {
     pub fn add_counts(&self, searches: &[Option<Search>], counts: &mut [Vec<u32>]) {
         let mut state = self.lock();
         if !matches!(state.tally, Tally::Counts(_)) {
-            state.tally = Tally::Counts(vec![vec![0; COUNTERS]; counts.len()]);
+            state.tally = Tally::Counts(vec![Totals::default(); counts.len()]);
         }
         let Tally::Counts(totals) = &mut state.tally else { return };
         choose::add_counts(totals, searches, counts);

@@ -5,7 +5,7 @@
 
 use crate::backend::cpu::SEGMENT;
 use crate::backend::cpu::prune::Geometry;
-use crate::backend::cpu::select::COUNTERS;
+use crate::backend::cpu::select::Totals;
 use crate::backend::{Combine, Granularity, Program, Prune, Rescale, Sparsify};
 use crate::checkpoint::LayerMap;
 
@@ -249,7 +249,7 @@ pub(super) fn ranks_groups(prune: Prune) -> bool {
 
 /// Counters of a search, for every model.
 pub(super) fn select_bytes(models: u64) -> u64 {
-    models * 8 * COUNTERS as u64
+    models * Totals::BYTES as u64
 }
 
 /// Partial sums of norms, before and after pruning.

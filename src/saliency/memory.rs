@@ -9,7 +9,7 @@ use crate::backend::Granularity;
 use crate::backend::cpu::SEGMENT;
 use crate::backend::cpu::pairs::{Measures, SignBits};
 use crate::backend::cpu::prune::{Geometry, Scratch};
-use crate::backend::cpu::select::COUNTERS;
+use crate::backend::cpu::select::{COUNTERS, Totals};
 use crate::error::{Error, Result};
 use crate::plan::{Plan, TensorPlan};
 use crate::units::format_bytes;
@@ -72,7 +72,7 @@ fn shared_bytes(plan: &Plan, tensors: &[usize], asked: &[Asked]) -> u64 {
     let masks = batches.iter().map(batch_bytes).max().unwrap_or_default();
     // Scores of one tensor, and their order.
     let scores = tensors.iter().map(|t| 8 * (models as u64 + 1) * scored_units(of(t))).max().unwrap_or_default();
-    let counters = if counts(plan, tensors) { 8 * (models * COUNTERS) as u64 } else { 0 };
+    let counters = if counts(plan, tensors) { (models * Totals::BYTES) as u64 } else { 0 };
     PROGRAM_BYTES + headers + measured + written + chained + masks + scores + counters
 }
 

@@ -7,7 +7,7 @@ use super::measure::in_type_of;
 use super::survey::{Asked, Run};
 use crate::backend::cpu::pairs::Measures;
 use crate::backend::cpu::prune::{Geometry, Mask, StageState};
-use crate::backend::cpu::select::{self, COUNTERS, Cut, Ranked, Search};
+use crate::backend::cpu::select::{self, COUNTERS, Cut, Ranked, Search, Totals};
 use crate::backend::cpu::stats::{self, Sums};
 use crate::backend::{Granularity, Prune};
 use crate::engine::{choose, sample_of, scores, segments_of, with_sources};
@@ -245,7 +245,7 @@ impl Run<'_> {
         while searches.iter().any(Option::is_some) {
             let samples = searches.iter().flatten().all(Search::samples);
             // Counting commutes, so that units may add as they end.
-            let totals = Mutex::new(vec![vec![0; COUNTERS]; models]);
+            let totals = Mutex::new(vec![Totals::default(); models]);
             let searching = &searches;
             self.pool.in_order(
                 runs_of(tensor.elems) as usize,

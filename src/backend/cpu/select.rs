@@ -8,6 +8,10 @@
 //! frequent key in the bracket, the *pivot*, is counted without a bin, which spares most of the work that is left.
 //! Counting commutes, so chunks may come in any order, and the result is exact whatever the sample was.
 
+mod totals;
+
+pub use totals::Totals;
+
 use multiversion::multiversion;
 
 use super::BLOCK;
@@ -97,14 +101,14 @@ impl Search {
         (self.rank, self.lowest)
     }
 
-    /// Ends a pass that counted into `counts` ([`COUNTERS`]): the cut, once the range has come down to one key.
-    pub fn advance(&mut self, counts: &[u64]) -> Option<Cut> {
+    /// Ends a pass that counted this: the cut, once the range has come down to one key.
+    pub fn advance(&mut self, counts: &Totals) -> Option<Cut> {
         if self.samples {
             self.samples = false;
             self.bracket(counts);
             return None;
         }
-        let beyond = counts[BEYOND];
+        let beyond = counts.beyond;
         let found = self.find(counts, self.rank.saturating_sub(beyond)).filter(|_| beyond < self.rank);
         let Some(Found { bin, is_first, kept }) = found else {
             // The bracket missed: go on on the side where the cut must be.
@@ -114,13 +118,13 @@ impl Search {
             return (self.lo >= self.hi).then_some(Cut { key: self.lo, kept: 0 });
         };
         let (key, kept) = (self.first_of(bin), beyond + kept);
-        let low = counts[LOW + bin];
+        let low = counts.low(bin);
         let (ones, zeros) = (low & ((1 << LOW_BITS) - 1), low >> LOW_BITS);
         if is_first {
             return Some(Cut { key, kept });
         } else if ones & zeros == 0 {
             // All others in this bin are the same.
-            return Some(Cut { key: key + ones, kept });
+            return Some(Cut { key: key + u64::from(ones), kept });
         }
         self.narrow(bin, bin);
         self.pivot = NO_PIVOT;
@@ -133,15 +137,13 @@ impl Search {
     }
 
     /// Where the `rank`-th element of the range is.
-    fn find(&self, counts: &[u64], rank: u64) -> Option<Found> {
-        let bins = counts[..LOW].as_chunks::<2>().0;
-        // A pivot is the first key of its bin.
+    fn find(&self, counts: &Totals, rank: u64) -> Option<Found> {
+        // A pivot is the first key of its bin, which may have counted nothing else.
         let pivot = (self.pivot != NO_PIVOT).then(|| ((self.pivot - self.lo) >> self.shift) as usize);
         let mut kept = 0;
-        for i in 0..BINS {
-            let bin = if self.lowest { i } else { BINS - 1 - i };
-            let [first, others] = bins[bin];
-            let first = first + if pivot == Some(bin) { counts[AT_PIVOT] } else { 0 };
+        let mut look = |bin: usize| {
+            let [first, others] = counts.bin(bin);
+            let first = first + if pivot == Some(bin) { counts.at_pivot } else { 0 };
             let parts = [(true, first), (false, others)];
             for (is_first, here) in if self.lowest { parts } else { [parts[1], parts[0]] } {
                 kept += here;
@@ -149,14 +151,31 @@ impl Search {
                     return Some(Found { bin, is_first, kept });
                 }
             }
+            None
+        };
+        let mut alone = pivot.filter(|pivot| counts.counted().all(|bins| !bins.contains(pivot)));
+        let ranges = counts.counted();
+        if self.lowest {
+            for bins in ranges {
+                let before = alone.take_if(|pivot| *pivot < bins.start);
+                if let Some(found) = before.into_iter().chain(bins).find_map(&mut look) {
+                    return Some(found);
+                }
+            }
+        } else {
+            for bins in ranges.rev() {
+                let before = alone.take_if(|pivot| *pivot >= bins.end);
+                if let Some(found) = before.into_iter().chain(bins.rev()).find_map(&mut look) {
+                    return Some(found);
+                }
+            }
         }
-        None
+        alone.and_then(look)
     }
 
     /// Brackets the cut from a sample of the whole range, and takes the most frequent first key in the bracket as pivot.
-    fn bracket(&mut self, counts: &[u64]) {
-        let bins = counts[..LOW].as_chunks::<2>().0;
-        let sampled: u64 = bins.iter().flatten().sum();
+    fn bracket(&mut self, counts: &Totals) {
+        let sampled: u64 = counts.counted().flatten().map(|bin| counts.bin(bin).iter().sum::<u64>()).sum();
         let share = self.rank as f64 / self.elems as f64;
         let rank = share * sampled as f64;
         let margin = MARGIN * (sampled as f64 * share * (1.0 - share)).sqrt() + MARGIN;
@@ -165,8 +184,9 @@ impl Search {
         let near = bin_of(rank - margin).unwrap_or(BINS - 1 - end);
         let far = bin_of(rank + margin + 1.0).unwrap_or(end);
         let (from, to) = (near.min(far), near.max(far));
-        let most = (from..=to).max_by_key(|bin| bins[*bin][0]).unwrap_or(from);
-        let pivot = if bins[most][0] > 0 { self.first_of(most) } else { NO_PIVOT };
+        let bracketed = counts.counted().flatten().filter(|bin| (from..=to).contains(bin));
+        let most = bracketed.max_by_key(|bin| counts.bin(*bin)[0]).filter(|bin| counts.bin(*bin)[0] > 0);
+        let pivot = most.map_or(NO_PIVOT, |bin| self.first_of(bin));
         self.narrow(from, to);
         self.pivot = pivot;
     }
@@ -190,27 +210,6 @@ struct Found {
 /// The least shift with which [`BINS`] hold a range of keys.
 fn shift_for(range: u64) -> u32 {
     range.div_ceil(BINS as u64).next_power_of_two().trailing_zeros()
-}
-
-/// Adds one thread's counters of a search to the totals, and clears them for the next unit.
-pub fn add_counts(totals: &mut [u64], counts: &mut [u32]) {
-    for group in 0..BINS / GROUP {
-        if std::mem::take(&mut counts[TOUCHED + group]) == 0 {
-            continue;
-        }
-        let bins = group * GROUP..(group + 1) * GROUP;
-        let pairs = 2 * bins.start..2 * bins.end;
-        for (total, count) in totals[pairs.clone()].iter_mut().zip(&mut counts[pairs]) {
-            *total += u64::from(std::mem::take(count));
-        }
-        let low = LOW + bins.start..LOW + bins.end;
-        for (total, low) in totals[low.clone()].iter_mut().zip(&mut counts[low]) {
-            *total |= u64::from(std::mem::take(low));
-        }
-    }
-    for at in [BEYOND, AT_PIVOT] {
-        totals[at] += u64::from(std::mem::take(&mut counts[at]));
-    }
 }
 
 /// Counts a key inside the range.

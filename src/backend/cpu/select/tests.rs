@@ -41,8 +41,8 @@ fn a_bin_with_one_key_ends_the_search_and_a_bin_with_two_does_not() {
         let mut search = Search::new::<f32>(values.len() as u64, 2, false);
         let mut counts = vec![0; COUNTERS];
         tally(&search, values, &mut counts);
-        let mut totals = vec![0; COUNTERS];
-        add_counts(&mut totals, &mut counts);
+        let mut totals = Totals::default();
+        totals.add(&mut counts);
         assert!(counts.iter().all(|count| *count == 0), "cleared for the next unit");
         (search.advance(&totals), search)
     };
@@ -65,8 +65,9 @@ fn select<C: Real>(values: &[C], rank: u64, lowest: bool) -> Cut {
         let step = if search.samples() { 5 } else { 1 };
         let seen: Vec<C> = values.iter().copied().step_by(step).collect();
         tally(&search, &seen, &mut counts);
-        let counts: Vec<_> = counts.into_iter().map(u64::from).collect();
-        if let Some(cut) = search.advance(&counts) {
+        let mut totals = Totals::default();
+        totals.add(&mut counts);
+        if let Some(cut) = search.advance(&totals) {
             return cut;
         }
     }
@@ -146,25 +147,40 @@ fn after_a_sample_one_pass_finds_a_cut_among_tied_keys() {
     let cut = loop {
         let mut counts = vec![0; COUNTERS];
         tally(&search, &values, &mut counts);
-        let counts: Vec<_> = counts.into_iter().map(u64::from).collect();
+        let mut totals = Totals::default();
+        totals.add(&mut counts);
         passes += 1;
-        if let Some(cut) = search.advance(&counts) {
+        if let Some(cut) = search.advance(&totals) {
             break cut;
         }
     };
     assert_eq!((cut.key, cut.kept, passes), (0.5_f32.key(), beyond + 256, 2));
 }
 
+#[test]
+fn a_pivot_is_found_where_nothing_else_is_near_it() {
+    // Each far from the others: whole groups of bins lie between them.
+    let values = [1e-20, 1.0, 1.0, 1.0, 1e20_f32];
+    for (pivot, rank, lowest, kept) in [(1.0, 3, false, 4), (1.0, 2, true, 4), (1e20, 1, false, 1), (1e-20, 1, true, 1)]
+    {
+        let mut search = Search::new::<f32>(5, rank, lowest);
+        search.pivot = f32::key(pivot);
+        // A pivot is the first key of its bin.
+        search.lo = search.pivot & 0x7FFF;
+        assert_eq!(searched(search, &values), Cut { key: search.pivot, kept }, "{pivot}");
+    }
+}
+
 /// Runs a search to its end on all values.
 fn searched(mut search: Search, values: &[f32]) -> Cut {
-    let (mut counts, mut totals) = (vec![0; COUNTERS], vec![0; COUNTERS]);
+    let (mut counts, mut totals) = (vec![0; COUNTERS], Totals::default());
     loop {
         tally(&search, values, &mut counts);
-        add_counts(&mut totals, &mut counts);
+        totals.add(&mut counts);
         if let Some(cut) = search.advance(&totals) {
             return cut;
         }
-        totals.fill(0);
+        totals.clear();
     }
 }
 
@@ -180,8 +196,9 @@ fn a_bracket_that_misses_on_either_side_is_recovered_from() {
                 let cut = loop {
                     let mut counts = vec![0; COUNTERS];
                     tally(&search, &values, &mut counts);
-                    let counts: Vec<_> = counts.into_iter().map(u64::from).collect();
-                    if let Some(cut) = search.advance(&counts) {
+                    let mut totals = Totals::default();
+                    totals.add(&mut counts);
+                    if let Some(cut) = search.advance(&totals) {
                         break cut;
                     }
                 };

@@ -38,6 +38,20 @@ fn key(x: __m256) -> __m256i {
     unsafe { _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(i32::MAX)) }
 }
 
+/// Rounds to bfloat16, in the high half of each element; what is in the low half does not matter.
+#[inline(always)]
+fn nearest_bf16(x: __m256) -> __m256i {
+    // SAFETY: only reached through `Avx2`, which is proof of these instructions; no memory is touched.
+    unsafe {
+        let bits = _mm256_castps_si256(x);
+        let last = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let nearest = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), last);
+        // A NaN must stay one, also where its payload sits in the bits that go.
+        let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+        _mm256_blendv_epi8(nearest, _mm256_or_si256(bits, _mm256_set1_epi32(0x40 << 16)), nan)
+    }
+}
+
 impl Lanes for Avx2 {
     const N: usize = 8;
     type F = __m256;
@@ -52,6 +66,11 @@ impl Lanes for Avx2 {
         fn bf16(bytes: &[u8], at: usize) -> __m256 = {
             let half = _mm_loadu_si128(bytes[2 * at..2 * at + 16].as_ptr().cast());
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)))
+        };
+        fn bf16_pairs(bytes: &[u8], at: usize) -> [__m256; 2] = {
+            let both = _mm256_loadu_si256(bytes[2 * at..2 * at + 32].as_ptr().cast());
+            let odd = _mm256_and_si256(both, _mm256_set1_epi32(!0xFFFF));
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(both)), _mm256_castsi256_ps(odd)]
         };
         fn f16(bytes: &[u8], at: usize) -> __m256 =
             _mm256_cvtph_ps(_mm_loadu_si128(bytes[2 * at..2 * at + 16].as_ptr().cast()));
@@ -69,6 +88,15 @@ impl Lanes for Avx2 {
             let exponent = _mm256_set1_epi32(0x7F80);
             _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(rounded, exponent), exponent))
         };
+        fn to_bf16_pairs(x: [__m256; 2], bytes: &mut [u8], at: usize) -> __m256 = {
+            let (even, odd) = (nearest_bf16(x[0]), nearest_bf16(x[1]));
+            let both = _mm256_blend_epi16::<0b1010_1010>(_mm256_srli_epi32::<16>(even), odd);
+            _mm256_storeu_si256(bytes[2 * at..2 * at + 32].as_mut_ptr().cast(), both);
+            let exponent = _mm256_set1_epi16(0x7F80);
+            let bad = _mm256_cmpeq_epi16(_mm256_and_si256(both, exponent), exponent);
+            // A flag is a whole lane's.
+            _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_setzero_si256(), _mm256_or_si256(bad, _mm256_slli_epi32::<16>(bad))))
+        };
         fn to_f16(x: __m256, bytes: &mut [u8], at: usize) -> __m256 = {
             let rounded = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
             _mm_storeu_si128(bytes[2 * at..2 * at + 16].as_mut_ptr().cast(), rounded);
@@ -85,7 +113,6 @@ impl Lanes for Avx2 {
         fn mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
         fn div(a: __m256, b: __m256) -> __m256 = _mm256_div_ps(a, b);
         fn less(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_LT_OQ>(a, b);
-        fn at_least(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_GE_OQ>(a, b);
         fn equal(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b);
         fn is_nan(x: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x);
         fn larger(x: __m256, y: __m256) -> __m256 = {
@@ -94,11 +121,34 @@ impl Lanes for Avx2 {
         };
         fn reaches(x: __m256, bound: u32) -> __m256 =
             _mm256_castsi256_ps(_mm256_cmpgt_epi32(key(x), _mm256_set1_epi32(bound.wrapping_sub(1) as i32)));
-        fn is_key(x: __m256, of: u32) -> __m256 =
-            _mm256_castsi256_ps(_mm256_cmpeq_epi32(key(x), _mm256_set1_epi32(of as i32)));
+        fn sift(x: __m256, lo: u32, hi: u32, pivot: u32) -> [__m256; 3] = {
+            let key = key(x);
+            let from = _mm256_cmpgt_epi32(key, _mm256_set1_epi32(lo.wrapping_sub(1) as i32));
+            let past = _mm256_cmpgt_epi32(key, _mm256_set1_epi32(hi.wrapping_sub(1) as i32));
+            let within = _mm256_andnot_si256(past, from);
+            let inside = _mm256_andnot_si256(_mm256_cmpeq_epi32(key, _mm256_set1_epi32(pivot as i32)), within);
+            [_mm256_castsi256_ps(from), _mm256_castsi256_ps(within), _mm256_castsi256_ps(inside)]
+        };
+        fn signs(m: __m256) -> __m256 = _mm256_and_ps(m, _mm256_set1_ps(-0.0));
+        fn xor(a: __m256, b: __m256) -> __m256 = _mm256_xor_ps(a, b);
         fn flags(bytes: &[u8], at: usize) -> __m256 = {
             let flags = _mm_loadl_epi64(bytes[at..at + 8].as_ptr().cast());
             _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_cvtepu8_epi32(flags), _mm256_setzero_si256()))
+        };
+        fn flag_pairs(bytes: &[u8], at: usize) -> [__m256; 2] = {
+            let flags = _mm_loadu_si128(bytes[at..at + 16].as_ptr().cast());
+            let flags = _mm256_cvtepu16_epi32(flags);
+            let even = _mm256_and_si256(flags, _mm256_set1_epi32(0xFF));
+            let odd = _mm256_cmpgt_epi32(flags, _mm256_set1_epi32(0xFF));
+            [_mm256_castsi256_ps(_mm256_cmpgt_epi32(even, _mm256_setzero_si256())), _mm256_castsi256_ps(odd)]
+        };
+        fn bit_pairs(bits: &[u8], at: usize) -> [__m256; 2] = {
+            let bits = _mm256_set1_epi32(i32::from(u16::from_le_bytes([bits[at / 8], bits[at / 8 + 1]])));
+            let even = _mm256_set_epi32(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1);
+            let odd = _mm256_slli_epi32::<1>(even);
+            let evens = _mm256_cmpeq_epi32(_mm256_and_si256(bits, even), even);
+            let odds = _mm256_cmpeq_epi32(_mm256_and_si256(bits, odd), odd);
+            [_mm256_castsi256_ps(evens), _mm256_castsi256_ps(odds)]
         };
         fn bits(bits: &[u8], at: usize) -> __m256 = {
             let places = _mm256_set_epi32(128, 64, 32, 16, 8, 4, 2, 1);
@@ -106,8 +156,6 @@ impl Lanes for Avx2 {
             _mm256_castsi256_ps(_mm256_cmpeq_epi32(here, places))
         };
         fn counters() -> __m256i = _mm256_setzero_si256();
-        // A flag is -1.
-        fn tally(counters: __m256i, m: __m256) -> __m256i = _mm256_sub_epi32(counters, _mm256_castps_si256(m));
         fn total(counters: __m256i) -> u32 = {
             let mut all = [0_u32; 8];
             _mm256_storeu_si256(all.as_mut_ptr().cast(), counters);
@@ -138,8 +186,6 @@ impl Lanes for Avx2 {
         };
         fn none() -> __m256 = _mm256_setzero_ps();
         fn or(a: __m256, b: __m256) -> __m256 = _mm256_or_ps(a, b);
-        fn and(a: __m256, b: __m256) -> __m256 = _mm256_and_ps(a, b);
-        fn and_not(a: __m256, b: __m256) -> __m256 = _mm256_andnot_ps(b, a);
         fn count(m: __m256) -> u32 = _mm256_movemask_ps(m).count_ones();
         fn select(m: __m256, a: __m256, b: __m256) -> __m256 = _mm256_blendv_ps(b, a, m);
         fn keys(x: __m256, m: __m256, out: &mut [u32], at: usize) -> usize = {
@@ -188,5 +234,15 @@ impl Lanes for Avx2 {
             let (c0, c1) = (_mm256_fmadd_pd(r0, inverse, q0), _mm256_fmadd_pd(r1, inverse, q1));
             (_mm256_blendv_pd(q0, c0, m0), _mm256_blendv_pd(q1, c1, m1))
         };
+    }
+
+    #[inline(always)]
+    fn tally<const U: usize>(self, counters: __m256i, m: [__m256; U]) -> __m256i {
+        let mut counters = counters;
+        for m in m {
+            // SAFETY: `self` is only made where the processor has these instructions; no memory is touched. A flag is -1.
+            counters = unsafe { _mm256_sub_epi32(counters, _mm256_castps_si256(m)) };
+        }
+        counters
     }
 }

@@ -14,6 +14,7 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("bmi2")
             && super::avx2::Avx2::detect().is_some();
         present.then_some(Self(()))
     }
@@ -37,12 +38,26 @@ fn key(x: __m512) -> __m512i {
     unsafe { _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(i32::MAX)) }
 }
 
+/// Rounds to bfloat16, in the high half of each element; what is in the low half does not matter.
+#[inline(always)]
+fn nearest_bf16(x: __m512) -> __m512i {
+    // SAFETY: only reached through `Avx512`, which is proof of these instructions; no memory is touched.
+    unsafe {
+        let bits = _mm512_castps_si512(x);
+        let last = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let nearest = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), last);
+        // A NaN must stay one, also where its payload sits in the bits that go.
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+        _mm512_mask_or_epi32(nearest, nan, bits, _mm512_set1_epi32(0x40 << 16))
+    }
+}
+
 impl Lanes for Avx512 {
     const N: usize = 16;
     type F = __m512;
     type M = __mmask16;
     type D = (__m512d, __m512d);
-    type C = __m512i;
+    type C = u32;
     type W = __m512i;
 
     operations! {
@@ -51,6 +66,11 @@ impl Lanes for Avx512 {
         fn bf16(bytes: &[u8], at: usize) -> __m512 = {
             let half = _mm256_loadu_si256(bytes[2 * at..2 * at + 32].as_ptr().cast());
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))
+        };
+        fn bf16_pairs(bytes: &[u8], at: usize) -> [__m512; 2] = {
+            let both = _mm512_loadu_si512(bytes[2 * at..2 * at + 64].as_ptr().cast());
+            let odd = _mm512_and_si512(both, _mm512_set1_epi32(!0xFFFF));
+            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(both)), _mm512_castsi512_ps(odd)]
         };
         fn f16(bytes: &[u8], at: usize) -> __m512 =
             _mm512_cvtph_ps(_mm256_loadu_si256(bytes[2 * at..2 * at + 32].as_ptr().cast()));
@@ -67,6 +87,16 @@ impl Lanes for Avx512 {
             let exponent = _mm512_set1_epi32(0x7F80);
             _mm512_cmpeq_epi32_mask(_mm512_and_si512(rounded, exponent), exponent)
         };
+        fn to_bf16_pairs(x: [__m512; 2], bytes: &mut [u8], at: usize) -> __mmask16 = {
+            let (even, odd) = (nearest_bf16(x[0]), nearest_bf16(x[1]));
+            // The high halves of both: (odd and mask) or (even and not mask).
+            let (even, mask) = (_mm512_srli_epi32::<16>(even), _mm512_set1_epi32(!0xFFFF));
+            let both = _mm512_ternarylogic_epi32::<0xCA>(mask, odd, even);
+            _mm512_storeu_si512(bytes[2 * at..2 * at + 64].as_mut_ptr().cast(), both);
+            let exponent = _mm512_set1_epi16(0x7F80);
+            let bad = _mm512_cmpeq_epi16_mask(_mm512_and_si512(both, exponent), exponent);
+            (bad | bad >> 16) as __mmask16
+        };
         fn to_f16(x: __m512, bytes: &mut [u8], at: usize) -> __mmask16 = {
             let rounded = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
             _mm256_storeu_si256(bytes[2 * at..2 * at + 32].as_mut_ptr().cast(), rounded);
@@ -82,20 +112,31 @@ impl Lanes for Avx512 {
         fn mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
         fn div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
         fn less(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
-        fn at_least(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, b);
         fn equal(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b);
         fn is_nan(x: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
         fn larger(x: __m512, y: __m512) -> __mmask16 = _mm512_cmpge_epu32_mask(key(x), key(y));
         fn reaches(x: __m512, bound: u32) -> __mmask16 = _mm512_cmpge_epu32_mask(key(x), _mm512_set1_epi32(bound as i32));
-        fn is_key(x: __m512, of: u32) -> __mmask16 = _mm512_cmpeq_epi32_mask(key(x), _mm512_set1_epi32(of as i32));
+        fn sift(x: __m512, lo: u32, hi: u32, pivot: u32) -> [__mmask16; 3] = {
+            let key = key(x);
+            let from = _mm512_cmpge_epu32_mask(key, _mm512_set1_epi32(lo as i32));
+            let within = _mm512_mask_cmplt_epu32_mask(from, key, _mm512_set1_epi32(hi as i32));
+            [from, within, _mm512_mask_cmpneq_epi32_mask(within, key, _mm512_set1_epi32(pivot as i32))]
+        };
+        fn signs(m: __mmask16) -> __m512 = _mm512_maskz_mov_ps(m, _mm512_set1_ps(-0.0));
+        fn xor(a: __m512, b: __m512) -> __m512 = _mm512_xor_ps(a, b);
         fn flags(bytes: &[u8], at: usize) -> __mmask16 = {
             let flags = _mm_loadu_si128(bytes[at..at + 16].as_ptr().cast());
             _mm_test_epi8_mask(flags, flags)
         };
-        fn counters() -> __m512i = _mm512_setzero_si512();
-        fn tally(counters: __m512i, m: __mmask16) -> __m512i =
-            _mm512_mask_add_epi32(counters, m, counters, _mm512_set1_epi32(1));
-        fn total(counters: __m512i) -> u32 = _mm512_reduce_add_epi32(counters) as u32;
+        fn flag_pairs(bytes: &[u8], at: usize) -> [__mmask16; 2] = {
+            let flags = _mm256_loadu_si256(bytes[at..at + 32].as_ptr().cast());
+            let (even, odd) = (_mm256_set1_epi16(0xFF), _mm256_set1_epi16(!0xFF));
+            [_mm256_test_epi16_mask(flags, even), _mm256_test_epi16_mask(flags, odd)]
+        };
+        fn bit_pairs(bits: &[u8], at: usize) -> [__mmask16; 2] = {
+            let bits = u32::from_le_bytes([bits[at / 8], bits[at / 8 + 1], bits[at / 8 + 2], bits[at / 8 + 3]]);
+            [_pext_u32(bits, 0x5555_5555) as __mmask16, _pext_u32(bits, 0xAAAA_AAAA) as __mmask16]
+        };
         fn counter(first: u64) -> (__m512i, __m512i) = {
             let order = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);
             let counter = _mm512_add_epi64(_mm512_set1_epi64(first as i64), order);
@@ -157,6 +198,30 @@ impl Lanes for Avx512 {
         u16::from_le_bytes([bits[at / 8], bits[at / 8 + 1]])
     }
 
+    // Scalar: the vector units are what these loops wait for.
+    #[inline(always)]
+    fn counters(self) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn tally<const U: usize>(self, counters: u32, m: [__mmask16; U]) -> u32 {
+        let mut counters = counters;
+        for four in m.chunks(4) {
+            let mut flags = 0;
+            for m in four {
+                flags = flags << 16 | u64::from(*m);
+            }
+            counters += flags.count_ones();
+        }
+        counters
+    }
+
+    #[inline(always)]
+    fn total(self, counters: u32) -> u32 {
+        counters
+    }
+
     #[inline(always)]
     fn none(self) -> __mmask16 {
         0
@@ -165,16 +230,6 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn or(self, a: __mmask16, b: __mmask16) -> __mmask16 {
         a | b
-    }
-
-    #[inline(always)]
-    fn and(self, a: __mmask16, b: __mmask16) -> __mmask16 {
-        a & b
-    }
-
-    #[inline(always)]
-    fn and_not(self, a: __mmask16, b: __mmask16) -> __mmask16 {
-        a & !b
     }
 
     #[inline(always)]

@@ -85,18 +85,23 @@ for_level! {
 
 #[inline(always)]
 fn run<L: Lanes>(l: L, merge: &Merge<'_>, n: usize, out: &mut [u8]) -> bool {
+    let is_paired = merge.to == Kind::Bf16
+        && merge.models.iter().map(|model| &model.source).chain([&merge.base]).all(Source::has_pairs);
     // As many vectors at once as registers hold, so that what is the same for all is looked at once.
-    match (merge.differences, L::N == 16) {
-        (true, true) => by_tiles::<L, 4, true>(l, merge, n, out),
-        (true, false) => by_tiles::<L, 2, true>(l, merge, n, out),
-        (false, true) => by_tiles::<L, 4, false>(l, merge, n, out),
-        (false, false) => by_tiles::<L, 2, false>(l, merge, n, out),
+    match (merge.differences, is_paired, L::N == 16) {
+        (true, true, true) => by_tiles::<L, 4, true, true>(l, merge, n, out),
+        (true, true, false) => by_tiles::<L, 2, true, true>(l, merge, n, out),
+        (true, false, true) => by_tiles::<L, 4, true, false>(l, merge, n, out),
+        (true, false, false) => by_tiles::<L, 2, true, false>(l, merge, n, out),
+        (false, _, true) => by_tiles::<L, 4, false, false>(l, merge, n, out),
+        (false, _, false) => by_tiles::<L, 2, false, false>(l, merge, n, out),
     }
 }
 
-/// Merges `U` vectors at a time, then one.
+/// Merges `U` vectors at a time, then one. `DIFFERENCES`: sources are θ, which θ₀ is taken from. `PAIRED`: in the order of
+/// [`Lanes::bf16_pairs`].
 #[inline(always)]
-fn by_tiles<L: Lanes, const U: usize, const DIFFERENCES: bool>(
+fn by_tiles<L: Lanes, const U: usize, const DIFFERENCES: bool, const PAIRED: bool>(
     l: L,
     merge: &Merge<'_>,
     n: usize,
@@ -105,43 +110,61 @@ fn by_tiles<L: Lanes, const U: usize, const DIFFERENCES: bool>(
     let Merge { models, .. } = merge;
     let mut bad = l.none();
     let mut at = 0;
-    if models.len() <= FEW {
-        let mut held = [[l.splat(0.0); U]; FEW];
+    if let Rule::Elect { normalize, lambda } = merge.rule {
+        if models.len() <= FEW {
+            let mut held = [[l.splat(0.0); U]; FEW];
+            while at + U * L::N <= n {
+                let sum = elect::<L, U, DIFFERENCES, PAIRED>(l, merge, (normalize, lambda), &mut held, at);
+                bad = l.or(bad, merge.to.store::<L, U, PAIRED>(l, &sum, out, at));
+                at += U * L::N;
+            }
+        }
+        let mut held = [[l.splat(0.0); 1]; MODELS];
+        while at < n {
+            let sum = elect::<L, 1, DIFFERENCES, false>(l, merge, (normalize, lambda), &mut held, at);
+            bad = l.or(bad, merge.to.store::<L, 1, false>(l, &sum, out, at));
+            at += L::N;
+        }
+    } else {
         while at + U * L::N <= n {
-            bad = l.or(bad, tile::<L, U, DIFFERENCES>(l, merge, &mut held, at, out));
+            let sum = combine::<L, U, DIFFERENCES, PAIRED>(l, merge, at);
+            bad = l.or(bad, merge.to.store::<L, U, PAIRED>(l, &sum, out, at));
             at += U * L::N;
         }
-    }
-    let mut held = [[l.splat(0.0); 1]; MODELS];
-    while at < n {
-        bad = l.or(bad, tile::<L, 1, DIFFERENCES>(l, merge, &mut held, at, out));
-        at += L::N;
+        while at < n {
+            let sum = combine::<L, 1, DIFFERENCES, false>(l, merge, at);
+            bad = l.or(bad, merge.to.store::<L, 1, false>(l, &sum, out, at));
+            at += L::N;
+        }
     }
     l.count(bad) > 0
 }
 
-/// Merges `U` vectors from element `at` on. `held` has room for the task vectors of every model.
+/// Asks for what is merged some time after element `at`.
 #[inline(always)]
-fn tile<L: Lanes, const U: usize, const DIFFERENCES: bool>(
+fn prefetch<L: Lanes, const U: usize>(l: L, merge: &Merge<'_>, at: usize) {
+    merge.base.prefetch::<L, U>(l, at + merge.ahead);
+    for model in merge.models {
+        model.source.prefetch::<L, U>(l, at + merge.ahead);
+    }
+}
+
+/// Combines `U` vectors from element `at` on by a rule that takes models one after the other.
+#[inline(always)]
+fn combine<L: Lanes, const U: usize, const DIFFERENCES: bool, const PAIRED: bool>(
     l: L,
     merge: &Merge<'_>,
-    held: &mut [[L::F; U]],
     at: usize,
-    out: &mut [u8],
-) -> L::M {
-    let Merge { base, models, to, ahead, .. } = merge;
+) -> [L::F; U] {
     if DIFFERENCES {
-        base.prefetch::<L, U>(l, at + ahead);
-        for model in *models {
-            model.source.prefetch::<L, U>(l, at + ahead);
-        }
+        prefetch::<L, U>(l, merge, at);
     }
-    let zero = l.splat(0.0);
-    let mut sum = [zero; U];
+    let Merge { base, models, .. } = merge;
+    let mut sum = [l.splat(0.0); U];
     match merge.rule {
         Rule::Average { divisor } => {
             for (t, model) in models.iter().enumerate() {
-                let (x, weight) = (model.source.load::<L, U>(l, at), l.splat(model.weight));
+                let (x, weight) = (model.source.load::<L, U, PAIRED>(l, at), l.splat(model.weight));
                 for (sum, x) in sum.iter_mut().zip(&x) {
                     let x = l.mul(weight, *x);
                     // The first is not added to 0, which would make a negative zero of all models a positive one.
@@ -151,69 +174,106 @@ fn tile<L: Lanes, const U: usize, const DIFFERENCES: bool>(
             divide(l, &mut sum, divisor);
         }
         Rule::Sum { divisor, lambda } => {
-            let b = base.load::<L, U>(l, at);
+            let b = base.load::<L, U, PAIRED>(l, at);
             for model in *models {
-                let (x, weight) = (change::<L, U, DIFFERENCES>(l, model, &b, at), l.splat(model.weight));
+                let x = weighted::<L, U, DIFFERENCES, PAIRED>(l, model, &b, at);
                 for (sum, x) in sum.iter_mut().zip(&x) {
-                    *sum = l.add(*sum, l.mul(weight, *x));
+                    *sum = l.add(*sum, *x);
                 }
             }
             divide(l, &mut sum, divisor);
             add_change(l, &mut sum, &b, lambda);
         }
-        Rule::Elect { normalize, lambda } => {
-            let b = base.load::<L, U>(l, at);
-            let mut elected = [zero; U];
-            for (model, held) in models.iter().zip(held.iter_mut()) {
-                let (x, weight) = (change::<L, U, DIFFERENCES>(l, model, &b, at), l.splat(model.weight));
-                for ((elected, held), x) in elected.iter_mut().zip(held).zip(&x) {
-                    *held = l.mul(weight, *x);
-                    *elected = l.add(*elected, *held);
-                }
-            }
-            let mut den = [zero; U];
-            for (model, held) in models.iter().zip(held.iter()) {
-                let weight = l.splat(model.weight);
-                for (((sum, den), elected), x) in sum.iter_mut().zip(&mut den).zip(&elected).zip(held) {
-                    let is_positive = l.at_least(*elected, zero);
-                    let above = l.and(l.less(zero, *x), is_positive);
-                    let agrees = l.or(above, l.and_not(l.less(*x, zero), is_positive));
-                    *sum = l.select(agrees, l.add(*sum, *x), *sum);
-                    *den = l.select(agrees, l.add(*den, weight), *den);
-                }
-            }
-            for ((sum, den), elected) in sum.iter_mut().zip(&den).zip(&elected) {
-                if normalize {
-                    *sum = l.select(l.equal(*den, zero), *sum, l.div(*sum, *den));
-                }
-                *sum = l.select(l.is_nan(*elected), *elected, *sum);
-            }
-            add_change(l, &mut sum, &b, lambda);
-        }
         Rule::MaxMagnitude { lambda } => {
-            let b = base.load::<L, U>(l, at);
+            let b = base.load::<L, U, PAIRED>(l, at);
             for model in *models {
-                let x = change::<L, U, DIFFERENCES>(l, model, &b, at);
+                let x = change::<L, U, DIFFERENCES, PAIRED>(l, model, &b, at);
                 for (best, x) in sum.iter_mut().zip(&x) {
                     *best = l.select(l.larger(*x, *best), *x, *best);
                 }
             }
             add_change(l, &mut sum, &b, lambda);
         }
+        // See [`elect`].
+        Rule::Elect { .. } => {}
     }
-    to.store(l, &sum, out, at)
+    sum
+}
+
+/// Elects signs of `U` vectors from element `at` on, and sums what agrees. `held` has room for the task vectors of every model.
+#[inline(always)]
+fn elect<L: Lanes, const U: usize, const DIFFERENCES: bool, const PAIRED: bool>(
+    l: L,
+    merge: &Merge<'_>,
+    (normalize, lambda): (bool, f32),
+    held: &mut [[L::F; U]],
+    at: usize,
+) -> [L::F; U] {
+    if DIFFERENCES {
+        prefetch::<L, U>(l, merge, at);
+    }
+    let Merge { base, models, .. } = merge;
+    let zero = l.splat(0.0);
+    let b = base.load::<L, U, PAIRED>(l, at);
+    let mut elected = [zero; U];
+    for (model, held) in models.iter().zip(held.iter_mut()) {
+        *held = weighted::<L, U, DIFFERENCES, PAIRED>(l, model, &b, at);
+        for (elected, x) in elected.iter_mut().zip(held) {
+            *elected = l.add(*elected, *x);
+        }
+    }
+    // Where the elected sign is negative, signs are turned, so that what agrees is above zero everywhere.
+    let mut turn = elected;
+    for turn in &mut turn {
+        *turn = l.signs(l.less(*turn, zero));
+    }
+    let (mut sum, mut den) = ([zero; U], [zero; U]);
+    for (model, held) in models.iter().zip(held.iter()) {
+        let weight = l.splat(model.weight);
+        for (((sum, den), turn), x) in sum.iter_mut().zip(&mut den).zip(&turn).zip(held) {
+            let agrees = l.less(zero, l.xor(*x, *turn));
+            *sum = l.select(agrees, l.add(*sum, *x), *sum);
+            *den = l.select(agrees, l.add(*den, weight), *den);
+        }
+    }
+    for ((sum, den), elected) in sum.iter_mut().zip(&den).zip(&elected) {
+        if normalize {
+            *sum = l.select(l.equal(*den, zero), *sum, l.div(*sum, *den));
+        }
+        *sum = l.select(l.is_nan(*elected), *elected, *sum);
+    }
+    add_change(l, &mut sum, &b, lambda);
+    sum
+}
+
+/// A model's task vector, pruned, times its weight.
+#[inline(always)]
+fn weighted<L: Lanes, const U: usize, const DIFFERENCES: bool, const PAIRED: bool>(
+    l: L,
+    model: &Model<'_>,
+    base: &[L::F; U],
+    at: usize,
+) -> [L::F; U] {
+    let mut x = change::<L, U, DIFFERENCES, PAIRED>(l, model, base, at);
+    if model.weight != 1.0 {
+        let weight = l.splat(model.weight);
+        for x in &mut x {
+            *x = l.mul(weight, *x);
+        }
+    }
+    x
 }
 
 /// A model's task vector, pruned.
 #[inline(always)]
-fn change<L: Lanes, const U: usize, const DIFFERENCES: bool>(
+fn change<L: Lanes, const U: usize, const DIFFERENCES: bool, const PAIRED: bool>(
     l: L,
     model: &Model<'_>,
     base: &[L::F; U],
     at: usize,
 ) -> [L::F; U] {
     let zero = l.splat(0.0);
-    let mut x = model.source.load::<L, U>(l, at);
+    let mut x = model.source.load::<L, U, PAIRED>(l, at);
     if DIFFERENCES {
         for (x, b) in x.iter_mut().zip(base) {
             *x = l.sub(*x, *b);
@@ -223,14 +283,26 @@ fn change<L: Lanes, const U: usize, const DIFFERENCES: bool>(
         Keep::All => {}
         Keep::Bytes(keep) => {
             let keep = &keep[at..at + U * L::N];
-            for (u, x) in x.iter_mut().enumerate() {
-                *x = l.select(l.flags(keep, u * L::N), *x, zero);
+            if PAIRED {
+                for (pair, x) in x.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                    keep_pair(l, x, l.flag_pairs(keep, 2 * pair * L::N));
+                }
+            } else {
+                for (u, x) in x.iter_mut().enumerate() {
+                    *x = l.select(l.flags(keep, u * L::N), *x, zero);
+                }
             }
         }
         Keep::Bits(keep) => {
             let keep = &keep[at / 8..(at + U * L::N) / 8];
-            for (u, x) in x.iter_mut().enumerate() {
-                *x = l.select(l.bits(keep, u * L::N), *x, zero);
+            if PAIRED {
+                for (pair, x) in x.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                    keep_pair(l, x, l.bit_pairs(keep, 2 * pair * L::N));
+                }
+            } else {
+                for (u, x) in x.iter_mut().enumerate() {
+                    *x = l.select(l.bits(keep, u * L::N), *x, zero);
+                }
             }
         }
     }
@@ -246,6 +318,13 @@ fn change<L: Lanes, const U: usize, const DIFFERENCES: bool>(
         }
     }
     x
+}
+
+/// Drops what is not flagged of a pair of vectors.
+#[inline(always)]
+fn keep_pair<L: Lanes>(l: L, x: &mut [L::F; 2], flags: [L::M; 2]) {
+    let zero = l.splat(0.0);
+    *x = [l.select(flags[0], x[0], zero), l.select(flags[1], x[1], zero)];
 }
 
 #[inline(always)]

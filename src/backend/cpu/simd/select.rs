@@ -46,23 +46,42 @@ fn differences<L: Lanes>(
     keys: &mut [u32],
 ) -> Counted {
     let mut counts = Counts::new(l, range);
+    // In which order they are counted does not matter.
+    let mut at = if base.has_pairs() && model.has_pairs() {
+        four_by_four::<L, true>(l, base, model, n, &mut counts, keys)
+    } else {
+        four_by_four::<L, false>(l, base, model, n, &mut counts, keys)
+    };
+    while at < n {
+        let ([b], [x]) = (base.load::<L, 1, false>(l, at), model.load::<L, 1, false>(l, at));
+        counts.take(l, &[l.sub(x, b)], keys);
+        at += L::N;
+    }
+    counts.counted(l, n)
+}
+
+/// Counts four vectors at a time; up to which element.
+#[inline(always)]
+fn four_by_four<L: Lanes, const PAIRED: bool>(
+    l: L,
+    base: Source<'_>,
+    model: Source<'_>,
+    n: usize,
+    counts: &mut Counts<L>,
+    keys: &mut [u32],
+) -> usize {
     let mut at = 0;
     while at + 4 * L::N <= n {
         base.prefetch::<L, 4>(l, at + n);
         model.prefetch::<L, 4>(l, at + n);
-        let (b, mut x) = (base.load::<L, 4>(l, at), model.load::<L, 4>(l, at));
+        let (b, mut x) = (base.load::<L, 4, PAIRED>(l, at), model.load::<L, 4, PAIRED>(l, at));
         for (x, b) in x.iter_mut().zip(&b) {
             *x = l.sub(*x, *b);
         }
         counts.take(l, &x, keys);
         at += 4 * L::N;
     }
-    while at < n {
-        let ([b], [x]) = (base.load::<L, 1>(l, at), model.load::<L, 1>(l, at));
-        counts.take(l, &[l.sub(x, b)], keys);
-        at += L::N;
-    }
-    counts.counted(l, n)
+    at
 }
 
 #[inline(always)]
@@ -70,40 +89,44 @@ fn of_values<L: Lanes>(l: L, range: Range, values: &[f32], n: usize, keys: &mut 
     let mut counts = Counts::new(l, range);
     let source = Source::values(values);
     for at in (0..n).step_by(L::N) {
-        counts.take(l, &source.load::<L, 1>(l, at), keys);
+        counts.take(l, &source.load::<L, 1, false>(l, at), keys);
     }
     counts.counted(l, n)
 }
 
 struct Counts<L: Lanes> {
     range: Range,
-    /// Of keys that reach the end at which what is beyond begins.
-    reaching: L::C,
-    equal: L::C,
+    /// Of keys at or past the range's first.
+    from: L::C,
+    /// Of keys in the range.
+    within: L::C,
+    /// Of keys in the range and not at the pivot.
     inside: usize,
 }
 
 impl<L: Lanes> Counts<L> {
     #[inline(always)]
     fn new(l: L, range: Range) -> Self {
-        Self { range, reaching: l.counters(), equal: l.counters(), inside: 0 }
+        Self { range, from: l.counters(), within: l.counters(), inside: 0 }
     }
 
     #[inline(always)]
     fn take<const U: usize>(&mut self, l: L, x: &[L::F; U], keys: &mut [u32]) {
-        let Range { lo, hi, lowest, pivot } = self.range;
-        for x in x {
-            let (from, past, equal) = (l.reaches(*x, lo), l.reaches(*x, hi), l.is_key(*x, pivot));
-            self.reaching = l.tally(self.reaching, if lowest { from } else { past });
-            self.equal = l.tally(self.equal, equal);
-            self.inside += l.keys(*x, l.and_not(l.and_not(from, past), equal), keys, self.inside);
+        let Range { lo, hi, pivot, .. } = self.range;
+        let (mut from, mut within) = ([l.none(); U], [l.none(); U]);
+        for (u, x) in x.iter().enumerate() {
+            let inside;
+            [from[u], within[u], inside] = l.sift(*x, lo, hi, pivot);
+            self.inside += l.keys(*x, inside, keys, self.inside);
         }
+        self.from = l.tally(self.from, from);
+        self.within = l.tally(self.within, within);
     }
 
     #[inline(always)]
     fn counted(&self, l: L, n: usize) -> Counted {
-        let reaching = l.total(self.reaching);
-        let beyond = if self.range.lowest { n as u32 - reaching } else { reaching };
-        Counted { beyond, equal: l.total(self.equal), inside: self.inside }
+        let (from, within) = (l.total(self.from), l.total(self.within));
+        let beyond = if self.range.lowest { n as u32 - from } else { from - within };
+        Counted { beyond, equal: within - self.inside as u32, inside: self.inside }
     }
 }
