@@ -69,14 +69,24 @@ def dd(files, direct=False):
         subprocess.run(["dd", f"if={file}", "of=/dev/null", "bs=4M", "status=none", *flags], check=True)
 
 
-def dd_beside_a_write(files, source, folder):
-    """Reads files as `dd` does, while `source`, which is in memory, is written into a new folder, past the page cache and durably."""
+def writing(source, folder):
+    """The command that writes a file into a new folder, past the page cache and durably."""
     os.makedirs(folder)
     target = os.path.join(folder, os.path.basename(source))
-    with subprocess.Popen(["dd", f"if={source}", f"of={target}", "bs=4M", "oflag=direct", "conv=fdatasync", "status=none"]) as write:
+    return ["dd", f"if={source}", f"of={target}", "bs=4M", "oflag=direct", "conv=fdatasync", "status=none"]
+
+
+def dd_to_disk(source, folder):
+    """Writes a file that is in memory into a new folder."""
+    subprocess.run(writing(source, folder), check=True)
+
+
+def dd_beside_a_write(files, source, folder):
+    """Reads files as `dd` does, while a file that is in memory is written into a new folder."""
+    with subprocess.Popen(writing(source, folder)) as write:
         dd(files)
     if write.returncode != 0:
-        raise SystemExit(f"dd to {target}: exit {write.returncode}")
+        raise SystemExit(f"dd to {folder}: exit {write.returncode}")
 
 
 def forget(files):

@@ -77,6 +77,8 @@ def merges(sessions):
     session = next(s for s in reversed(sessions) if Timed(s, "merges", "cat"))
     cat, cp, sync = (Timed(session, "merges", case).median for case in ("cat", "cp", "cp+sync"))
     end = [f"cat of all inputs {cat:.2f} s, cp of the output's size {cp:.2f} s, and until it is on the disk {sync:.2f} s"]
+    if disk := Timed(session, "merges", "dd to disk"):
+        end.append(f"dd writes as much from memory to the disk, which every merge does, in {disk.median:.2f} s ({disk.range()})")
     if scaled:
         end.append("≈: from two runs, each beside its own cat and cp")
     versions = [s["facts"]["mergekit"] for s in sessions if "mergekit" in s["facts"]]
