@@ -22,6 +22,8 @@ const SHAPES: &[(&str, Dtype, &[u64])] = &[
     ("model.layers.0.self_attn.row.weight", F32, &[1, 50]),
     ("model.layers.0.self_attn.column.weight", F32, &[50, 1]),
     ("model.layers.0.self_attn.one.weight", F32, &[1, 1]),
+    ("model.layers.0.self_attn.no_rows.weight", F32, &[0, 9]),
+    ("model.layers.0.self_attn.no_columns.weight", F32, &[9, 0]),
     ("model.layers.0.norm.weight", F32, &[40]),
 ];
 
@@ -84,13 +86,21 @@ const ORTHOGONAL: [&str; 3] = ["tsv_m", "iso_c", "iso_cts"];
 fn orthogonal_merges_on_a_device_are_the_cpus() {
     let Some(device) = devices("orthogonal merges") else { return };
     let family = Family::new(quick_folder(), SHAPES, 3, 23);
-    for method in ORTHOGONAL {
-        let text = Text::plain(method, 3).set("lambda", "0.7").more("out_dtype: float64");
+    for (method, weights) in ORTHOGONAL.into_iter().flat_map(|method| [(method, &[][..]), (method, &[2.5, 0.25, 1.0])])
+    {
+        let text = Text::plain(method, 3).set("lambda", "0.7").more("out_dtype: float64").weights(weights);
         let text = if method == "iso_cts" { text.set("common_space_fraction", "0.6") } else { text };
-        let both = Both::of(&family, &device, Way::default(), method, &text);
+        let both = Both::of(&family, &device, Way::default(), &format!("{method}-{}", weights.len()), &text);
         both.agree(&family, 1e-6);
-        let square = both.stated("model.layers.0.self_attn.square.weight").facts;
-        assert!(square["computed_on"].as_str().unwrap().starts_with("cuda:"), "{square}");
+        for (name, _, shape) in SHAPES.iter().filter(|(_, _, shape)| shape.len() == 2) {
+            let facts = both.stated(name).facts;
+            let is_empty = shape.contains(&0);
+            assert_eq!(
+                facts["computed_on"].as_str().is_some_and(|on| on.starts_with("cuda:")),
+                !is_empty,
+                "{name}: {facts}"
+            );
+        }
     }
 }
 

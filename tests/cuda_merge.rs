@@ -8,6 +8,7 @@ mod merge_support;
 
 use cuda_support::{Both, Way, devices};
 use merganser::dtype::Dtype::{self, *};
+use merganser::engine;
 use merge_support::family::Family;
 use merge_support::recipes::{Text, methods};
 use merge_support::tensor::Tensor;
@@ -47,6 +48,25 @@ fn every_method_agrees_with_the_cpu_on_every_dtype_and_odd_size() {
         let both = Both::of(&family, &device, Way::default(), method.name, &Text::of(method));
         both.agree(&family, ROUNDED);
         assert_whole(&both.cuda);
+    }
+}
+
+#[test]
+fn a_merge_that_has_nothing_for_a_device_is_made_without_its_memory() {
+    let Some(device) = devices("nothing for a device") else { return };
+    let family = Family::new(quick_folder(), &ODD[..2], 2, 13);
+    let copies = Text { base: false, ..Text::plain("passthrough", 1) };
+    // Matrices alone, in less memory than they take.
+    let matrices = Text::plain("cart", 2).set("rank", "2");
+    for (text, way) in [(copies, Way::default()), (matrices, Way::in_memory(4096))] {
+        let both = Both::of(&family, &device, way, &text.method, &text);
+        both.agree(&family, 0.0);
+        assert_whole(&both.cuda);
+        let recipe = family.recipe("planned", &text.yaml());
+        let mut plan = way.run.plan(&recipe).unwrap();
+        engine::plan_for_devices(&mut plan, &device, way.device_memory).unwrap();
+        assert_eq!(plan.to_json()["devices"]["lanes"], 0);
+        assert!(plan.to_text().contains("makes none of these tensors"), "{}", plan.to_text());
     }
 }
 

@@ -27,7 +27,7 @@ pub struct OnDevices {
     pub devices: Vec<CudaDevice>,
     /// Bytes that are taken on each, as far as it is known.
     pub pool_bytes: Vec<u64>,
-    /// Lanes of each device: threads that stage, launch and fetch.
+    /// Lanes of each device: threads that stage, launch and fetch. None where the devices make nothing.
     pub lanes: usize,
     /// Bytes of a page-locked slot on the way to a device.
     pub slot_bytes: u64,
@@ -103,7 +103,7 @@ impl Plan {
                 place => place,
             })
             .collect();
-        let wanted = places.iter().filter(|p| **p == Place::Device).count().div_ceil(devices.len().max(1)).max(1);
+        let wanted = places.iter().filter(|p| **p == Place::Device).count().div_ceil(devices.len().max(1));
         let on_device: Vec<bool> = places.iter().map(|p| *p == Place::Device).collect();
         // Locking pages takes its time: slots are no larger than what may go through them, whatever fits.
         let (mut largest_source, mut largest_result) = (0, 0);

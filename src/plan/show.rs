@@ -186,9 +186,16 @@ fn devices(on: &OnDevices, host_bytes: u64) -> Value {
 /// The same for a person: the devices, and what is left to the CPU beside them.
 fn write_devices(on: &OnDevices, plan: &Plan, out: &mut String) -> std::fmt::Result {
     for (device, bytes) in on.devices.iter().zip(&on.pool_bytes) {
-        writeln!(out, "device    {}: {} of its memory, {} lanes", device.label(), format_bytes(*bytes), on.lanes)?;
+        let (label, bytes) = (device.label(), format_bytes(*bytes));
+        match on.lanes {
+            0 => writeln!(out, "device    {label}: makes none of these tensors")?,
+            1 => writeln!(out, "device    {label}: {bytes} of its memory, 1 lane")?,
+            lanes => writeln!(out, "device    {label}: {bytes} of its memory, {lanes} lanes")?,
+        }
     }
-    writeln!(out, "          {} page-locked and beside it on the host", format_bytes(plan.memory.lanes))?;
+    if on.lanes > 0 {
+        writeln!(out, "          {} page-locked and beside it on the host", format_bytes(plan.memory.lanes))?;
+    }
     let mut whys: BTreeMap<&str, usize> = BTreeMap::new();
     for (place, tensor) in on.places.iter().zip(&plan.tensors) {
         if let (Place::Host(why), Program::Blend(_) | Program::LowRank(_)) = (place, &tensor.program) {

@@ -71,6 +71,7 @@ struct Block {
   unsigned until = 0;    // in `order`: the first that may not begin yet
   unsigned current = 0;  // the thread that runs
   size_t ended = 0;
+  std::vector<unsigned> waiting;  // of each warp the lanes that are in a collective
   const Kernel* kernel = nullptr;
   void** parameters = nullptr;
 } block;
@@ -255,6 +256,7 @@ const char* run_block(const Kernel& kernel, bool random) {
   ++shim::epoch;
   for (Thread& thread : block.threads) thread = {NEW, nullptr, 0, shim::SYNC, 0, 0};
   const unsigned all = (unsigned)block.threads.size();
+  block.waiting.assign((all + 31) / 32, 0);
   const HeldBack held = hold_back(random);
   unsigned others = arrange(held, random);
   block.next = 0, block.ended = 0, block.until = others;
@@ -320,11 +322,19 @@ uint64_t shim::collective(unsigned mask, Collective what, uint64_t value, int so
   Thread& self = warp[thread - first];
   self.mask = mask, self.what = what, self.value = value, self.source = source;
   // A lane outside of the mask that it names waits for ever, as it may on a device.
-  const unsigned named = mask & present;
-  unsigned arrived = 1u << (thread - first);
+  const unsigned named = mask & present, own = 1u << (thread - first);
+  unsigned& waiting = block.waiting[first / 32];
+  unsigned arrived = own;
+  // Most arrive before the last.
+  if (named & ~(waiting | own)) {
+    waiting |= own;
+    stop(IN_COLLECTIVE);
+    return block.threads[thread].value;
+  }
   for (unsigned lane = 0; lane < lanes; ++lane)
     if (warp[lane].state == IN_COLLECTIVE && warp[lane].mask == mask && warp[lane].what == what) arrived |= 1u << lane;
   if (arrived != named) {
+    waiting |= own;
     stop(IN_COLLECTIVE);
     return block.threads[thread].value;
   }
@@ -341,6 +351,7 @@ uint64_t shim::collective(unsigned mask, Collective what, uint64_t value, int so
     warp[lane].value = what == BALLOT ? ballot : what == SYNC ? 0 : given ? before[from] : ~0ull;
     if (&warp[lane] != &self) warp[lane].state = READY;
   }
+  waiting &= ~named;
   return self.value;
 }
 

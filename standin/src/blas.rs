@@ -7,7 +7,7 @@ use crate::failures::Kind;
 use crate::gemm::{Matrix, Product, Real};
 use crate::libraries::{self, operand};
 use crate::put;
-use crate::world::{self, Work, World};
+use crate::world::{self, World};
 
 pub(crate) const NOT_INITIALIZED: c_int = 1;
 const ALLOC_FAILED: c_int = 3;
@@ -162,7 +162,12 @@ fn multiply<T: Real>(world: &mut World, handle: usize, arguments: Arguments<T>) 
         }
         Ok(())
     };
-    world.enqueue(stream, Work::Call(Box::new(run)));
+    let results = (0..batch).map(|index| Matrix { at: matrices[2].0.at + index * matrices[2].1, ..matrices[2].0 });
+    let writes = match product.beta == T::ZERO {
+        true => results.flat_map(|c| c.ranges(m, n, size_of::<T>())).collect(),
+        false => Vec::new(),
+    };
+    libraries::enqueue(world, stream, run, writes);
     Ok(())
 }
 

@@ -15,7 +15,7 @@ pub struct Config {
     pub driver_version: i32,
     /// `FAIL`: which calls fail.
     pub failures: Failures,
-    /// `SABOTAGE`: what the program under test asks for and does not get.
+    /// `SABOTAGE`: what the program under test asks for and does not get; with `WHERE`, it is told from where that was asked.
     pub sabotage: Sabotage,
     /// `REPORT`: file for the counts of what was done.
     pub report: Option<std::path::PathBuf>,
@@ -41,10 +41,11 @@ impl Config {
             None => Failures::default(),
             Some(text) => Failures::parse(&text).unwrap_or_else(|| refuse("FAIL", &text)),
         };
-        let sabotage = match value("SABOTAGE") {
+        let mut sabotage = match value("SABOTAGE") {
             None => Sabotage::default(),
             Some(text) => Sabotage::parse(&text).unwrap_or_else(|| refuse("SABOTAGE", &text)),
         };
+        sabotage.says_where = value("WHERE").is_some();
         Config {
             seed: number("SEED", 0),
             devices: visible(number("DEVICES", 1) as usize, std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref()),

@@ -47,6 +47,14 @@ impl Matrix {
         if rows == 0 || columns == 0 { 0 } else { ((columns - 1) * self.leading + rows) * element_bytes }
     }
 
+    /// The columns' memory: address, bytes.
+    pub fn ranges(&self, rows: usize, columns: usize, element_bytes: usize) -> Vec<(usize, usize)> {
+        if self.leading == rows {
+            return vec![(self.at, rows * columns * element_bytes)];
+        }
+        (0..columns).map(|j| (self.at + j * self.leading * element_bytes, rows * element_bytes)).collect()
+    }
+
     /// Reads a column.
     pub fn column<T: Real>(&self, column: usize, rows: usize) -> Vec<T> {
         let mut values = vec![T::ZERO; rows];

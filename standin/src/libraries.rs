@@ -5,7 +5,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::codes::Code;
 use crate::memory::{POISON, fill};
-use crate::world::World;
+use crate::world::{LibraryCall, Work, World};
 
 /// What a handle holds.
 #[derive(Clone, Copy, Default)]
@@ -74,4 +74,14 @@ pub fn operand(world: &mut World, what: &str, device: usize, address: usize, len
 /// What a library does to memory that was lent to it: it is not left as it was.
 pub fn scribble(address: usize, len: usize) {
     fill(address, POISON, len.min(1 << 20));
+}
+
+/// Puts a library's work into a stream; `writes` is what it writes and does not read.
+pub fn enqueue(
+    world: &mut World,
+    stream: usize,
+    run: impl FnOnce() -> Result<(), String> + Send + 'static,
+    writes: Vec<(usize, usize)>,
+) {
+    world.enqueue(stream, Work::Call(LibraryCall { run: Box::new(run), writes, is_next: false }));
 }

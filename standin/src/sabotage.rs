@@ -10,7 +10,10 @@
 //! | `clear:N` | the N-th memset to zero does nothing |
 //! | `upload:N` | the N-th copy to a device does nothing |
 //! | `barrier:FILE:LINE` | the `__syncthreads` or `__syncwarp` on that line of `kernels/FILE` holds nobody |
+//!
+//! With `MERGANSER_STANDIN_WHERE` set, a call that is taken away says from where it came.
 
+use std::backtrace::Backtrace;
 use std::ffi::{CString, c_int};
 
 /// A kind of call that can be taken away.
@@ -42,6 +45,8 @@ pub struct Barrier {
 #[derive(Default)]
 pub struct Sabotage {
     call: Option<(Call, u64)>,
+    /// Whether the calls that lead to the one that is taken away are told.
+    pub says_where: bool,
     /// The barrier, if it is one.
     pub barrier: Option<Barrier>,
     counts: [u64; CALLS.len()],
@@ -69,6 +74,9 @@ impl Sabotage {
         *count += 1;
         let is_it = self.call == Some((call, *count));
         self.removed += u64::from(is_it);
+        if is_it && self.says_where {
+            eprintln!("standin: this call is taken away:\n{}", Backtrace::force_capture());
+        }
         is_it
     }
 

@@ -11,7 +11,7 @@ use crate::gemm::{Matrix, Real};
 use crate::libraries::{self, operand};
 use crate::memory;
 use crate::put;
-use crate::world::{self, Work, World};
+use crate::world::{self, World};
 
 pub(crate) const NOT_INITIALIZED: c_int = 1;
 const ALLOC_FAILED: c_int = 2;
@@ -147,6 +147,31 @@ struct Places {
     info: usize,
 }
 
+/// The host's part of a workspace, which belongs to a decomposition until it has run.
+#[derive(Clone, Copy)]
+pub(crate) struct HostWorkspace {
+    at: usize,
+    owner: [u8; size_of::<usize>()],
+}
+
+impl HostWorkspace {
+    /// Takes it for a decomposition: a number of its own lies there.
+    pub fn take(world: &mut World, at: usize) -> Self {
+        let owner = world.new_handle().to_ne_bytes();
+        memory::fill(at, memory::POISON, HOST_BYTES);
+        memory::copy(at, owner.as_ptr() as usize, owner.len());
+        Self { at, owner }
+    }
+
+    /// Whether it is still that decomposition's.
+    pub fn check(&self) -> Result<(), String> {
+        match memory::read(self.at, self.owner.len()) == self.owner {
+            true => Ok(()),
+            false => Err("misuse: the host's workspace of a decomposition was used again before it ran".into()),
+        }
+    }
+}
+
 fn solve(world: &mut World, handle: usize, problem: Problem, places: Places) -> Result<(), c_int> {
     let handle = libraries::find(world, handle).map_err(|_| NOT_INITIALIZED)?;
     let (n, batch, bytes) = (problem.n, problem.batch, problem.element_bytes());
@@ -173,14 +198,9 @@ fn solve(world: &mut World, handle: usize, problem: Problem, places: Places) -> 
     let diverges = world.config.failures.strike(Kind::Converge);
     let seed = world.config.seed;
     let stream = world.stream(handle.stream).map_err(|_| INTERNAL_ERROR)?;
-    // The host's part of the workspace belongs to this decomposition until it has run.
-    let token = world.new_handle().to_ne_bytes();
-    memory::fill(places.host.0, memory::POISON, HOST_BYTES);
-    memory::copy(places.host.0, token.as_ptr() as usize, token.len());
+    let workspace_of_host = HostWorkspace::take(world, places.host.0);
     let run = move || {
-        if memory::read(places.host.0, token.len()) != token {
-            return Err("misuse: the host's workspace of a decomposition was used again before it ran".into());
-        }
+        workspace_of_host.check()?;
         libraries::scribble(places.device.0, problem.device_bytes());
         for index in 0..batch {
             let matrix = Matrix { at: places.matrices + index * problem.leading * n * bytes, leading: problem.leading };
@@ -194,7 +214,8 @@ fn solve(world: &mut World, handle: usize, problem: Problem, places: Places) -> 
         }
         Ok(())
     };
-    world.enqueue(stream, Work::Call(Box::new(run)));
+    let writes = vec![(places.values, n * batch * bytes), (places.info, 4 * batch)];
+    libraries::enqueue(world, stream, run, writes);
     Ok(())
 }
 

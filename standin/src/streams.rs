@@ -209,7 +209,7 @@ extern "C" fn cuLaunchHostFunc(
             function(data as *mut c_void);
             Ok(())
         };
-        world.enqueue(stream, Work::Call(Box::new(run)));
+        crate::libraries::enqueue(world, stream, run, Vec::new());
         Ok(())
     })
 }

@@ -8,8 +8,10 @@ use crate::gemm::Matrix;
 use crate::libraries::{self, operand};
 use crate::memory;
 use crate::put;
-use crate::solver::{HOST_BYTES, INTERNAL_ERROR, INVALID_VALUE, NOT_INITIALIZED, REAL_64, call, invalid};
-use crate::world::{Work, World};
+use crate::solver::{
+    HOST_BYTES, HostWorkspace, INTERNAL_ERROR, INVALID_VALUE, NOT_INITIALIZED, REAL_64, call, invalid,
+};
+use crate::world::World;
 
 /// Rounds over all pairs of columns; six are usual.
 const MOST_ROUNDS: usize = 60;
@@ -169,8 +171,9 @@ fn solve(world: &mut World, handle: usize, (m, n): (usize, usize), at: Places) -
     let diverges = world.config.failures.strike(Kind::Converge);
     let seed = world.config.seed;
     let stream = world.stream(handle.stream).map_err(|_| INTERNAL_ERROR)?;
-    memory::fill(at.host.0, memory::POISON, HOST_BYTES);
+    let workspace_of_host = HostWorkspace::take(world, at.host.0);
     let run = move || {
+        workspace_of_host.check()?;
         libraries::scribble(at.device.0, workspace);
         let from = Matrix { at: at.matrix, leading: m };
         let Svd { left, values, right, converged } = decompose((0..n).map(|j| from.column(j, m)).collect(), m);
@@ -187,7 +190,8 @@ fn solve(world: &mut World, handle: usize, (m, n): (usize, usize), at: Places) -
         memory::fill_words(at.info, u32::from(!converged || diverges), 1);
         Ok(())
     };
-    world.enqueue(stream, Work::Call(Box::new(run)));
+    let writes = vec![(at.left, 8 * m * n), (at.right, 8 * n * n), (at.values, 8 * n), (at.info, 4)];
+    libraries::enqueue(world, stream, run, writes);
     Ok(())
 }
 

@@ -6,7 +6,6 @@ use crate::blas::{EXECUTION_FAILED, INVALID_VALUE, NOT_INITIALIZED, call, factor
 use crate::failures::Kind;
 use crate::gemm::Matrix;
 use crate::libraries::{self, operand};
-use crate::world::Work;
 
 /// C ← α Aᵀ, of m×n; what would be added must have a factor of 0.
 #[unsafe(no_mangle)]
@@ -52,7 +51,7 @@ extern "C" fn cublasDgeam(
             }
             Ok(())
         };
-        world.enqueue(stream, Work::Call(Box::new(run)));
+        libraries::enqueue(world, stream, run, to.ranges(m, n, 8));
         Ok(())
     })
 }

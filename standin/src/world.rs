@@ -75,7 +75,18 @@ pub enum Work {
     /// Frees device memory.
     Free { address: usize },
     /// Work of a library. Its operands were checked when it was asked for.
-    Call(Box<dyn FnOnce() -> Result<(), String> + Send>),
+    Call(LibraryCall),
+}
+
+/// Work of a library.
+pub struct LibraryCall {
+    /// Does it.
+    pub run: Box<dyn FnOnce() -> Result<(), String> + Send>,
+    /// Memory that it writes and does not read: address, bytes. Once nothing is left that comes before it, nobody may look there
+    /// until it has run, and poison lies there.
+    pub writes: Vec<(usize, usize)>,
+    /// Whether that is so.
+    pub is_next: bool,
 }
 
 impl Work {
@@ -285,7 +296,23 @@ impl World {
         if let Some(stream) = self.streams.get_mut(&stream) {
             stream.queue.push_back(work);
         }
+        self.spoil(stream);
         self.run_ahead();
+    }
+
+    /// Puts poison where the next work of a stream writes what it has not read.
+    pub fn spoil(&mut self, stream: usize) {
+        let Some(Stream { device, queue, .. }) = self.streams.get_mut(&stream) else { return };
+        let Some(Work::Call(call)) = queue.front_mut() else { return };
+        if call.is_next || self.devices[*device].lost.is_some() {
+            return;
+        }
+        call.is_next = true;
+        for (address, len) in &call.writes {
+            if let Ok(Some(_)) = self.memory.holds(*address, *len) {
+                memory::fill(*address, memory::POISON, *len);
+            }
+        }
     }
 
     /// Whether any work in a queue uses pinned memory that overlaps a range.
@@ -337,7 +364,7 @@ impl World {
                 }
                 self.kernels.run(launch)
             }
-            Work::Call(body) => body(),
+            Work::Call(call) => (call.run)(),
             Work::Record { .. } | Work::Wait { .. } | Work::Free { .. } => Ok(()),
         };
         if let Err(text) = done {

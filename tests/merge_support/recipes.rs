@@ -25,6 +25,8 @@ pub struct Text {
     pub method: String,
     /// Members of a [`Family`](super::family::Family), in model order.
     pub models: Vec<usize>,
+    /// The weight of each, where not all have the same.
+    pub weights: Vec<f64>,
     /// `key: value` for all models.
     pub parameters: Vec<(String, String)>,
     /// Stages as YAML flow mappings.
@@ -40,6 +42,7 @@ impl Text {
         Self {
             method: method.into(),
             models: (1..=models).collect(),
+            weights: Vec::new(),
             parameters: Vec::new(),
             stages: Vec::new(),
             more: String::new(),
@@ -78,6 +81,11 @@ impl Text {
         self
     }
 
+    pub fn weights(mut self, weights: &[f64]) -> Self {
+        self.weights = weights.to_vec();
+        self
+    }
+
     pub fn models(mut self, models: &[usize]) -> Self {
         self.models = models.to_vec();
         self
@@ -95,8 +103,11 @@ impl Text {
             text += "base_model: base\n";
         }
         text += "models:\n";
-        for model in &self.models {
+        for (i, model) in self.models.iter().enumerate() {
             text += &format!("  - model: {}\n", name(*model));
+            if let Some(weight) = self.weights.get(i) {
+                text += &format!("    parameters: {{weight: {weight}}}\n");
+            }
         }
         if !self.parameters.is_empty() {
             text += "parameters:\n";

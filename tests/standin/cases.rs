@@ -1,5 +1,5 @@
-//! Small merges of one tensor each, on one lane: the calls of the driver come in the same order every time, so that the n-th
-//! can be told from outside.
+//! Small merges, each of one step's work after another: the calls of the driver come in the same order every time, so that the
+//! n-th can be told from outside.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -16,41 +16,63 @@ use crate::merge_support::recipes::Text;
 /// What a merge takes at most before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A recipe, the shape of its one tensor, and more arguments.
-pub type Recipe = (&'static str, Dtype, &'static [u64], fn() -> Text, &'static [&'static str]);
+/// A recipe and what it merges.
+pub struct Recipe {
+    pub name: &'static str,
+    dtype: Dtype,
+    shape: &'static [u64],
+    /// Tensors of that shape: of matrices that are decomposed together, more than one.
+    layers: usize,
+    text: fn() -> Text,
+    args: &'static [&'static str],
+    /// Whether cuSOLVER has `XsyevBatched`.
+    has_batched: bool,
+    /// Whether a merge that went on on the CPU has other bytes.
+    pub is_low_rank: bool,
+}
+
+const fn recipe(name: &'static str, dtype: Dtype, shape: &'static [u64], text: fn() -> Text) -> Recipe {
+    Recipe { name, dtype, shape, layers: 1, text, args: &[], has_batched: true, is_low_rank: false }
+}
+
+const fn low_rank(name: &'static str, shape: &'static [u64], text: fn() -> Text) -> Recipe {
+    Recipe { is_low_rank: true, ..recipe(name, F32, shape, text) }
+}
 
 /// Between them these use every kind of step. What is streamed comes in seven chunks, through buffers and slots used again.
 pub const RECIPES: &[Recipe] = &[
-    ("task_arithmetic", BF16, &[20, 33], || Text::plain("task_arithmetic", 2), &[]),
-    ("streamed", BF16, &[458_753], || Text::plain("task_arithmetic", 2), &["--device-memory", "2500KiB"]),
-    ("ties", BF16, &[45, 67], || Text::plain("ties", 2).set("density", "0.3"), &[]),
-    ("dare_ties", BF16, &[45, 67], || Text::plain("dare_ties", 2).set("density", "0.4"), &[]),
-    ("dare_linear", F32, &[45, 67], || Text::plain("dare_linear", 2).set("density", "0.4"), &[]),
-    ("slerp", F32, &[70_001], || Text::plain("slerp", 1).set("t", "0.3"), &[]),
-    (
-        "rows",
-        F32,
-        &[37, 150],
-        || Text::plain("task_arithmetic", 2).lwptv("keep: 0.5, granularity: row, rescale: l1"),
-        &[],
-    ),
-    ("columns", F32, &[37, 150], || Text::plain("task_arithmetic", 2).lwptv("keep: 0.5, granularity: column"), &[]),
-    (
-        "elements",
-        F32,
-        &[45, 67],
-        || Text::plain("task_arithmetic", 3).lwptv("keep: 0.5, granularity: element, score: agreement, rescale: l2"),
-        &[],
-    ),
-    ("cart", F32, &[70, 93], || Text::plain("cart", 3).set("rank", "3"), &[]),
+    recipe("task_arithmetic", BF16, &[20, 33], || Text::plain("task_arithmetic", 2)),
+    Recipe {
+        args: &["--device-memory", "2500KiB"],
+        ..recipe("streamed", BF16, &[458_753], || Text::plain("task_arithmetic", 2))
+    },
+    recipe("ties", BF16, &[45, 67], || Text::plain("ties", 2).set("density", "0.3")),
+    recipe("dare_ties", BF16, &[45, 67], || Text::plain("dare_ties", 2).set("density", "0.4")),
+    recipe("dare_linear", F32, &[45, 67], || Text::plain("dare_linear", 2).set("density", "0.4")),
+    recipe("slerp", F32, &[70_001], || Text::plain("slerp", 1).set("t", "0.3")),
+    recipe("rows", F32, &[37, 150], || {
+        Text::plain("task_arithmetic", 2).lwptv("keep: 0.5, granularity: row, rescale: l1")
+    }),
+    recipe("columns", F32, &[37, 150], || Text::plain("task_arithmetic", 2).lwptv("keep: 0.5, granularity: column")),
+    recipe("elements", F32, &[45, 67], || {
+        Text::plain("task_arithmetic", 3).lwptv("keep: 0.5, granularity: element, score: agreement, rescale: l2")
+    }),
+    low_rank("cart", &[70, 93], || Text::plain("cart", 3).set("rank", "3")),
+    Recipe { layers: 3, ..low_rank("cart_of_layers", &[19, 26], || Text::plain("cart", 2).set("rank", "3")) },
+    Recipe { has_batched: false, ..low_rank("cart_singly", &[26, 19], || Text::plain("cart", 3).set("rank", "3")) },
+    low_rank("tsv_m", &[16, 23], || Text::plain("tsv_m", 2)),
+    low_rank("iso_cts", &[23, 16], || Text::plain("iso_cts", 2).set("common_space_fraction", "0.6")),
+    // Rows without a change: singular values of which a Gram matrix holds too few digits.
+    low_rank("tsv_m_of_few", &[16, 23], || Text::plain("tsv_m", 2).lwptv("keep: 0.5, granularity: row")),
+    low_rank("iso_c_of_few", &[23, 16], || Text::plain("iso_c", 2).lwptv("keep: 0.5, granularity: row")),
 ];
 
 /// A merge and what is right about it.
 pub struct Case {
     pub name: &'static str,
+    pub of: &'static Recipe,
     family: Family,
     recipe: PathBuf,
-    args: Vec<&'static str>,
     /// What the manifest says of the tensors after a merge in which nothing is wrong.
     pub right: Value,
     /// What that merge asked of the driver.
@@ -72,10 +94,13 @@ impl Case {
     /// The case of that name; `None`, with the reason said, without the stand-in.
     pub fn of(name: &str) -> Option<Self> {
         stand_in(name)?;
-        let (name, dtype, shape, text, args) = RECIPES.iter().find(|recipe| recipe.0 == name).unwrap();
-        let family = Family::new(quick_folder(), &[("model.layers.0.mlp.w", *dtype, shape)], text().models.len(), 7);
-        let recipe = family.recipe("case", &text().yaml());
-        let mut case = Self { name, family, recipe, args: args.to_vec(), right: Value::Null, report: Value::Null };
+        let of = RECIPES.iter().find(|recipe| recipe.name == name).unwrap();
+        let text = (of.text)();
+        let names: Vec<String> = (0..of.layers).map(|layer| format!("model.layers.{layer}.mlp.w")).collect();
+        let specs: Vec<_> = names.iter().map(|name| (name.as_str(), of.dtype, of.shape)).collect();
+        let family = Family::new(quick_folder(), &specs, text.models.len(), 7);
+        let recipe = family.recipe("case", &text.yaml());
+        let mut case = Self { name: of.name, of, family, recipe, right: Value::Null, report: Value::Null };
         let ended = case.run("right", &[("SEED", "0")], &[]);
         assert_eq!(ended.code, Some(0), "{name}: {}", ended.stderr);
         (case.right, case.report) = (ended.tensors, ended.report);
@@ -87,11 +112,14 @@ impl Case {
         let folder = self.family.path(out);
         let report = self.family.path(&format!("{out}.json"));
         let mut command =
-            child::command(&self.recipe, &folder, &[&["--device", "cuda"], &self.args[..], args].concat(), None);
+            child::command(&self.recipe, &folder, &[&["--device", "cuda"], self.of.args, args].concat(), None);
         for name in ["SEED", "FAIL", "SABOTAGE"] {
             command.env_remove(format!("MERGANSER_STANDIN_{name}"));
         }
         command.env("MERGANSER_STANDIN_REPORT", &report);
+        if !self.of.has_batched {
+            command.env("LD_LIBRARY_PATH", super::without_batched());
+        }
         command.envs(variables.iter().map(|(name, value)| (format!("MERGANSER_STANDIN_{name}"), *value)));
         let mut running = command.spawn().unwrap();
         let started = Instant::now();

@@ -1,7 +1,7 @@
 //! What the stand-in driver proves of the CUDA backend as it is, in processes of their own: that the backend needs what it asks for
 //! (`mistakes`: each wait, copy, memset and barrier is taken away in turn, and the result is wrong), that whatever call fails
-//! ends in a clean error that can be gone on from (`failures`), and what it does when memory runs out in the midst
-//! (`memory`).
+//! ends in a clean error that can be gone on from (`failures`), what it does when memory runs out in the midst (`memory`), and
+//! that it does without what an older library lacks (`libraries`).
 //!
 //! Skipped without the stand-in. Samples by default; `MERGANSER_STANDIN_SWEEP=all` (`scripts/cuda/standin sabotage`) takes every
 //! call of every case.
@@ -15,8 +15,17 @@ mod merge_support;
 
 mod cases;
 mod failures;
+mod libraries;
 mod memory;
 mod mistakes;
+
+/// Where the stand-in lies without `XsyevBatched`, as the loader is told it.
+fn without_batched() -> std::path::PathBuf {
+    let path = std::env::var("LD_LIBRARY_PATH").unwrap();
+    let folder = std::path::PathBuf::from(format!("{}-unbatched", path.split(':').next().unwrap()));
+    assert!(folder.is_dir(), "no {}: scripts/cuda/standin build makes it", folder.display());
+    folder
+}
 
 /// Whether everything is swept, or a sample.
 fn sweeps_all() -> bool {

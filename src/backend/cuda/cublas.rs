@@ -1,4 +1,5 @@
-//! cuBLAS as far as it is needed: products of matrices in f64, batched over matrices of one shape, and a matrix's transpose.
+//! cuBLAS as far as it is needed: products of matrices in f64, batched over matrices of one shape, and a matrix's transpose; for
+//! `bench` a product in f32.
 #![allow(unsafe_code)]
 
 use cudarc::cublas::{result, sys};
@@ -77,7 +78,6 @@ impl Blas {
     /// The operands must be device memory of the stream's context that holds as many elements as `sides` says, and that only
     /// this stream's work uses until it is done.
     pub unsafe fn product(&mut self, sides: Sides, a: Operand, b: Operand, c: Operand, by: [f64; 2]) -> Result<()> {
-        let int = |x: usize| i32::try_from(x).map_err(|_| Error::internal(format!("a side of {x} for cuBLAS")));
         let op = |x: &Operand| match x.is_transposed {
             true => sys::cublasOperation_t::CUBLAS_OP_T,
             false => sys::cublasOperation_t::CUBLAS_OP_N,
@@ -121,7 +121,6 @@ impl Blas {
     /// # Safety
     /// As of [`Self::product`]; A and C must not overlap.
     pub unsafe fn transpose(&mut self, (rows, columns): (usize, usize), a: Operand, c: Operand) -> Result<()> {
-        let int = |x: usize| i32::try_from(x).map_err(|_| Error::internal(format!("a side of {x} for cuBLAS")));
         if rows == 0 || columns == 0 {
             return Ok(());
         }
@@ -134,6 +133,32 @@ impl Blas {
             .result()
             .map_err(|e| failed(&self.label, "transpose a matrix", e.0))
     }
+
+    /// C ← A A, of square matrices in f32, all of it: without the short form TF32.
+    ///
+    /// # Errors
+    /// A side that cuBLAS cannot count, or what it says.
+    ///
+    /// # Safety
+    /// As of [`Self::product`]; A and C must not overlap.
+    pub unsafe fn square_single(&mut self, side: usize, a: u64, c: u64) -> Result<()> {
+        use sys::cublasMath_t::{CUBLAS_DEFAULT_MATH, CUBLAS_PEDANTIC_MATH};
+        let (n, op) = (int(side)?, sys::cublasOperation_t::CUBLAS_OP_N);
+        let (a, c, one, zero) = (a as *const f32, c as *mut f32, 1f32, 0f32);
+        let said = |e: result::CublasError| failed(&self.label, "multiply matrices in f32", e.0);
+        // SAFETY: the handle is live. Without short forms is the default, which an environment variable can change.
+        unsafe { sys::cublasSetMathMode(self.handle, CUBLAS_PEDANTIC_MATH) }.result().map_err(said)?;
+        // SAFETY: of the operands the caller promises; the scalars are the host's and are read before the call returns.
+        let done = unsafe { result::sgemm(self.handle, op, op, n, n, n, &one, a, n, a, n, &zero, c, n) };
+        // SAFETY: the handle is live.
+        let back = unsafe { sys::cublasSetMathMode(self.handle, CUBLAS_DEFAULT_MATH) }.result();
+        done.and(back).map_err(said)
+    }
+}
+
+/// A number as cuBLAS takes it.
+fn int(x: usize) -> Result<i32> {
+    i32::try_from(x).map_err(|_| Error::internal(format!("a side of {x} for cuBLAS")))
 }
 
 impl Drop for Blas {

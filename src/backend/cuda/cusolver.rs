@@ -2,10 +2,13 @@
 //! value decompositions.
 #![allow(unsafe_code)]
 
+use std::sync::Arc;
+
 use cudarc::cusolver::{result, sys};
-use cudarc::driver::CudaStream;
+use cudarc::driver::{CudaEvent, CudaStream, DriverError};
 
 use super::error;
+use super::pinned::waiting;
 use crate::error::{Error, Result};
 
 /// Most elements of a batch that `XsyevBatched` can count.
@@ -19,7 +22,11 @@ pub struct Eigen {
     label: String,
     /// Whether the library has `XsyevBatched`, which came with CUDA 12.6.
     has_batched: bool,
-    /// The host's part of the workspace: kept, as the library may read it until the stream is done.
+    // Handles are destroyed before the stream goes that they are bound to.
+    stream: Arc<CudaStream>,
+    /// The end of the last decomposition.
+    done: CudaEvent,
+    /// The host's part of the workspace, which the library may use until the last decomposition is done.
     host: Vec<u8>,
 }
 
@@ -65,11 +72,12 @@ impl Eigen {
     ///
     /// # Errors
     /// What cuSOLVER says.
-    pub fn new(stream: &CudaStream, label: &str) -> Result<Self> {
+    pub fn new(stream: &Arc<CudaStream>, label: &str) -> Result<Self> {
         // SAFETY: it only tries to load libraries of these names.
         if !unsafe { sys::is_culib_present() } {
             return Err(super::cublas::missing("libcusolver"));
         }
+        let done = stream.context().new_event(Some(waiting())).map_err(|e| error::driver(label, "make an event", e))?;
         let said = |doing: &'static str| move |e: result::CusolverError| failed(label, doing, e.0);
         let handle = result::dn_create().map_err(said("start"))?;
         let params = result::dn_create_params().map_err(said("make parameters"));
@@ -81,8 +89,9 @@ impl Eigen {
         // SAFETY: the library is loaded; symbols are looked up and not used.
         let has = |name: &[u8]| unsafe { sys::culib().get::<*const ()>(name) }.is_ok();
         let has_batched = has(b"cusolverDnXsyevBatched\0") && has(b"cusolverDnXsyevBatched_bufferSize\0");
-        let eigen = Self { handle, params, label: label.to_owned(), has_batched, host: Vec::new() };
-        // SAFETY: the handle is live, and the stream outlives it in `Lane`.
+        let (label_of, stream_of) = (label.to_owned(), Arc::clone(stream));
+        let eigen = Self { handle, params, label: label_of, has_batched, stream: stream_of, done, host: Vec::new() };
+        // SAFETY: the handle is live, and the stream is kept for longer.
         unsafe { result::dn_set_stream(handle, stream.cu_stream().cast()) }.map_err(said("take a stream"))?;
         Ok(eigen)
     }
@@ -146,20 +155,21 @@ impl Eigen {
         Ok((device, host))
     }
 
-    /// Decomposes `batch` matrices of side `n`, as many as [`Self::batch`] allows. The caller looks at the infos.
+    /// Enqueues the decomposition of `batch` matrices of side `n`, as many as [`Self::batch`] allows, once the one before is
+    /// done. The caller looks at the infos.
     ///
     /// # Errors
-    /// What cuSOLVER says.
+    /// What the driver or cuSOLVER says.
     ///
     /// # Safety
     /// The places must be device memory of the stream's context of the sizes that [`Place`] says, used by this stream's work
-    /// alone, and the stream must be waited for before this is called again.
+    /// alone, and the stream must be waited for before this is dropped.
     pub unsafe fn decompose(&mut self, n: usize, batch: usize, at: Place) -> Result<()> {
         let (device_bytes, host_bytes) = self.sizes(n, batch)?;
         if device_bytes as u64 > at.workspace_bytes || batch > self.batch(n, batch) {
             return Err(Error::internal(format!("a workspace of {} bytes, {device_bytes} needed", at.workspace_bytes)));
         }
-        self.grow_host(host_bytes)?;
+        self.free_host(host_bytes)?;
         let (matrices, values, workspace) = (at.matrices as *mut _, at.values as *mut _, at.workspace as *mut _);
         let (host, info) = (self.host.as_mut_ptr().cast(), at.info as *mut i32);
         let (side, real) = (n as i64, REAL);
@@ -206,12 +216,14 @@ impl Eigen {
                 )
             }
         };
-        status.result().map_err(|e| failed(&self.label, "decompose a matrix", e.0))
+        self.enqueued(status)
     }
 }
 
 impl Eigen {
-    fn grow_host(&mut self, bytes: usize) -> Result<()> {
+    /// Waits until the last decomposition has no more use of the host's part of the workspace, and makes that as large.
+    fn free_host(&mut self, bytes: usize) -> Result<()> {
+        self.done.synchronize().map_err(|e| self.lost(e))?;
         if self.host.len() < bytes {
             self.host.try_reserve_exact(bytes - self.host.len()).map_err(|_| {
                 error::out_of_memory(&self.label, "decompose a matrix", &format!("no {bytes} bytes on the host"))
@@ -219,6 +231,17 @@ impl Eigen {
             self.host.resize(bytes, 0);
         }
         Ok(())
+    }
+
+    /// Notes the end of a decomposition, of which something may be under way even where cuSOLVER says that it failed.
+    fn enqueued(&self, status: sys::cusolverStatus_t) -> Result<()> {
+        let noted = self.done.record(&self.stream);
+        status.result().map_err(|e| failed(&self.label, "decompose a matrix", e.0))?;
+        noted.map_err(|e| self.lost(e))
+    }
+
+    fn lost(&self, error: DriverError) -> Error {
+        error::driver(&self.label, "decompose a matrix", error)
     }
 
     /// Bytes of the device's workspace for the singular value decomposition of a matrix.
@@ -261,10 +284,11 @@ impl Eigen {
         Ok((device, host))
     }
 
-    /// Decomposes a matrix of at least as many rows as columns. The caller looks at the info.
+    /// Enqueues the decomposition of a matrix of at least as many rows as columns, once the one before is done. The caller
+    /// looks at the info.
     ///
     /// # Errors
-    /// What cuSOLVER says.
+    /// What the driver or cuSOLVER says.
     ///
     /// # Safety
     /// As of [`Self::decompose`], of [`SvdPlace`].
@@ -273,7 +297,7 @@ impl Eigen {
         if device_bytes as u64 > at.workspace_bytes || rows < columns {
             return Err(Error::internal(format!("a workspace of {} bytes, {device_bytes} needed", at.workspace_bytes)));
         }
-        self.grow_host(host_bytes)?;
+        self.free_host(host_bytes)?;
         let (m, n) = (rows as i64, columns as i64);
         let pointer = |at: u64| at as *mut std::ffi::c_void;
         // SAFETY: of the places the caller promises; the host's part of the workspace is this handle's and large enough.
@@ -304,7 +328,7 @@ impl Eigen {
                 at.info as *mut i32,
             )
         };
-        status.result().map_err(|e| failed(&self.label, "decompose a matrix", e.0))
+        self.enqueued(status)
     }
 }
 

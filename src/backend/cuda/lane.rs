@@ -317,7 +317,8 @@ impl Lane {
         unsafe { self.solver()?.blas.transpose((rows, columns), a, c) }
     }
 
-    /// Decomposes `batch` symmetric matrices of side `n`, after the kernels launched so far, and waits until that is done.
+    /// Decomposes `batch` symmetric matrices of side `n`, after the kernels launched so far. Waits for the decomposition before,
+    /// where that is not done.
     ///
     /// # Errors
     /// Places outside the pool, or what cuSOLVER says.
@@ -327,14 +328,12 @@ impl Lane {
         holds(gpu, at.values, 8 * side * count)?;
         holds(gpu, at.info, 4 * count)?;
         holds(gpu, at.workspace, at.workspace_bytes)?;
-        // SAFETY: the places lie in the pool, as was just checked, in spans that this lane has leased; the stream is waited for
-        // below, before anything else is decomposed.
-        unsafe { self.solver()?.eigen.decompose(n, batch, at) }?;
-        let quiet = self.idle.record(&self.compute).and_then(|()| self.idle.synchronize());
-        quiet.map_err(|e| self.failed("decompose a matrix", e))
+        // SAFETY: the places lie in the pool, as was just checked, in spans that this lane has leased; `finish` waits for the
+        // stream before the lane's handles go.
+        unsafe { self.solver()?.eigen.decompose(n, batch, at) }
     }
 
-    /// Singular values and vectors of a matrix of `rows` ≥ `columns`, after the kernels launched so far; waits until that is done.
+    /// Singular values and vectors of a matrix of `rows` ≥ `columns`, as [`Self::decompose`] finds eigenvectors.
     ///
     /// # Errors
     /// Places outside the pool, or what cuSOLVER says.
@@ -348,9 +347,7 @@ impl Lane {
         holds(gpu, at.info, 4)?;
         holds(gpu, at.workspace, at.workspace_bytes)?;
         // SAFETY: as in `decompose`.
-        unsafe { self.solver()?.eigen.svd(rows, columns, at) }?;
-        let quiet = self.idle.record(&self.compute).and_then(|()| self.idle.synchronize());
-        quiet.map_err(|e| self.failed("decompose a matrix", e))
+        unsafe { self.solver()?.eigen.svd(rows, columns, at) }
     }
 
     /// Waits until the device has done everything that this lane has enqueued: only then may a lease end.

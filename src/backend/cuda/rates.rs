@@ -3,14 +3,13 @@
 //! Everything here goes on a lane's compute stream, one after the other.
 #![allow(unsafe_code)]
 
-use cudarc::cublas::{result as blas, sys as cublas};
 use cudarc::driver::{CudaEvent, DriverError, result, sys};
 
+use super::error;
 use super::gpu::Gpu;
 use super::lane::{Lane, place};
 use super::pinned::Ring;
 use super::pool::Span;
-use super::{cublas as products, error};
 use crate::error::{Error, Result};
 
 /// The shortest time that events tell apart, in seconds.
@@ -117,56 +116,13 @@ pub fn copy_within(gpu: &Gpu, lane: &Lane, from: Span, to: Span) -> Result<()> {
         .map_err(|e| failed(gpu, "copy its memory", e))
 }
 
-/// Products of matrices in f32, all of it: without the short form TF32 that cuBLAS offers for them.
-#[derive(Debug)]
-pub struct SingleProducts(cublas::cublasHandle_t);
-
-impl SingleProducts {
-    /// On a lane's stream.
-    ///
-    /// # Errors
-    /// If cuBLAS is missing, or what it says.
-    pub fn new(gpu: &Gpu, lane: &Lane) -> Result<Self> {
-        // SAFETY: it only tries to load libraries of these names.
-        if !unsafe { cublas::is_culib_present() } {
-            return Err(products::missing("libcublas"));
-        }
-        lane.bind()?;
-        let handle = blas::create_handle().map_err(|e| said(gpu, "start", e))?;
-        let new = Self(handle);
-        // SAFETY: the handle is live, and the caller keeps the lane for as long as it multiplies.
-        unsafe { blas::set_stream(handle, lane.stream().cu_stream().cast()) }
-            .map_err(|e| said(gpu, "take a stream", e))?;
-        // SAFETY: the handle is live. Without short forms is the default, which an environment variable can change.
-        unsafe { cublas::cublasSetMathMode(handle, cublas::cublasMath_t::CUBLAS_PEDANTIC_MATH).result() }
-            .map_err(|e| said(gpu, "compute in f32", e))?;
-        Ok(new)
-    }
-
-    /// Enqueues C ← A A of square matrices in f32.
-    ///
-    /// # Errors
-    /// `Internal` if a span does not hold a matrix of this side, or what cuBLAS says.
-    pub fn square(&mut self, gpu: &Gpu, side: usize, a: Span, c: Span) -> Result<()> {
-        let bytes = 4 * (side as u64).pow(2);
-        let (a, c) = (place(gpu, a, 0, bytes)? as *const f32, place(gpu, c, 0, bytes)? as *mut f32);
-        let n = i32::try_from(side).map_err(|_| Error::internal(format!("a side of {side} for cuBLAS")))?;
-        let op = cublas::cublasOperation_t::CUBLAS_OP_N;
-        let (one, zero) = (1f32, 0f32);
-        // SAFETY: both spans hold n×n values (`place`), used by this stream's work alone; the scalars are the host's and are read
-        // before the call returns.
-        unsafe { blas::sgemm(self.0, op, op, n, n, n, &one, a, n, a, n, &zero, c, n) }
-            .map_err(|e| said(gpu, "multiply matrices", e))
-    }
-}
-
-impl Drop for SingleProducts {
-    fn drop(&mut self) {
-        // SAFETY: made in `new`, destroyed here alone. What it says changes nothing.
-        let _ = unsafe { blas::destroy_handle(self.0) };
-    }
-}
-
-fn said(gpu: &Gpu, doing: &str, error: blas::CublasError) -> Error {
-    Error::environment(format!("cuBLAS on {} could not {doing}: {:?}", gpu.label, error.0))
+/// Enqueues C ← A A of square matrices in f32, all of it: without the short form TF32 that cuBLAS offers for them.
+///
+/// # Errors
+/// `Internal` if a span does not hold a matrix of this side, or what cuBLAS says.
+pub fn square_single(gpu: &Gpu, lane: &mut Lane, side: usize, a: Span, c: Span) -> Result<()> {
+    let bytes = 4 * (side as u64).pow(2);
+    let (a, c) = (place(gpu, a, 0, bytes)?, place(gpu, c, 0, bytes)?);
+    // SAFETY: both spans hold side×side values (`place`) and are the caller's, used by the compute stream's work alone.
+    unsafe { lane.solver()?.blas.square_single(side, a, c) }
 }

@@ -4,7 +4,7 @@ use super::device::Open;
 use crate::backend::cuda::cublas::{Operand, Sides};
 use crate::backend::cuda::cusolver;
 use crate::backend::cuda::lane::place;
-use crate::backend::cuda::rates::{self, Clock, SingleProducts};
+use crate::backend::cuda::rates::{self, Clock};
 use crate::bench::data::normals;
 use crate::bench::matrices::side;
 use crate::bench::{Bench, Row, Unit, rounds};
@@ -38,10 +38,9 @@ pub(super) fn products(bench: &mut Bench<'_>) -> Result<()> {
     let row = |name| Row::new(name, 1, Unit::Operations, 2.0 * (side as f64).powi(3), None);
 
     lane.put(gpu, spans[0], 0, bytemuck::cast_slice(&noise::<f32>(elems)))?;
-    let mut single = SingleProducts::new(gpu, lane)?;
     bench.measure(row(F32), |stop| {
         rounds::check(stop)?;
-        clock.time(gpu, lane, |_| single.square(gpu, side, spans[0], spans[1]))
+        clock.time(gpu, lane, |lane| rates::square_single(gpu, lane, side, spans[0], spans[1]))
     })?;
     lane.finish()?;
     lane.put(gpu, spans[0], 0, bytemuck::cast_slice(&noise::<f64>(elems)))?;

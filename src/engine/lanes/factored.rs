@@ -109,11 +109,6 @@ impl<'a> Factored<'a> {
         self.operand(self.rights, (column * self.matrix.n) as u64, self.matrix.n)
     }
 
-    /// Zeros, one a column.
-    pub fn zeros(&self) -> Span {
-        Span { bytes: 8 * self.matrix.r as u64, ..self.numbers }
-    }
-
     fn number(&self, kind: u64) -> Result<u64> {
         self.at(self.numbers, kind * self.matrix.r as u64)
     }
@@ -137,28 +132,44 @@ impl<'a> Factored<'a> {
         kernels::convert(self.gpu.kernels(), lane.stream(), from, true, to, true, elems)
     }
 
-    /// NaN and infinities among numbers.
-    pub fn nonfinite(&self, lane: &mut Lane, x: u64, elems: u64) -> Result<u64> {
-        let count = Span { bytes: 8, ..self.sums };
-        lane.clear(self.gpu, count)?;
-        kernels::count_nonfinite(self.gpu.kernels(), lane.stream(), x, true, elems, self.at(count, 0)?)?;
-        let mut found = [0u64];
-        lane.get(self.gpu, count, 0, bytemuck::cast_slice_mut(&mut found))?;
-        Ok(found[0])
+    /// Sets to zero what is added to or read as it is.
+    pub fn clear(&self, lane: &mut Lane) -> Result<()> {
+        // Of columns that are not there no lengths are asked.
+        let zeros = if self.matrix.columns > 0 { 8 * self.matrix.r as u64 } else { 0 };
+        let zeros = Span { bytes: zeros, ..self.numbers };
+        [self.facts, zeros, self.bad()].into_iter().try_for_each(|span| lane.clear(self.gpu, span))
     }
 
-    /// ‖A‖² of the parts of a group.
+    /// The count of NaN and infinities, before the sums of squares.
+    fn bad(&self) -> Span {
+        Span { bytes: 8, ..self.sums }
+    }
+
+    /// Counts NaN and infinities of part `i` of a group, for [`Self::squares`].
+    pub fn check(&self, lane: &Lane, i: usize) -> Result<()> {
+        let elems = self.matrix.elems();
+        let (x, count) = (self.at(self.parts, i as u64 * elems)?, self.at(self.bad(), 0)?);
+        kernels::count_nonfinite(self.gpu.kernels(), lane.stream(), x, true, elems, count)
+    }
+
+    /// ‖A‖² of the parts of a group, which may be infinite: a sum of squares can overflow where the numbers do not.
+    ///
+    /// # Errors
+    /// `Input` if one of the parts that have been checked so far holds a NaN or an infinity.
     pub fn squares(&self, lane: &mut Lane, count: usize) -> Result<Vec<f64>> {
         for i in 0..count as u64 {
             let elems = self.matrix.elems();
-            self.square(lane, self.at(self.parts, i * elems)?, elems, 1 + i)?;
+            let (x, to) = (self.at(self.parts, i * elems)?, self.at(self.sums, 1 + i)?);
+            kernels::squares(self.gpu.kernels(), lane.stream(), x, true, elems, self.at(self.scratch, 0)?, to)?;
         }
-        self.get(lane, self.sums, 1, count)
-    }
-
-    fn square(&self, lane: &Lane, x: u64, elems: u64, to: u64) -> Result<()> {
-        let (scratch, to) = (self.at(self.scratch, 0)?, self.at(self.sums, to)?);
-        kernels::squares(self.gpu.kernels(), lane.stream(), x, true, elems, scratch, to)
+        let mut wholes = self.get(lane, self.sums, 0, 1 + count)?;
+        if wholes.remove(0).to_bits() > 0 {
+            return Err(Error::input("a model or the base holds a NaN or an infinity"));
+        }
+        match wholes.iter().any(|whole| whole.is_nan()) {
+            true => Err(Error::internal(format!("a sum of squares that is no number on {}", self.gpu.label))),
+            false => Ok(wholes),
+        }
     }
 
     /// Eigenvectors of the Gram matrices of the parts of a group, in the Gram matrices' place; returns all eigenvalues,
@@ -169,16 +180,16 @@ impl<'a> Factored<'a> {
         let grams = Operand { stride: (r * r) as u64, ..self.operand(self.grams, 0, r)? };
         let (left, right, k) = if m <= n { (x.t(), x, n) } else { (x, x.t(), m) };
         lane.multiply(self.gpu, Sides { m: r, n: r, k, batch: count }, left, right, grams, false)?;
-        self.decompose(lane, r, wholes)
+        for (i, _) in wholes.iter().enumerate().filter(|(_, whole)| !in_range(**whole)) {
+            let bytes = 8 * (r * r) as u64;
+            lane.clear(self.gpu, Span { offset: self.grams.offset + i as u64 * bytes, bytes })?;
+        }
+        self.decompose(lane, r, count)
     }
 
-    /// Of the first Gram matrices, n×n.
-    fn decompose(&self, lane: &mut Lane, n: usize, wholes: &[f64]) -> Result<Vec<f64>> {
-        let (gpu, side, count) = (self.gpu, (n * n) as u64, wholes.len());
-        for (i, _) in wholes.iter().enumerate().filter(|(_, whole)| !in_range(**whole)) {
-            let bytes = 8 * side;
-            lane.clear(gpu, Span { offset: self.grams.offset + i as u64 * bytes, bytes })?;
-        }
+    /// Eigenvectors and eigenvalues of the first Gram matrices, n×n.
+    fn decompose(&self, lane: &mut Lane, n: usize, count: usize) -> Result<Vec<f64>> {
+        let (gpu, side) = (self.gpu, (n * n) as u64);
         let batch = lane.solver()?.eigen.batch(n, count);
         for first in (0..count).step_by(batch) {
             let at = cusolver::Place {
@@ -190,15 +201,22 @@ impl<'a> Factored<'a> {
             };
             lane.decompose(gpu, n, batch.min(count - first), at)?;
         }
-        self.converged(lane, count, &format!("the eigenvectors of a {n}×{n} matrix"))?;
-        self.get(lane, self.values, 0, n * count)
+        self.converged(lane, count, (self.values, 0, n * count), &format!("the eigenvectors of a {n}×{n} matrix"))
     }
 
-    fn converged(&self, lane: &mut Lane, count: usize, what: &str) -> Result<()> {
+    /// The values that so many decompositions gave, if they converged.
+    fn converged(
+        &self,
+        lane: &mut Lane,
+        count: usize,
+        (span, element, values): (Span, u64, usize),
+        what: &str,
+    ) -> Result<Vec<f64>> {
+        let values = self.get(lane, span, element, values)?;
         let mut infos = vec![0i32; count];
         lane.get(self.gpu, self.infos, 0, bytemuck::cast_slice_mut(&mut infos))?;
-        if infos.iter().all(|info| *info == 0) {
-            return Ok(());
+        if infos.iter().all(|info| *info == 0) && !values.iter().any(|value| value.is_nan()) {
+            return Ok(values);
         }
         let text = format!("{what} did not converge on {}", self.gpu.label);
         Err(Error::environment(text).hint("use `--device cpu` for this recipe"))
@@ -217,8 +235,8 @@ impl<'a> Factored<'a> {
             workspace_bytes: self.solver.bytes,
         };
         lane.svd(self.gpu, (rows, columns), at)?;
-        self.converged(lane, 1, &format!("the singular values of a {rows}×{columns} matrix"))?;
-        self.get(lane, self.numbers, NORM * self.matrix.r as u64, columns)
+        let values = (self.numbers, NORM * self.matrix.r as u64, columns);
+        self.converged(lane, 1, values, &format!("the singular values of a {rows}×{columns} matrix"))
     }
 
     /// Part `i` of a group as a tall matrix: Aᵀ where it lies, or A as a copy.
@@ -286,13 +304,9 @@ impl<'a> Factored<'a> {
         Ok(singular)
     }
 
-    /// Keeps the singular values of all columns for [`Self::scale_left`].
-    pub fn put_singular(&self, lane: &mut Lane, singular: &[f64]) -> Result<()> {
-        self.put(lane, SINGULAR, singular)
-    }
-
     /// Left vectors times their singular values.
-    pub fn scale_left(&self, lane: &Lane) -> Result<()> {
+    pub fn scale_left(&self, lane: &mut Lane, singular: &[f64]) -> Result<()> {
+        self.put(lane, SINGULAR, singular)?;
         self.scale(lane, self.left(0)?, self.matrix.m, self.matrix.columns, SINGULAR)
     }
 
@@ -306,11 +320,10 @@ impl<'a> Factored<'a> {
         let (gpu, k) = (self.gpu, self.matrix.columns);
         let elems = (rows * k) as u64;
         let to = self.operand(self.parts, 0, rows)?;
-        self.square(lane, z.ptr, elems, 1)?;
-        let whole = self.get(lane, self.sums, 1, 1)?;
+        // Columns are of length 1 or 0: their squares are in range.
         let gram = self.operand(self.grams, 0, k)?;
         lane.multiply(gpu, Sides { m: k, n: k, k: rows, batch: 1 }, z.t(), z, gram, false)?;
-        let squares = self.decompose(lane, k, &whole)?;
+        let squares = self.decompose(lane, k, 1)?;
         if let Some(root) = self.root(lane, k, &squares)? {
             lane.multiply(gpu, Sides { m: rows, n: k, k, batch: 1 }, z, root, to, false)?;
         } else {
@@ -318,9 +331,10 @@ impl<'a> Factored<'a> {
             // Vectors that several matrices share are one direction, whatever rounding makes of their difference.
             let kept = kept(&singular, rows, NULL_OF_COMPUTED);
             let (u, vt) = (self.operand(self.spare, 0, rows)?, self.operand(self.grams, 0, k)?);
-            lane.clear(gpu, Span { bytes: 8 * elems, ..self.parts })?;
             if kept > 0 {
                 lane.multiply(gpu, Sides { m: rows, n: k, k: kept, batch: 1 }, u, vt, to, false)?;
+            } else {
+                lane.clear(gpu, Span { bytes: 8 * elems, ..self.parts })?;
             }
         }
         self.copy(lane, to.ptr, z.ptr, elems)
@@ -357,10 +371,11 @@ impl<'a> Factored<'a> {
         let singular = self.svd(lane, z, long, r, 0)?;
         let kept = kept(&singular, long, 0.0);
         let (u, vt) = (self.operand(self.spare, 0, long)?, self.operand(self.grams, 0, r)?);
-        lane.clear(gpu, self.low)?;
         if kept > 0 {
             let (left, right) = if m <= n { (u, vt) } else { (vt.t(), u.t()) };
             lane.multiply(gpu, Sides { m: n, n: m, k: kept, batch: 1 }, left, right, to, false)?;
+        } else {
+            lane.clear(gpu, self.low)?;
         }
         Ok(singular)
     }

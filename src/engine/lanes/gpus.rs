@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::matrices::{EXPECTED, Says, arrange};
+use super::matrices::{EXPECTED, LEAST, Says, arrange};
 use super::needs::range;
 use crate::backend::Program;
 use crate::backend::cuda::gpu::{Gpu, takeable};
@@ -25,8 +25,13 @@ pub struct Gpus {
 /// # Errors
 /// `Input` if the host's budget is too small.
 pub fn expect(plan: &mut Plan, devices: &[CudaDevice], limit: Option<u64>) -> Result<()> {
+    plan_by(plan, devices, limit, &EXPECTED)
+}
+
+/// Plans for devices that are not open and whose solver is taken to say so.
+fn plan_by(plan: &mut Plan, devices: &[CudaDevice], limit: Option<u64>, says: &Says<'_>) -> Result<()> {
     let pools: Vec<u64> = devices.iter().map(|d| takeable(d.free_bytes).min(limit.unwrap_or(u64::MAX))).collect();
-    let (fit, together) = arrange(plan, pools.iter().copied().min().unwrap_or_default(), &EXPECTED)?;
+    let (fit, together) = arrange(plan, pools.iter().copied().min().unwrap_or_default(), says)?;
     plan.use_devices(devices.to_vec(), pools, &fit, together)?;
     let (wanted, _) = wish(plan);
     if let Some(on) = &mut plan.devices {
@@ -50,13 +55,19 @@ fn wish(plan: &Plan) -> (u64, u64) {
 }
 
 impl Gpus {
-    /// Opens devices for a plan, and tells the plan what they can do and what that takes.
+    /// Opens devices for a plan, and tells the plan what they can do and what that takes. Opens none for a plan that has
+    /// nothing for them.
     ///
     /// # Errors
     /// `Environment` if a device cannot be opened or has too little memory, `Input` if the host's budget is too small.
     pub fn open(plan: &mut Plan, devices: &[CudaDevice], limit: Option<u64>) -> Result<Self> {
-        expect(plan, devices, limit)?;
+        // Whatever may fit is tried: what a solver asks for is known once it is there.
+        plan_by(plan, devices, limit, &LEAST)?;
         let Some(on) = plan.devices.clone() else { return Err(Error::internal("a plan without its devices")) };
+        if on.lanes == 0 {
+            tracing::info!("no tensor of this merge is made on a device");
+            return Ok(Self { gpus: Vec::new(), lanes: Vec::new() });
+        }
         let solves = plan.tensors.iter().enumerate();
         let solves = solves.filter(|(t, _)| on.has(*t)).any(|(_, t)| matches!(t.program, Program::LowRank(_)));
         let sizes = LaneSizes { up_bytes: on.slot_bytes, down_bytes: on.fetch_bytes, solves };

@@ -232,6 +232,7 @@ impl Job<'_, '_> {
             facts.precision.push("float64");
             kept.push(k);
         }
+        self.converged(lane, &tasks)?;
         lane.clear(gpu, Span { bytes: 16 * whole.len() as u64, ..self.spans.norms })?;
         let mut first = 0;
         while first < kept.len() {
@@ -295,8 +296,14 @@ impl Job<'_, '_> {
             };
             lane.decompose(gpu, r, batch.min(count - first), at)?;
         }
-        let mut infos = vec![0i32; count];
-        lane.get(gpu, spans.infos, 0, bytemuck::cast_slice_mut(&mut infos))?;
+        Ok(())
+    }
+
+    /// Fails unless the decompositions of some tasks of every matrix converged.
+    fn converged(&self, lane: &mut Lane, tasks: &Range<usize>) -> Result<()> {
+        let (gpu, r) = (self.gpu, self.matrix.r);
+        let mut infos = vec![0i32; self.members.len() * tasks.len()];
+        lane.get(gpu, self.spans.infos, 0, bytemuck::cast_slice_mut(&mut infos))?;
         let Some(i) = infos.iter().position(|info| *info != 0) else { return Ok(()) };
         let text = format!("the eigenvectors of a {r}×{r} matrix did not converge on {}", gpu.label);
         let error = Error::environment(text).hint("use `--device cpu` for this recipe");

@@ -253,6 +253,10 @@ pub(super) const EXPECTED: Says<'static> = Says {
     svd: &|rows, columns| Ok(svd_estimate(rows as u64, columns as u64)),
 };
 
+/// The least that a solver could say: matrices that do not fit with that do not fit.
+pub(super) const LEAST: Says<'static> =
+    Says { workspace: &|_, _| Ok(0), batch: &|_, wanted| wanted, svd: &|_, _| Ok(0) };
+
 /// Whether each tensor's matrices fit into a pool, and which tensors are decomposed together.
 pub(super) fn arrange(plan: &Plan, pool: u64, says: &Says<'_>) -> Result<(Vec<bool>, Vec<Vec<usize>>)> {
     let most = plan.memory.chunk_elems;

@@ -60,8 +60,7 @@ impl LaneWorker<'_, '_> {
         let work = Factored::new(gpu, matrix, &loaded.lease.work);
         let (geometry, blob) = member.measured(engine);
         lane.put(gpu, work.stages, 0, &blob.bytes)?;
-        lane.clear(gpu, work.facts)?;
-        lane.clear(gpu, work.zeros())?;
+        work.clear(lane)?;
         let stages = blob.at(place(gpu, work.stages, 0, 0)?);
         let centring = Centring { work: member.work, wide: tensor.wide, geometry, stages };
         let weights = member.work.scaled_weights();
@@ -115,9 +114,8 @@ impl Factored<'_> {
             }
             MatrixRule::TaskSingular => {
                 let all = self.specific(lane, vectors, false, facts, go_on)?;
-                self.put_singular(lane, &all)?;
                 self.orthonormalise(lane)?;
-                self.scale_left(lane)?;
+                self.scale_left(lane, &all)?;
                 1.0
             }
             MatrixRule::CommonAndSpecific { .. } => {
@@ -149,11 +147,7 @@ impl Factored<'_> {
         let to = self.at(self.parts, i as u64 * elems)?;
         let scale = &weights[tasks.clone()];
         kernels::weighted(gpu.kernels(), lane.stream(), centring, sources, tasks, scale, to)?;
-        // A sum of squares could overflow where the numbers do not.
-        if self.nonfinite(lane, to, elems)? > 0 {
-            return Err(Error::input("a model or the base holds a NaN or an infinity"));
-        }
-        Ok(())
+        self.check(lane, i)
     }
 
     /// The leading triples of every task, of what it has outside the common ones where `outside`; returns their singular values.
@@ -174,10 +168,10 @@ impl Factored<'_> {
             for (i, t) in tasks.clone().enumerate() {
                 self.load(lane, vectors, t..t + 1, i)?;
             }
-            let mut wholes = self.squares(lane, tasks.len())?;
+            let wholes = self.squares(lane, tasks.len())?;
             let sizes: Vec<f64> = wholes.iter().map(|whole| whole.sqrt()).collect();
             if outside && each > 0 {
-                // Xᵀ loses Uᵀ's part: X ← X − (X U) Uᵀ.
+                // Xᵀ loses Uᵀ's part: X ← X − (X U) Uᵀ. What is left may be smaller than Gram matrices hold, where `null` is larger.
                 let (basis, inside) = (self.left(each * models)?, self.operand(self.spare, 0, n)?);
                 for i in 0..tasks.len() {
                     let x = self.operand(self.parts, i as u64 * self.matrix.elems(), n)?;
@@ -185,7 +179,6 @@ impl Factored<'_> {
                     let sides = Sides { m: n, n: m, k: common, batch: 1 };
                     lane.product(gpu, sides, inside, basis.t(), x, [-1.0, 1.0])?;
                 }
-                wholes = self.squares(lane, tasks.len())?;
             }
             let values = if each > 0 { self.vectors(lane, &wholes)? } else { vec![0.0; r * tasks.len()] };
             for (i, t) in tasks.enumerate() {

@@ -1,0 +1,59 @@
+//! A cuSOLVER from before CUDA 12.6, which decomposes one matrix a call.
+
+use merganser::dtype::Dtype::{self, *};
+
+use crate::cuda_support::{Both, stand_in};
+use crate::merge_support::family::Family;
+use crate::merge_support::recipes::Text;
+use crate::merge_support::{Run, child, quick_folder};
+use crate::without_batched;
+
+const LAYERS: &[(&str, Dtype, &[u64])] = &[
+    ("model.layers.0.self_attn.q_proj.weight", F32, &[13, 40]),
+    ("model.layers.0.mlp.up_proj.weight", BF16, &[40, 13]),
+    ("model.layers.0.mlp.row.weight", F32, &[1, 9]),
+    ("model.layers.0.norm.weight", F32, &[33]),
+    ("model.layers.1.self_attn.q_proj.weight", F16, &[13, 40]),
+    ("model.layers.1.mlp.up_proj.weight", F32, &[40, 13]),
+    ("model.layers.1.mlp.column.weight", F32, &[9, 1]),
+    ("model.layers.2.self_attn.q_proj.weight", F32, &[13, 40]),
+];
+
+#[test]
+fn without_batched_eigenvectors_matrices_are_decomposed_one_by_one_to_the_same_model() {
+    let Some(_) = stand_in("an older cuSOLVER") else { return };
+    let family = Family::new(quick_folder(), LAYERS, 3, 89);
+    // Eigenvectors of each task of the seven matrices; of the sum of tasks before them; of the two sets of factors behind.
+    let (tasks, matrices) = (21, 7);
+    for (text, decompositions) in [
+        (Text::plain("cart", 3).set("rank", "3"), Some(tasks)),
+        (Text::plain("low_rank", 3).set("energy", "0.6").lwptv("keep: 0.6, granularity: row"), Some(tasks)),
+        (Text::plain("cart", 3).set("rank", "2").more("output: factors"), Some(tasks)),
+        (Text::plain("iso_c", 3), Some(matrices)),
+        (Text::plain("tsv_m", 3), None),
+        (Text::plain("iso_cts", 3), None),
+    ] {
+        let name = format!("{}-{}", text.method, text.more.len());
+        let recipe = family.recipe(&name, &text.yaml());
+        let both = Both { cpu: family.path(&format!("cpu-{name}")), cuda: family.path(&format!("cuda-{name}")), name };
+        Run::default().merge(&recipe, &both.cpu).unwrap();
+        for seed in ["0", "2", "7"] {
+            let report = family.path("report.json");
+            let mut command = child::command(&recipe, &both.cuda, &["--device", "cuda", "--overwrite"], None);
+            command.env("LD_LIBRARY_PATH", without_batched());
+            command.env("MERGANSER_STANDIN_SEED", seed).env("MERGANSER_STANDIN_REPORT", &report);
+            child::end(command.spawn().unwrap()).expect(0, &["lanes at work"]);
+            if text.more.is_empty() {
+                // What rounding to short floats allows, beside the bound of 10⁻⁴.
+                both.agree(&family, 5e-3);
+            }
+            for (name, ..) in LAYERS {
+                let facts = both.stated(name).facts;
+                assert!(facts.get("batch").is_none(), "{name}: {facts}");
+                assert_eq!(facts["computed_on"], "cuda:0", "{name}");
+            }
+            let report: serde_json::Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+            assert!(decompositions.is_none_or(|count| report["converge"] == count), "{}: {report}", both.name);
+        }
+    }
+}
