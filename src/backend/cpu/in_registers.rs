@@ -3,7 +3,7 @@
 use super::blend::{Measured, RunFacts, count_nonfinite, load_pruned};
 use super::prune::{Geometry, Mask, Scratch, Sources, StageState};
 use super::real::Real;
-use super::simd::{self, Columns, Keep, Level, Merge, Model, Rule, STEP, Source};
+use super::simd::{self, Columns, InTurn, Keep, Level, Merge, Model, Rule, STEP, Source};
 use super::stored::{Stored, Widen};
 use super::{BLOCK, vector};
 use crate::backend::{Combine, Prune, Score, Sparsify, philox};
@@ -51,17 +51,18 @@ pub(super) fn blend<C: Widen>(
 /// How models become one, with the method's numbers as the portable loops round them.
 fn rule_of(combine: &Combine) -> Option<(Rule, &[f64])> {
     let of = |x: &f64| *x as f32;
-    match combine {
-        Combine::Average { weights, divisor } => Some((Rule::Average { divisor: of(divisor) }, weights)),
+    let (rule, weights): (_, &[f64]) = match combine {
+        Combine::Average { weights, divisor } => (InTurn::Average { divisor: of(divisor) }, weights),
         Combine::Sum { weights, divisor, lambda } => {
-            Some((Rule::Sum { divisor: of(divisor), lambda: of(lambda) }, weights))
+            (InTurn::Sum { divisor: of(divisor), lambda: of(lambda) }, weights)
         }
+        Combine::MaxMagnitude { lambda } => (InTurn::MaxMagnitude { lambda: of(lambda) }, &[]),
         Combine::Elect { weights, normalize, lambda } => {
-            Some((Rule::Elect { normalize: *normalize, lambda: of(lambda) }, weights))
+            return Some((Rule::Elect { normalize: *normalize, lambda: of(lambda) }, weights));
         }
-        Combine::MaxMagnitude { lambda } => Some((Rule::MaxMagnitude { lambda: of(lambda) }, &[])),
-        Combine::Slerp { .. } | Combine::Scale { .. } => None,
-    }
+        Combine::Slerp { .. } | Combine::Scale { .. } => return None,
+    };
+    Some((Rule::InTurn(rule), weights))
 }
 
 /// Whether a stage's masks are at most of columns, which whole vectors of flags can be taken of.

@@ -42,9 +42,15 @@ pub(in super::super) struct Model<'a> {
 /// How models become one; see [`crate::backend::Combine`].
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) enum Rule {
+    InTurn(InTurn),
+    Elect { normalize: bool, lambda: f32 },
+}
+
+/// Rules that take models one after the other and look at each once.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) enum InTurn {
     Average { divisor: f32 },
     Sum { divisor: f32, lambda: f32 },
-    Elect { normalize: bool, lambda: f32 },
     MaxMagnitude { lambda: f32 },
 }
 
@@ -107,34 +113,37 @@ fn by_tiles<L: Lanes, const U: usize, const DIFFERENCES: bool, const PAIRED: boo
     n: usize,
     out: &mut [u8],
 ) -> bool {
-    let Merge { models, .. } = merge;
     let mut bad = l.none();
     let mut at = 0;
-    if let Rule::Elect { normalize, lambda } = merge.rule {
-        if models.len() <= FEW {
-            let mut held = [[l.splat(0.0); U]; FEW];
+    match merge.rule {
+        Rule::InTurn(rule) => {
             while at + U * L::N <= n {
-                let sum = elect::<L, U, DIFFERENCES, PAIRED>(l, merge, (normalize, lambda), &mut held, at);
+                let sum = combine::<L, U, DIFFERENCES, PAIRED>(l, merge, rule, at);
                 bad = l.or(bad, merge.to.store::<L, U, PAIRED>(l, &sum, out, at));
                 at += U * L::N;
             }
+            while at < n {
+                let sum = combine::<L, 1, DIFFERENCES, false>(l, merge, rule, at);
+                bad = l.or(bad, merge.to.store::<L, 1, false>(l, &sum, out, at));
+                at += L::N;
+            }
         }
-        let mut held = [[l.splat(0.0); 1]; MODELS];
-        while at < n {
-            let sum = elect::<L, 1, DIFFERENCES, false>(l, merge, (normalize, lambda), &mut held, at);
-            bad = l.or(bad, merge.to.store::<L, 1, false>(l, &sum, out, at));
-            at += L::N;
-        }
-    } else {
-        while at + U * L::N <= n {
-            let sum = combine::<L, U, DIFFERENCES, PAIRED>(l, merge, at);
-            bad = l.or(bad, merge.to.store::<L, U, PAIRED>(l, &sum, out, at));
-            at += U * L::N;
-        }
-        while at < n {
-            let sum = combine::<L, 1, DIFFERENCES, false>(l, merge, at);
-            bad = l.or(bad, merge.to.store::<L, 1, false>(l, &sum, out, at));
-            at += L::N;
+        Rule::Elect { normalize, lambda } => {
+            let by = (normalize, lambda);
+            if merge.models.len() <= FEW {
+                let mut held = [[l.splat(0.0); U]; FEW];
+                while at + U * L::N <= n {
+                    let sum = elect::<L, U, DIFFERENCES, PAIRED>(l, merge, by, &mut held, at);
+                    bad = l.or(bad, merge.to.store::<L, U, PAIRED>(l, &sum, out, at));
+                    at += U * L::N;
+                }
+            }
+            let mut held = [[l.splat(0.0); 1]; MODELS];
+            while at < n {
+                let sum = elect::<L, 1, DIFFERENCES, false>(l, merge, by, &mut held, at);
+                bad = l.or(bad, merge.to.store::<L, 1, false>(l, &sum, out, at));
+                at += L::N;
+            }
         }
     }
     l.count(bad) > 0
@@ -149,11 +158,12 @@ fn prefetch<L: Lanes, const U: usize>(l: L, merge: &Merge<'_>, at: usize) {
     }
 }
 
-/// Combines `U` vectors from element `at` on by a rule that takes models one after the other.
+/// Combines `U` vectors from element `at` on.
 #[inline(always)]
 fn combine<L: Lanes, const U: usize, const DIFFERENCES: bool, const PAIRED: bool>(
     l: L,
     merge: &Merge<'_>,
+    rule: InTurn,
     at: usize,
 ) -> [L::F; U] {
     if DIFFERENCES {
@@ -161,8 +171,8 @@ fn combine<L: Lanes, const U: usize, const DIFFERENCES: bool, const PAIRED: bool
     }
     let Merge { base, models, .. } = merge;
     let mut sum = [l.splat(0.0); U];
-    match merge.rule {
-        Rule::Average { divisor } => {
+    match rule {
+        InTurn::Average { divisor } => {
             for (t, model) in models.iter().enumerate() {
                 let (x, weight) = (model.source.load::<L, U, PAIRED>(l, at), l.splat(model.weight));
                 for (sum, x) in sum.iter_mut().zip(&x) {
@@ -173,7 +183,7 @@ fn combine<L: Lanes, const U: usize, const DIFFERENCES: bool, const PAIRED: bool
             }
             divide(l, &mut sum, divisor);
         }
-        Rule::Sum { divisor, lambda } => {
+        InTurn::Sum { divisor, lambda } => {
             let b = base.load::<L, U, PAIRED>(l, at);
             for model in *models {
                 let x = weighted::<L, U, DIFFERENCES, PAIRED>(l, model, &b, at);
@@ -184,7 +194,7 @@ fn combine<L: Lanes, const U: usize, const DIFFERENCES: bool, const PAIRED: bool
             divide(l, &mut sum, divisor);
             add_change(l, &mut sum, &b, lambda);
         }
-        Rule::MaxMagnitude { lambda } => {
+        InTurn::MaxMagnitude { lambda } => {
             let b = base.load::<L, U, PAIRED>(l, at);
             for model in *models {
                 let x = change::<L, U, DIFFERENCES, PAIRED>(l, model, &b, at);
@@ -194,8 +204,6 @@ fn combine<L: Lanes, const U: usize, const DIFFERENCES: bool, const PAIRED: bool
             }
             add_change(l, &mut sum, &b, lambda);
         }
-        // See [`elect`].
-        Rule::Elect { .. } => {}
     }
     sum
 }

@@ -22,7 +22,7 @@ mod tests;
 
 pub(super) use columns::{Columns, add_column_deviations};
 pub(super) use lanes::Source;
-pub(super) use merge::{Keep, Merge, Model, Rule, merge, takes};
+pub(super) use merge::{InTurn, Keep, Merge, Model, Rule, merge, takes};
 pub(super) use random::{keep_random, mask_bytes};
 pub(super) use select::{Range, count_differences, count_values};
 
