@@ -47,14 +47,19 @@ pub(super) fn with_bar<T>(wanted: bool, state: impl Fn() -> State + Sync, work: 
         bar.set_style(style.progress_chars("=> "));
     }
     log::set_bar(Some(bar.clone()));
+    let show = || {
+        let State { bytes, of, note } = state();
+        bar.set_length(of);
+        bar.set_position(bytes.min(of));
+        bar.set_message(if note.is_empty() { note } else { note + "  " });
+    };
+    // Before the work, which may be over before a thread has started.
+    show();
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let ticker = scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
-                let State { bytes, of, note } = state();
-                bar.set_length(of);
-                bar.set_position(bytes.min(of));
-                bar.set_message(if note.is_empty() { note } else { note + "  " });
+                show();
                 std::thread::park_timeout(INTERVAL);
             }
         });
