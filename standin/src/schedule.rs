@@ -129,7 +129,7 @@ impl World {
             return Some(stream);
         }
         let lingers = self.schedule.seed / 4 % 2 == 1;
-        let hurried = self.streams.keys().find(|stream| lingers && self.library_is_next(**stream) == Some(false));
+        let hurried = self.streams.keys().find(|stream| lingers && self.next_is_a_librarys(**stream) == Some(false));
         if let Some(stream) = hurried.and_then(|stream| self.holds_up(*stream)) {
             return Some(stream);
         }
@@ -139,7 +139,7 @@ impl World {
         let mut from = if others.is_empty() { ready } else { others };
         if lingers {
             // Whoever looks too early is let look where a library's results are not yet.
-            let quick: Vec<_> = from.iter().copied().filter(|s| self.library_is_next(*s) != Some(true)).collect();
+            let quick: Vec<_> = from.iter().copied().filter(|s| self.next_is_a_librarys(*s) != Some(true)).collect();
             from = if quick.is_empty() { from } else { quick };
         }
         match from.len() {
@@ -201,7 +201,7 @@ impl World {
     }
 
     /// Whether the last of a library's work in a stream is next there; `None` if there is none in it.
-    fn library_is_next(&self, handle: usize) -> Option<bool> {
+    fn next_is_a_librarys(&self, handle: usize) -> Option<bool> {
         let queue = &self.streams.get(&handle)?.queue;
         let has_results = |work: &Work| matches!(work, Work::Call(call) if !call.writes.is_empty());
         queue.iter().rposition(has_results).map(|last| last == 0)
