@@ -44,7 +44,8 @@ pub(crate) fn search(tensor: &TensorPlan, share: f64, lowest: bool) -> Option<Se
     (rank > 0 && rank < tensor.elems).then(|| new(tensor.elems, rank, lowest))
 }
 
-/// Adds counters of searches ([`COUNTERS`](crate::backend::cpu::select::COUNTERS) a model) to the totals, and clears them for the next unit.
+/// Adds counters of searches ([`COUNTERS`](crate::backend::cpu::select::COUNTERS) a model) to the totals, and clears them
+/// for the next unit.
 pub(crate) fn add_counts(totals: &mut [Totals], searches: &[Option<Search>], counts: &mut [Vec<u32>]) {
     for ((totals, counts), search) in totals.iter_mut().zip(counts).zip(searches) {
         if search.is_some() {
