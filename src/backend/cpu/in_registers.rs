@@ -3,7 +3,7 @@
 use super::blend::{Measured, RunFacts, count_nonfinite, load_pruned};
 use super::prune::{Geometry, Mask, Scratch, Sources, StageState};
 use super::real::Real;
-use super::simd::{self, Columns, InTurn, Keep, Level, Merge, Model, Rule, STEP, Source};
+use super::simd::{self, Columns, Divisor, InTurn, Keep, Level, Merge, Model, Rule, STEP, Source};
 use super::stored::{Stored, Widen};
 use super::{BLOCK, vector};
 use crate::backend::{Combine, Prune, Score, Sparsify, philox};
@@ -52,9 +52,9 @@ pub(super) fn blend<C: Widen>(
 fn rule_of(combine: &Combine) -> Option<(Rule, &[f64])> {
     let of = |x: &f64| *x as f32;
     let (rule, weights): (_, &[f64]) = match combine {
-        Combine::Average { weights, divisor } => (InTurn::Average { divisor: of(divisor) }, weights),
+        Combine::Average { weights, divisor } => (InTurn::Average { divisor: Divisor::of(of(divisor)) }, weights),
         Combine::Sum { weights, divisor, lambda } => {
-            (InTurn::Sum { divisor: of(divisor), lambda: of(lambda) }, weights)
+            (InTurn::Sum { divisor: Divisor::of(of(divisor)), lambda: of(lambda) }, weights)
         }
         Combine::MaxMagnitude { lambda } => (InTurn::MaxMagnitude { lambda: of(lambda) }, &[]),
         Combine::Elect { weights, normalize, lambda } => {

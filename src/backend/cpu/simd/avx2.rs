@@ -38,17 +38,14 @@ fn key(x: __m256) -> __m256i {
     unsafe { _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(i32::MAX)) }
 }
 
-/// Rounds to bfloat16, in the high half of each element; what is in the low half does not matter.
+/// Rounds to bfloat16, in the high half of each element; what is in the low half does not matter. A NaN with zeros there stays one.
 #[inline(always)]
 fn nearest_bf16(x: __m256) -> __m256i {
     // SAFETY: only reached through `Avx2`, which is proof of these instructions; no memory is touched.
     unsafe {
         let bits = _mm256_castps_si256(x);
         let last = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-        let nearest = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), last);
-        // A NaN must stay one, also where its payload sits in the bits that go.
-        let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
-        _mm256_blendv_epi8(nearest, _mm256_or_si256(bits, _mm256_set1_epi32(0x40 << 16)), nan)
+        _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), last)
     }
 }
 
@@ -90,10 +87,15 @@ impl Lanes for Avx2 {
         };
         fn to_bf16_pairs(x: [__m256; 2], bytes: &mut [u8], at: usize) -> __m256 = {
             let (even, odd) = (nearest_bf16(x[0]), nearest_bf16(x[1]));
-            let both = _mm256_blend_epi16::<0b1010_1010>(_mm256_srli_epi32::<16>(even), odd);
-            _mm256_storeu_si256(bytes[2 * at..2 * at + 32].as_mut_ptr().cast(), both);
+            let mut both = _mm256_blend_epi16::<0b1010_1010>(_mm256_srli_epi32::<16>(even), odd);
             let exponent = _mm256_set1_epi16(0x7F80);
             let bad = _mm256_cmpeq_epi16(_mm256_and_si256(both, exponent), exponent);
+            if _mm256_movemask_epi8(bad) != 0 {
+                let key = _mm256_and_si256(both, _mm256_set1_epi16(0x7FFF));
+                let quiet = _mm256_or_si256(both, _mm256_set1_epi16(0x40));
+                both = _mm256_blendv_epi8(both, quiet, _mm256_cmpgt_epi16(key, exponent));
+            }
+            _mm256_storeu_si256(bytes[2 * at..2 * at + 32].as_mut_ptr().cast(), both);
             // A flag is a whole lane's.
             _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_setzero_si256(), _mm256_or_si256(bad, _mm256_slli_epi32::<16>(bad))))
         };
@@ -112,6 +114,7 @@ impl Lanes for Avx2 {
         fn sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);
         fn mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
         fn div(a: __m256, b: __m256) -> __m256 = _mm256_div_ps(a, b);
+        fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
         fn less(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_LT_OQ>(a, b);
         fn equal(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b);
         fn is_nan(x: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x);
@@ -234,6 +237,20 @@ impl Lanes for Avx2 {
             let (c0, c1) = (_mm256_fmadd_pd(r0, inverse, q0), _mm256_fmadd_pd(r1, inverse, q1));
             (_mm256_blendv_pd(q0, c0, m0), _mm256_blendv_pd(q1, c1, m1))
         };
+    }
+
+    #[inline(always)]
+    fn all_within<const U: usize>(self, x: &[__m256; U], lo: u32, hi: u32) -> bool {
+        // SAFETY: `self` is only made where the processor has these instructions; no memory is touched.
+        unsafe {
+            let mut above = _mm256_setzero_si256();
+            for x in x {
+                // What is below `lo` wraps round to more than 2³¹.
+                above = _mm256_max_epu32(above, _mm256_sub_epi32(key(*x), _mm256_set1_epi32(lo as i32)));
+            }
+            let last = _mm256_set1_epi32(hi.wrapping_sub(lo).wrapping_sub(1) as i32);
+            _mm256_movemask_epi8(_mm256_cmpeq_epi32(_mm256_max_epu32(above, last), last)) == -1
+        }
     }
 
     #[inline(always)]

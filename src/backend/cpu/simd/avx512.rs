@@ -38,17 +38,15 @@ fn key(x: __m512) -> __m512i {
     unsafe { _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(i32::MAX)) }
 }
 
-/// Rounds to bfloat16, in the high half of each element; what is in the low half does not matter.
+/// Rounds to bfloat16, in the high half of each element; what is in the low half does not matter. A NaN with zeros there stays one.
 #[inline(always)]
 fn nearest_bf16(x: __m512) -> __m512i {
     // SAFETY: only reached through `Avx512`, which is proof of these instructions; no memory is touched.
     unsafe {
         let bits = _mm512_castps_si512(x);
-        let last = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-        let nearest = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), last);
-        // A NaN must stay one, also where its payload sits in the bits that go.
-        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
-        _mm512_mask_or_epi32(nearest, nan, bits, _mm512_set1_epi32(0x40 << 16))
+        let is_odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(1 << 16));
+        let below = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF));
+        _mm512_mask_sub_epi32(below, is_odd, below, _mm512_set1_epi32(-1))
     }
 }
 
@@ -91,10 +89,15 @@ impl Lanes for Avx512 {
             let (even, odd) = (nearest_bf16(x[0]), nearest_bf16(x[1]));
             // The high halves of both: (odd and mask) or (even and not mask).
             let (even, mask) = (_mm512_srli_epi32::<16>(even), _mm512_set1_epi32(!0xFFFF));
-            let both = _mm512_ternarylogic_epi32::<0xCA>(mask, odd, even);
-            _mm512_storeu_si512(bytes[2 * at..2 * at + 64].as_mut_ptr().cast(), both);
+            let mut both = _mm512_ternarylogic_epi32::<0xCA>(mask, odd, even);
             let exponent = _mm512_set1_epi16(0x7F80);
             let bad = _mm512_cmpeq_epi16_mask(_mm512_and_si512(both, exponent), exponent);
+            if bad != 0 {
+                let key = _mm512_and_si512(both, _mm512_set1_epi16(0x7FFF));
+                let quiet = _mm512_or_si512(both, _mm512_set1_epi16(0x40));
+                both = _mm512_mask_mov_epi16(both, _mm512_cmpgt_epi16_mask(key, exponent), quiet);
+            }
+            _mm512_storeu_si512(bytes[2 * at..2 * at + 64].as_mut_ptr().cast(), both);
             (bad | bad >> 16) as __mmask16
         };
         fn to_f16(x: __m512, bytes: &mut [u8], at: usize) -> __mmask16 = {
@@ -111,6 +114,7 @@ impl Lanes for Avx512 {
         fn sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
         fn mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
         fn div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
+        fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
         fn less(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
         fn equal(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b);
         fn is_nan(x: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
@@ -193,6 +197,19 @@ impl Lanes for Avx512 {
             (_mm512_mask3_fmadd_pd(r0, inverse, q0, m0), _mm512_mask3_fmadd_pd(r1, inverse, q1, m1))
         };
     }
+    #[inline(always)]
+    fn all_within<const U: usize>(self, x: &[__m512; U], lo: u32, hi: u32) -> bool {
+        // SAFETY: `self` is only made where the processor has these instructions; no memory is touched.
+        unsafe {
+            let mut above = _mm512_setzero_si512();
+            for x in x {
+                // What is below `lo` wraps round to more than 2³¹.
+                above = _mm512_max_epu32(above, _mm512_sub_epi32(key(*x), _mm512_set1_epi32(lo as i32)));
+            }
+            _mm512_cmpge_epu32_mask(above, _mm512_set1_epi32(hi.wrapping_sub(lo) as i32)) == 0
+        }
+    }
+
     #[inline(always)]
     fn bits(self, bits: &[u8], at: usize) -> __mmask16 {
         u16::from_le_bytes([bits[at / 8], bits[at / 8 + 1]])

@@ -54,11 +54,11 @@ fn add_held<L: Lanes, const HELD: usize>(
     let mut changes = [l.wide_zero(); HELD];
     for i in (at..at + n).step_by(L::N) {
         let [b] = base.load::<L, 1, false>(l, i);
-        base.prefetch::<L, 1>(l, i + row_elems);
+        base.prefetch::<L, 1, false>(l, i + row_elems);
         let mut sum = l.wide_zero();
         for (model, change) in models.iter().zip(&mut changes) {
             let [x] = model.load::<L, 1, false>(l, i);
-            model.prefetch::<L, 1>(l, i + row_elems);
+            model.prefetch::<L, 1, false>(l, i + row_elems);
             *change = l.wide(l.sub(x, b));
             sum = l.wide_add(sum, *change);
         }

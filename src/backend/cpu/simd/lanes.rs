@@ -31,7 +31,8 @@ pub(super) trait Lanes: Copy {
     fn f32(self, bytes: &[u8], at: usize) -> Self::F;
     /// Rounds to bfloat16 at elements `at..at + N`; which results are NaN or infinite.
     fn to_bf16(self, x: Self::F, bytes: &mut [u8], at: usize) -> Self::M;
-    /// Rounds what [`Lanes::bf16_pairs`] took apart, and puts it together; not [`Lanes::none`] if a result is NaN or infinite.
+    /// Rounds what [`Lanes::bf16_pairs`] took apart, and puts it together; not [`Lanes::none`] if a result is NaN or infinite. A NaN
+    /// among `x` has zeros in the bits that go, as one has that arithmetic made, or passed on from bfloat16.
     fn to_bf16_pairs(self, x: [Self::F; 2], bytes: &mut [u8], at: usize) -> Self::M;
     /// Rounds to float16, likewise.
     fn to_f16(self, x: Self::F, bytes: &mut [u8], at: usize) -> Self::M;
@@ -42,6 +43,8 @@ pub(super) trait Lanes: Copy {
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a·b + c, rounded once.
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     fn less(self, a: Self::F, b: Self::F) -> Self::M;
     fn equal(self, a: Self::F, b: Self::F) -> Self::M;
     fn is_nan(self, x: Self::F) -> Self::M;
@@ -49,6 +52,8 @@ pub(super) trait Lanes: Copy {
     fn larger(self, x: Self::F, y: Self::F) -> Self::M;
     /// Whether the bits of |x| are at least `key`, which is at most 2³¹.
     fn reaches(self, x: Self::F, key: u32) -> Self::M;
+    /// Whether all bits of |x| are at least `lo` and below `hi`, which are at most 2³¹.
+    fn all_within<const U: usize>(self, x: &[Self::F; U], lo: u32, hi: u32) -> bool;
     /// Of the bits of |x|: which are at least `lo`, which of those are below `hi`, and which of those are not `pivot`. Bounds are at most
     /// 2³¹.
     fn sift(self, x: Self::F, lo: u32, hi: u32, pivot: u32) -> [Self::M; 3];
@@ -199,9 +204,10 @@ impl<'a> Source<'a> {
 
     /// Asks for the memory of `U` vectors of elements from `at` on, which may lie outside the run: what follows it in its file.
     #[inline(always)]
-    pub(super) fn prefetch<L: Lanes, const U: usize>(&self, l: L, at: usize) {
+    pub(super) fn prefetch<L: Lanes, const U: usize, const PAIRED: bool>(&self, l: L, at: usize) {
         const LINE: usize = 64;
-        let size = self.kind.size();
+        // A number that the compiler knows, so that there is no loop.
+        let size = if PAIRED { Kind::Bf16.size() } else { self.kind.size() };
         for line in (0..U * L::N * size).step_by(LINE) {
             l.prefetch(self.bytes, at * size + line);
         }

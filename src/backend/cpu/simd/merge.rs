@@ -1,5 +1,6 @@
 //! Merging a run of elements: each is loaded, combined and rounded without leaving the registers.
 
+use super::divide::{Divisor, divide};
 use super::for_level;
 use super::lanes::{Kind, Lanes, Source};
 use crate::dtype::Dtype;
@@ -49,8 +50,8 @@ pub(in super::super) enum Rule {
 /// Rules that take models one after the other and look at each once.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) enum InTurn {
-    Average { divisor: f32 },
-    Sum { divisor: f32, lambda: f32 },
+    Average { divisor: Divisor },
+    Sum { divisor: Divisor, lambda: f32 },
     MaxMagnitude { lambda: f32 },
 }
 
@@ -151,10 +152,12 @@ fn by_tiles<L: Lanes, const U: usize, const DIFFERENCES: bool, const PAIRED: boo
 
 /// Asks for what is merged some time after element `at`.
 #[inline(always)]
-fn prefetch<L: Lanes, const U: usize>(l: L, merge: &Merge<'_>, at: usize) {
-    merge.base.prefetch::<L, U>(l, at + merge.ahead);
+fn prefetch<L: Lanes, const U: usize, const PAIRED: bool>(l: L, merge: &Merge<'_>, at: usize) {
+    if !matches!(merge.rule, Rule::InTurn(InTurn::Average { .. })) {
+        merge.base.prefetch::<L, U, PAIRED>(l, at + merge.ahead);
+    }
     for model in merge.models {
-        model.source.prefetch::<L, U>(l, at + merge.ahead);
+        model.source.prefetch::<L, U, PAIRED>(l, at + merge.ahead);
     }
 }
 
@@ -167,18 +170,18 @@ fn combine<L: Lanes, const U: usize, const DIFFERENCES: bool, const PAIRED: bool
     at: usize,
 ) -> [L::F; U] {
     if DIFFERENCES {
-        prefetch::<L, U>(l, merge, at);
+        prefetch::<L, U, PAIRED>(l, merge, at);
     }
     let Merge { base, models, .. } = merge;
     let mut sum = [l.splat(0.0); U];
     match rule {
         InTurn::Average { divisor } => {
             for (t, model) in models.iter().enumerate() {
-                let (x, weight) = (model.source.load::<L, U, PAIRED>(l, at), l.splat(model.weight));
+                let mut x = model.source.load::<L, U, PAIRED>(l, at);
+                scale(l, &mut x, model.weight);
                 for (sum, x) in sum.iter_mut().zip(&x) {
-                    let x = l.mul(weight, *x);
                     // The first is not added to 0, which would make a negative zero of all models a positive one.
-                    *sum = if t == 0 { x } else { l.add(*sum, x) };
+                    *sum = if t == 0 { *x } else { l.add(*sum, *x) };
                 }
             }
             divide(l, &mut sum, divisor);
@@ -218,7 +221,7 @@ fn elect<L: Lanes, const U: usize, const DIFFERENCES: bool, const PAIRED: bool>(
     at: usize,
 ) -> [L::F; U] {
     if DIFFERENCES {
-        prefetch::<L, U>(l, merge, at);
+        prefetch::<L, U, PAIRED>(l, merge, at);
     }
     let Merge { base, models, .. } = merge;
     let zero = l.splat(0.0);
@@ -263,12 +266,7 @@ fn weighted<L: Lanes, const U: usize, const DIFFERENCES: bool, const PAIRED: boo
     at: usize,
 ) -> [L::F; U] {
     let mut x = change::<L, U, DIFFERENCES, PAIRED>(l, model, base, at);
-    if model.weight != 1.0 {
-        let weight = l.splat(model.weight);
-        for x in &mut x {
-            *x = l.mul(weight, *x);
-        }
-    }
+    scale(l, &mut x, model.weight);
     x
 }
 
@@ -319,13 +317,18 @@ fn change<L: Lanes, const U: usize, const DIFFERENCES: bool, const PAIRED: bool>
             *x = l.select(l.reaches(*x, cut), *x, zero);
         }
     }
-    if model.factor != 1.0 {
-        let factor = l.splat(model.factor);
-        for x in &mut x {
+    scale(l, &mut x, model.factor);
+    x
+}
+
+#[inline(always)]
+fn scale<L: Lanes, const U: usize>(l: L, x: &mut [L::F; U], factor: f32) {
+    if factor != 1.0 {
+        let factor = l.splat(factor);
+        for x in x {
             *x = l.mul(*x, factor);
         }
     }
-    x
 }
 
 /// Drops what is not flagged of a pair of vectors.
@@ -333,16 +336,6 @@ fn change<L: Lanes, const U: usize, const DIFFERENCES: bool, const PAIRED: bool>
 fn keep_pair<L: Lanes>(l: L, x: &mut [L::F; 2], flags: [L::M; 2]) {
     let zero = l.splat(0.0);
     *x = [l.select(flags[0], x[0], zero), l.select(flags[1], x[1], zero)];
-}
-
-#[inline(always)]
-fn divide<L: Lanes, const U: usize>(l: L, sum: &mut [L::F; U], divisor: f32) {
-    if divisor != 1.0 {
-        let divisor = l.splat(divisor);
-        for sum in sum {
-            *sum = l.div(*sum, divisor);
-        }
-    }
 }
 
 /// b + λ·d for every d, and b itself (also a negative zero) where nothing changed.

@@ -13,6 +13,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod columns;
+mod divide;
 mod lanes;
 mod merge;
 mod random;
@@ -21,6 +22,7 @@ mod select;
 mod tests;
 
 pub(super) use columns::{Columns, add_column_deviations};
+pub(super) use divide::Divisor;
 pub(super) use lanes::Source;
 pub(super) use merge::{InTurn, Keep, Merge, Model, Rule, merge, takes};
 pub(super) use random::{keep_random, mask_bytes};

@@ -72,8 +72,8 @@ fn four_by_four<L: Lanes, const PAIRED: bool>(
 ) -> usize {
     let mut at = 0;
     while at + 4 * L::N <= n {
-        base.prefetch::<L, 4>(l, at + n);
-        model.prefetch::<L, 4>(l, at + n);
+        base.prefetch::<L, 4, PAIRED>(l, at + n);
+        model.prefetch::<L, 4, PAIRED>(l, at + n);
         let (b, mut x) = (base.load::<L, 4, PAIRED>(l, at), model.load::<L, 4, PAIRED>(l, at));
         for (x, b) in x.iter_mut().zip(&b) {
             *x = l.sub(*x, *b);

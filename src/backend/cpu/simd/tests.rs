@@ -39,6 +39,12 @@ impl Numbers {
         let values: Vec<f32> = (0..elems).map(|_| self.value(wild)).collect();
         let mut bytes = vec![0; elems * dtype.bitsize() / 8];
         f32::narrow(&values, dtype, &mut bytes);
+        if wild && dtype == Dtype::BF16 {
+            // NaN of every payload, which rounding must not carry over into a number.
+            for element in bytes.chunks_exact_mut(2).step_by(23) {
+                element.copy_from_slice(&(0x7F80 | self.next() as u16 & 0x807F).to_le_bytes());
+            }
+        }
         bytes
     }
 }
@@ -253,6 +259,49 @@ fn quotients<L: lanes::Lanes>(l: L, sums: &[f64], n: f64) -> Vec<f64> {
         l.wide_store(l.wide_div(l.wide_load(sums, at), n), &mut out, at);
     }
     out
+}
+
+#[test]
+fn quotients_by_one_divisor_are_correctly_rounded() {
+    let mut numbers = Numbers(9);
+    let mut values: Vec<f32> = (0..8192).map(|_| f32::from_bits(numbers.next() as u32)).collect();
+    // Around every edge of the magnitudes for which a residue is exact, and of f32 itself.
+    for edge in [2_f32.powi(-100), 2_f32.powi(100), f32::MIN_POSITIVE, 0.0, f32::MAX] {
+        values.extend((0..16).map(|i| f32::from_bits(edge.to_bits().saturating_add(i))));
+        values.extend((0..16).map(|i| -f32::from_bits(edge.to_bits().saturating_sub(i))));
+    }
+    // Mantissas of ordinary numbers, which are what the quick way takes.
+    values.extend((0..1 << 23).step_by(97).map(|mantissa| f32::from_bits(0x3F80_0000 | mantissa)));
+    values.resize(values.len().next_multiple_of(64), 1.0);
+    let divisors =
+        [1.0, 3.0, -3.0, 5.0, 7.0, 16.0, 0.75, 1.25, 0.9, 2.1, 1_048_575.0, 1_048_577.0, 2_097_151.0, 1e-30, 1e30];
+    for level in levels() {
+        for by in divisors {
+            let mut out = vec![0.0; values.len()];
+            divide_by(level, &values, Divisor::of(by), &mut out);
+            for (x, quotient) in values.iter().zip(out) {
+                let expected = x / by;
+                let is_same = quotient.to_bits() == expected.to_bits() || quotient.is_nan() && expected.is_nan();
+                assert!(is_same, "{x:e} / {by} gives {quotient:e}, not {expected:e}, {level:?}");
+            }
+        }
+    }
+}
+
+for_level! {
+    fn divide_by(values: &[f32], by: Divisor, out: &mut [f32]) -> () = all_divided;
+}
+
+#[inline(always)]
+fn all_divided<L: lanes::Lanes>(l: L, values: &[f32], by: Divisor, out: &mut [f32]) {
+    let (values, out): (&[u8], &mut [u8]) = (bytemuck::cast_slice(values), bytemuck::cast_slice_mut(out));
+    for at in (0..values.len() / 4).step_by(4 * L::N) {
+        let mut x = [0, 1, 2, 3].map(|u| l.f32(values, at + u * L::N));
+        divide::divide(l, &mut x, by);
+        for (u, x) in x.iter().enumerate() {
+            l.to_f32(*x, out, at + u * L::N);
+        }
+    }
 }
 
 #[test]
