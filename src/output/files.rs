@@ -9,7 +9,7 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, statvfs};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, statfs, statvfs};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::direct::DirectFile;
@@ -71,8 +71,15 @@ impl DataFiles {
             });
         }
         let new = || files.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(f, _)| f);
+        let memory = MemoryFolder::of(folder);
+        let mut promised = 0_u64;
         for data in new() {
-            if let Err(e) = allocate(&data.file, data.bytes) {
+            promised = promised.saturating_add(data.bytes);
+            let allocated = match &memory {
+                Some(memory) => memory.promise(promised).and_then(|()| data.file.set_len(data.bytes)),
+                None => allocate(&data.file, data.bytes),
+            };
+            if let Err(e) = allocated {
                 // What was taken has no content yet: give it back.
                 new().for_each(|f| drop(f.file.set_len(0)));
                 return Err(if is_full(&e) {
@@ -179,6 +186,30 @@ fn allocate(file: &File, bytes: u64) -> std::io::Result<()> {
         Ok(()) => Ok(()),
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => file.set_len(bytes),
         Err(e) => Err(e.into()),
+    }
+}
+
+/// A folder whose files are memory (tmpfs). Blocks taken at once are pages cleared by one thread, a third of a second a gigabyte,
+/// before the first write; taken by the writes, they are not cleared, and by several threads.
+struct MemoryFolder {
+    /// `None` without a limit.
+    free_bytes: Option<u64>,
+}
+
+impl MemoryFolder {
+    /// `None` for a folder on a disk.
+    fn of(folder: &Path) -> Option<Self> {
+        const TMPFS: u64 = 0x0102_1994;
+        let is_memory = statfs(folder).is_ok_and(|s| s.f_type as u64 == TMPFS);
+        let stat = statvfs(folder).ok().filter(|_| is_memory)?;
+        // A file system without a limit says that it has no blocks.
+        let free_bytes = (stat.f_blocks > 0).then(|| stat.f_bavail.saturating_mul(stat.f_frsize));
+        Some(Self { free_bytes })
+    }
+
+    /// Fails as an allocation would, if so many bytes do not fit.
+    fn promise(&self, bytes: u64) -> std::io::Result<()> {
+        if self.free_bytes.is_some_and(|free| free < bytes) { Err(Errno::NOSPC.into()) } else { Ok(()) }
     }
 }
 
