@@ -67,12 +67,24 @@ def merges(run):
         for name in theirs:
             merge = Merge(name, family, run.scratch)
             actions["mergekit:" + name] = lambda merge=merge: merge.mergekit(python) | {"read_bytes": merge.read_bytes}
-    with in_memory(family.weights(0)) as source:
+    with in_memory(family.weights(0), room=2) as source:
         if source:
-            # What a merge, which makes its output durable, cannot be faster than.
+            # What a merge, which makes its output durable, cannot be faster than; and the same without a disk.
             actions["dd to disk"] = lambda: {"seconds": timed(lambda: dd_to_disk(source, os.path.join(run.scratch, "copied")))}
+            actions |= into_memory(run, family, ours, os.path.dirname(source))
         cat(family.weights())  # warms the cache
         run.turns("merges", actions, most={"mergekit:" + name: run.mergekit_runs for name in theirs})
+
+
+def into_memory(run, family, names, memory):
+    """Merges whose outputs are in memory, and a copy that is: actions by name."""
+    written, target = family.weights(0), os.path.join(memory, "copied")
+    actions = {"cp, to memory": lambda: {"seconds": timed(lambda: copy(written, target)), "read_bytes": size_of(written), "out": target}}
+    for name in names:
+        merge = Merge(name, family, run.scratch, out=memory)
+        actions[f"{name}, to memory"] = lambda merge=merge: (
+            merge.merganser(run.merganser, run.merge_options()) | {"read_bytes": merge.read_bytes, "out": merge.out})
+    return actions
 
 
 def cart(run):

@@ -45,7 +45,7 @@ def lines_of(rows):
 
 
 def merges(sessions):
-    head = ["merge", "seconds", "range", "÷ (cat + cp)", "goal", "÷ (with sync)", "memory", "mergekit", "its memory", "÷ merganser", "goal"]
+    head = ["merge", "seconds", "range", "÷ (cat + cp)", "goal", "÷ (with sync)", "÷, to memory", "memory", "mergekit", "its memory", "÷ merganser", "goal"]
     rows, scaled = [head], False
     for name in MERGES:
         ours, theirs = latest(sessions, "merges", name), latest(sessions, "merges", "mergekit:" + name)
@@ -61,16 +61,18 @@ def merges(sessions):
             row[1:4] = [f"{ours.median:.2f}", ours.range(), f"{units['ours']:.2f}"]
             row[4] = f"≤ {goal}" if goal else NOTHING
             row[5] = f"{ours.median / moving(ours.session, ours.samples[0]['read_bytes'], 'cp+sync'):.2f}"
-            row[6] = f"{ours.most('anonymous_bytes') / MIB:.0f} MiB"
+            if inside := latest(sessions, "merges", f"{name}, to memory"):
+                row[6] = f"{inside.median / moving(inside.session, inside.samples[0]['read_bytes'], 'cp, to memory'):.2f}"
+            row[7] = f"{ours.most('anonymous_bytes') / MIB:.0f} MiB"
         if theirs:
-            row[7:9] = [f"{theirs.median:.1f}", f"{theirs.most('anonymous_bytes') / GIB:.1f} GiB"]
+            row[8:10] = [f"{theirs.median:.1f}", f"{theirs.most('anonymous_bytes') / GIB:.1f} GiB"]
         if ours and theirs:
             together = Timed(theirs.session, "merges", name)
             if together:
-                row[9] = f"{theirs.median / together.median:.1f} ×"
+                row[10] = f"{theirs.median / together.median:.1f} ×"
             else:
-                row[9], scaled = f"≈ {units['theirs'] / units['ours']:.1f} ×", True
-        row[10] = f"≥ {faster} ×" if faster else NOTHING
+                row[10], scaled = f"≈ {units['theirs'] / units['ours']:.1f} ×", True
+        row[11] = f"≥ {faster} ×" if faster else NOTHING
         rows.append(row)
     if len(rows) == 1:
         return []
