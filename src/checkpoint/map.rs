@@ -1,4 +1,4 @@
-//! A file mapped into memory on first use, whole and read-only; the one place where merganser maps.
+//! A file mapped into memory on first use, whole and read-only; the one place where merganser maps files.
 #![allow(unsafe_code)]
 
 use super::bus;

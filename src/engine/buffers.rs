@@ -3,6 +3,9 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use memmap2::MmapMut;
+
+use crate::error::{Error, Result};
 use crate::output::direct_alignment;
 
 /// Memory of a fixed capacity for one piece of an output.
@@ -11,16 +14,24 @@ use crate::output::direct_alignment;
 /// file, so that the kernel can take the whole pages of it to the disk without a copy.
 #[derive(Debug)]
 pub(super) struct Buffer {
-    memory: Vec<u8>,
+    memory: MmapMut,
     start: usize,
     len: usize,
 }
 
 impl Buffer {
-    /// An empty buffer for up to this many bytes.
-    pub fn new(bytes: usize) -> Self {
-        // Zeroed by the system, page by page as they are first touched.
-        Self { memory: vec![0; bytes + slack()], start: 0, len: 0 }
+    /// An empty buffer for up to this many bytes. The system zeroes its pages as they are first touched.
+    fn new(bytes: usize) -> Result<Self> {
+        let memory = MmapMut::map_anon(bytes + slack()).map_err(|e| {
+            Error::environment(format!("cannot get {bytes} bytes of memory for what is to be written: {e}"))
+                .hint("give a smaller --memory-budget, or free some memory")
+        })?;
+        // In huge pages, what is written directly is one piece of memory for the disk, and not hundreds of pages to be looked up.
+        #[cfg(target_os = "linux")]
+        if let Err(error) = memory.advise(memmap2::Advice::HugePage) {
+            tracing::debug!(%error, "no huge pages");
+        }
+        Ok(Self { memory, start: 0, len: 0 })
     }
 
     /// Empties it, for content that goes to this offset of a file.
@@ -79,9 +90,11 @@ struct State {
 }
 
 impl Buffers {
-    pub fn new(count: usize, bytes: usize) -> Self {
-        let free = (0..count).map(|_| Buffer::new(bytes)).collect();
-        Self { state: Mutex::new(State { free, closed: false }), freed: Condvar::new() }
+    /// # Errors
+    /// The system has no memory.
+    pub fn new(count: usize, bytes: usize) -> Result<Self> {
+        let free = (0..count).map(|_| Buffer::new(bytes)).collect::<Result<_>>()?;
+        Ok(Self { state: Mutex::new(State { free, closed: false }), freed: Condvar::new() })
     }
 
     /// An empty buffer for content that goes to this offset of a file, once one is free; `None` if the run is being
@@ -124,7 +137,7 @@ mod tests {
 
     #[test]
     fn content_starts_where_its_place_in_the_file_does_within_a_page() {
-        let buffers = Buffers::new(1, 100);
+        let buffers = Buffers::new(1, 100).unwrap();
         for offset in [0, 1, 4096, 4097, 12_345, 65_535, u64::MAX] {
             let mut buffer = buffers.take(offset).unwrap();
             buffer.extend_from_slice(&[1; 60]);
@@ -137,7 +150,7 @@ mod tests {
 
     #[test]
     fn whoever_waits_for_a_buffer_is_woken_when_the_run_stops() {
-        let buffers = Buffers::new(0, 100);
+        let buffers = Buffers::new(0, 100).unwrap();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| buffers.take(0).is_none());
             buffers.close();

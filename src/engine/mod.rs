@@ -71,7 +71,7 @@ pub fn run(plan: &Plan, gpus: Option<&Gpus>, work: &WorkDir, progress: &Progress
     }
     let schedule = Schedule::new(plan, &is_done, stop);
     let tensors: Vec<TensorRun> = plan.tensors.iter().map(TensorRun::new).collect();
-    let buffers = Buffers::new(plan.memory.buffers, plan.memory.buffer_bytes as usize);
+    let buffers = Buffers::new(plan.memory.buffers, plan.memory.buffer_bytes as usize)?;
     let engine = Engine { plan, gpus, work, progress, schedule, is_done, tensors, buffers };
     engine.note_places();
     let (to_writers, pieces) = mpsc::sync_channel(plan.memory.buffers);
