@@ -26,7 +26,7 @@ impl Buffer {
             Error::environment(format!("cannot get {bytes} bytes of memory for what is to be written: {e}"))
                 .hint("give a smaller --memory-budget, or free some memory")
         })?;
-        // In huge pages, what is written directly is one piece of memory for the disk, and not hundreds of pages to be looked up.
+        // In huge pages, what is written directly is one run of memory for the disk, not hundreds of pages to be looked up.
         #[cfg(target_os = "linux")]
         if let Err(error) = memory.advise(memmap2::Advice::HugePage) {
             tracing::debug!(%error, "no huge pages");

@@ -189,8 +189,8 @@ fn allocate(file: &File, bytes: u64) -> std::io::Result<()> {
     }
 }
 
-/// A folder whose files are memory (tmpfs). Blocks taken at once are pages cleared by one thread, a third of a second a gigabyte,
-/// before the first write; taken by the writes, they are not cleared, and by several threads.
+/// A folder whose files are memory (tmpfs). Blocks taken at once are pages that one thread clears before the first write, in
+/// a third of a second a gigabyte; the writes take them without clearing them, by several threads.
 struct MemoryFolder {
     /// `None` without a limit.
     free_bytes: Option<u64>,

@@ -38,7 +38,8 @@ fn key(x: __m256) -> __m256i {
     unsafe { _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(i32::MAX)) }
 }
 
-/// Rounds to bfloat16, in the high half of each element; what is in the low half does not matter. A NaN with zeros there stays one.
+/// Rounds to bfloat16, in the high half of each element; what is in the low half does not matter. A NaN with zeros there
+/// stays one.
 #[inline(always)]
 fn nearest_bf16(x: __m256) -> __m256i {
     // SAFETY: only reached through `Avx2`, which is proof of these instructions; no memory is touched.

@@ -38,7 +38,8 @@ fn key(x: __m512) -> __m512i {
     unsafe { _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(i32::MAX)) }
 }
 
-/// Rounds to bfloat16, in the high half of each element; what is in the low half does not matter. A NaN with zeros there stays one.
+/// Rounds to bfloat16, in the high half of each element; what is in the low half does not matter. A NaN with zeros there
+/// stays one.
 #[inline(always)]
 fn nearest_bf16(x: __m512) -> __m512i {
     // SAFETY: only reached through `Avx512`, which is proof of these instructions; no memory is touched.

@@ -19,10 +19,10 @@ pub(in super::super) struct Divisor {
 }
 
 impl Divisor {
-    /// Let q be x times the rounded inverse, rounded: it is within 3/2 units in its last place of x / d. The residue r = x - q·d is
-    /// exact in a fused operation, and q + r / d, with the rounded inverse again, is within 3/2 · 2⁻²⁴ units of x / d before it is rounded. A
-    /// quotient by an integer below 2ⁿ, times a power of two, is at least 2⁻ⁿ⁻¹ units away from where rounding changes, as it
-    /// never lies there: more than that for n of at most 21.
+    /// Let q be x times the rounded inverse, rounded: it is within 3/2 units in its last place of x / d. The residue
+    /// r = x - q·d is exact in a fused operation, and q + r / d, with the rounded inverse again, is within 3/2 · 2⁻²⁴ units of
+    /// x / d before it is rounded. A quotient by an integer below 2ⁿ, times a power of two, is at least 2⁻ⁿ⁻¹ units away from
+    /// where rounding changes, as it never lies there: more than that for n of at most 21.
     pub fn of(by: f32) -> Self {
         let is_short = by.to_bits() << (32 - (f32::MANTISSA_DIGITS - SHORT_BITS)) == 0;
         let inverse = (is_short && (1.0..=1_048_576.0).contains(&by.abs())).then(|| by.recip());

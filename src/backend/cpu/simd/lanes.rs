@@ -31,8 +31,8 @@ pub(super) trait Lanes: Copy {
     fn f32(self, bytes: &[u8], at: usize) -> Self::F;
     /// Rounds to bfloat16 at elements `at..at + N`; which results are NaN or infinite.
     fn to_bf16(self, x: Self::F, bytes: &mut [u8], at: usize) -> Self::M;
-    /// Rounds what [`Lanes::bf16_pairs`] took apart, and puts it together; not [`Lanes::none`] if a result is NaN or infinite. A NaN
-    /// among `x` has zeros in the bits that go, as one has that arithmetic made, or passed on from bfloat16.
+    /// Rounds what [`Lanes::bf16_pairs`] took apart, and puts it together; not [`Lanes::none`] if a result is NaN or
+    /// infinite. A NaN among `x` has zeros in the bits that go, as one has that arithmetic made, or passed on from bfloat16.
     fn to_bf16_pairs(self, x: [Self::F; 2], bytes: &mut [u8], at: usize) -> Self::M;
     /// Rounds to float16, likewise.
     fn to_f16(self, x: Self::F, bytes: &mut [u8], at: usize) -> Self::M;

@@ -3,8 +3,9 @@
 //!
 //! Written out because the compiler does not get there: blocks of f32 that pass through the cache between one loop and
 //! the next cost two to four times as much. Every operation is the one that the portable loops of [`super::vector`] and
-//! [`super::stored`] do, in the same order and never fused, so that the bits are the same; tests compare them. What is not
-//! covered here (F64 and F8 sources, other processors, the odd elements at an end) is left to those loops.
+//! [`super::stored`] do, in the same order and never fused, so that the bits are the same; tests compare them. Only quotients
+//! have theirs in another way ([`divide`]). What is not covered here (F64 and F8 sources, other processors, the odd elements at
+//! an end) is left to those loops.
 #![allow(unsafe_code)]
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
