@@ -115,7 +115,6 @@ impl Lanes for Avx2 {
         fn sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);
         fn mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
         fn div(a: __m256, b: __m256) -> __m256 = _mm256_div_ps(a, b);
-        fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
         fn less(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_LT_OQ>(a, b);
         fn equal(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b);
         fn is_nan(x: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x);
@@ -238,20 +237,6 @@ impl Lanes for Avx2 {
             let (c0, c1) = (_mm256_fmadd_pd(r0, inverse, q0), _mm256_fmadd_pd(r1, inverse, q1));
             (_mm256_blendv_pd(q0, c0, m0), _mm256_blendv_pd(q1, c1, m1))
         };
-    }
-
-    #[inline(always)]
-    fn all_within<const U: usize>(self, x: &[__m256; U], lo: u32, hi: u32) -> bool {
-        // SAFETY: `self` is only made where the processor has these instructions; no memory is touched.
-        unsafe {
-            let mut above = _mm256_setzero_si256();
-            for x in x {
-                // What is below `lo` wraps round to more than 2³¹.
-                above = _mm256_max_epu32(above, _mm256_sub_epi32(key(*x), _mm256_set1_epi32(lo as i32)));
-            }
-            let last = _mm256_set1_epi32(hi.wrapping_sub(lo).wrapping_sub(1) as i32);
-            _mm256_movemask_epi8(_mm256_cmpeq_epi32(_mm256_max_epu32(above, last), last)) == -1
-        }
     }
 
     #[inline(always)]

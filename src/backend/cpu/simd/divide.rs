@@ -1,14 +1,11 @@
-//! Dividing by one number: a product with its inverse and one step of correction, where that has the same bits.
-//!
-//! A division keeps the unit that does it busy for sixteen cycles a vector of AVX-512, and a mean of three models has little
-//! else to do.
+//! Dividing by one number: a product with its inverse and one step of correction, where that is faster and has the same bits.
 
 use super::lanes::Lanes;
 
 /// Significant bits of a divisor that quotients by products are right for; see [`Divisor::of`].
 const SHORT_BITS: u32 = 21;
 /// Magnitudes between which the residue of a quotient by a [`Divisor`] is exact: 2⁻¹⁰⁰ and 2¹⁰⁰, as bits.
-const EXACT: (u32, u32) = ((127 - 100) << 23, (127 + 100) << 23);
+pub(super) const EXACT: (u32, u32) = ((127 - 100) << 23, (127 + 100) << 23);
 
 /// What sums are divided by.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +16,8 @@ pub(in super::super) struct Divisor {
 }
 
 impl Divisor {
+    /// Takes the inverse where three operations give the quotient, as [`Lanes::div_by_products`] does.
+    ///
     /// Let q be x times the rounded inverse, rounded: it is within 3/2 units in its last place of x / d. The residue
     /// r = x - q·d is exact in a fused operation, and q + r / d, with the rounded inverse again, is within 3/2 · 2⁻²⁴ units of
     /// x / d before it is rounded. A quotient by an integer below 2ⁿ, times a power of two, is at least 2⁻ⁿ⁻¹ units away from
@@ -36,21 +35,13 @@ pub(super) fn divide<L: Lanes, const U: usize>(l: L, sums: &mut [L::F; U], divis
     if divisor.by == 1.0 {
         return;
     }
-    let by = l.splat(divisor.by);
-    // Vectors of eight are divided as fast.
-    if L::N == 16
-        && let Some(inverse) = divisor.inverse
-        && l.all_within(sums, EXACT.0, EXACT.1)
+    if let Some(inverse) = divisor.inverse
+        && l.div_by_products(sums, divisor.by, inverse)
     {
-        let (inverse, negative) = (l.splat(inverse), l.splat(-divisor.by));
-        for x in sums {
-            let quotient = l.mul(*x, inverse);
-            let residue = l.mul_add(quotient, negative, *x);
-            *x = l.mul_add(residue, inverse, quotient);
-        }
-    } else {
-        for x in sums {
-            *x = l.div(*x, by);
-        }
+        return;
+    }
+    let by = l.splat(divisor.by);
+    for x in sums {
+        *x = l.div(*x, by);
     }
 }

@@ -43,8 +43,11 @@ pub(super) trait Lanes: Copy {
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
-    /// a·b + c, rounded once.
-    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// Divides by a number of which [`super::Divisor`] has the inverse, by products, if that is faster here and every element's
+    /// magnitude allows it; else nothing is changed. Whether it was done.
+    fn div_by_products<const U: usize>(self, _x: &mut [Self::F; U], _by: f32, _inverse: f32) -> bool {
+        false
+    }
     fn less(self, a: Self::F, b: Self::F) -> Self::M;
     fn equal(self, a: Self::F, b: Self::F) -> Self::M;
     fn is_nan(self, x: Self::F) -> Self::M;
@@ -52,8 +55,6 @@ pub(super) trait Lanes: Copy {
     fn larger(self, x: Self::F, y: Self::F) -> Self::M;
     /// Whether the bits of |x| are at least `key`, which is at most 2³¹.
     fn reaches(self, x: Self::F, key: u32) -> Self::M;
-    /// Whether all bits of |x| are at least `lo` and below `hi`, which are at most 2³¹.
-    fn all_within<const U: usize>(self, x: &[Self::F; U], lo: u32, hi: u32) -> bool;
     /// Of the bits of |x|: which are at least `lo`, which of those are below `hi`, and which of those are not `pivot`. Bounds are at most
     /// 2³¹.
     fn sift(self, x: Self::F, lo: u32, hi: u32, pivot: u32) -> [Self::M; 3];
