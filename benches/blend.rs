@@ -5,13 +5,12 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use merganser::backend::cpu::blend::{Measured, blend};
-use merganser::backend::cpu::prune::{Geometry, Scratch};
-use merganser::backend::cpu::real::Real;
-use merganser::backend::philox::element_key;
-use merganser::backend::{Combine, Sparsify};
+use merganser::backend::cpu::blend::blend;
+use merganser::backend::cpu::prune::Scratch;
 use merganser::bench::{ELEM_BYTES, Family, MODELS};
 use merganser::dtype::Dtype;
+use merganser::ops::philox::element_key;
+use merganser::ops::{Combine, Geometry, Measured, Real, Sparsify};
 
 /// Elements of a model: five arrays of 32 KiB stay in a core's own cache, five of 32 MiB in none.
 const SIZES: [(&str, usize); 2] = [("in cache", 1 << 14), ("out of cache", 1 << 24)];

@@ -8,8 +8,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use merganser::Result;
 use merganser::backend::cpu::low_rank::{ReadRuns, merge, operations};
 use merganser::backend::cpu::prune::{Scratch, Sources};
-use merganser::backend::{Centre, LowRank, MatrixRule, Rank};
 use merganser::bench::{Family, MODELS};
+use merganser::ops::{Centre, LowRank, MatrixRule, Rank};
 
 const SIDE: u64 = 768;
 

@@ -6,13 +6,14 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use merganser::backend::cpu::blend::{Measured, blend};
-use merganser::backend::cpu::prune::{Geometry, Mask, Scratch, StageState};
-use merganser::backend::cpu::real::Real;
-use merganser::backend::cpu::{BLOCK, SEGMENT};
-use merganser::backend::{Combine, Granularity, Prune, Rescale, Score, Sparsify, philox};
+use merganser::backend::cpu::BLOCK;
+use merganser::backend::cpu::blend::blend;
+use merganser::backend::cpu::prune::Scratch;
 use merganser::bench::{ELEM_BYTES, Family, MODELS};
 use merganser::dtype::Dtype;
+use merganser::ops::{
+    Combine, Geometry, Granularity, Mask, Measured, Prune, Real, Rescale, SEGMENT, Score, Sparsify, StageState, philox,
+};
 
 const ROWS: u64 = 64;
 const COLUMNS: u64 = SEGMENT as u64 / ROWS;

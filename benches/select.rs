@@ -6,10 +6,11 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use merganser::backend::cpu::SEGMENT;
-use merganser::backend::cpu::prune::{Geometry, Scratch, Sources};
-use merganser::backend::cpu::select::{COUNTERS, Cut, Ranked, Search, Totals, count};
+use merganser::backend::cpu::prune::{Scratch, Sources};
+use merganser::backend::cpu::select::count;
 use merganser::bench::{ELEM_BYTES, Family, MODELS};
+use merganser::ops::search::{COUNTERS, Cut, Ranked, Search, Totals};
+use merganser::ops::{Geometry, SEGMENT};
 
 const SIZES: [(&str, usize); 2] = [("in cache", 1 << 17), ("out of cache", 1 << 24)];
 

@@ -6,12 +6,11 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use merganser::backend::Score;
-use merganser::backend::cpu::SEGMENT;
 use merganser::backend::cpu::pairs::{self, SignBits};
-use merganser::backend::cpu::prune::{Geometry, Scratch, Sources};
+use merganser::backend::cpu::prune::{Scratch, Sources};
 use merganser::backend::cpu::stats;
 use merganser::bench::{ELEM_BYTES, Family, MODELS};
+use merganser::ops::{Geometry, SEGMENT, Score};
 
 const SIZES: [(&str, usize); 2] = [("in cache", SEGMENT), ("out of cache", 1 << 24)];
 /// Elements of a row.

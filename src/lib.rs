@@ -52,7 +52,8 @@
 //! | [`methods`] | merging methods and task-vector stages, each as data and one rule |
 //! | [`plan`] | recipe and headers to a plan; reads no tensor data |
 //! | [`engine`] | runs a plan: reads ahead, computes and writes at once, bounded and resumable |
-//! | [`backend`] | the operations that rules are made of, and the CPU that carries them out |
+//! | [`ops`] | the language of a merge: programs and what is measured for them, as data |
+//! | [`backend`] | who carries operations out: the CPU and CUDA devices |
 //! | [`linalg`] | dense linear algebra of low-rank methods |
 //! | [`factors`] | low-rank factors stored instead of their sum, and models rebuilt from them |
 //! | [`output`] | the output's files, built beside it and renamed into place once complete |
@@ -71,6 +72,7 @@ pub mod error;
 pub mod factors;
 pub mod linalg;
 pub mod methods;
+pub mod ops;
 pub mod output;
 pub mod plan;
 pub mod recipe;

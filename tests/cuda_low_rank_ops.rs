@@ -6,13 +6,14 @@ mod cuda_common;
 
 use cuda_common::{DTYPES, Family, Gpu, Random, assert_same, narrow, widen};
 use merganser::backend::cpu::blend::load_pruned;
-use merganser::backend::cpu::prune::{Geometry, Mask, Scratch, StageState};
-use merganser::backend::cpu::real::Real;
+use merganser::backend::cpu::prune::Scratch;
 use merganser::backend::cpu::stored::Widen;
 use merganser::backend::cuda::ops::low_rank::{self, Centring};
 use merganser::backend::cuda::ops::{Place, StageBlob};
-use merganser::backend::{Centre, Granularity, LowRank, MatrixRule, Prune, Rank, Rescale, Score};
 use merganser::dtype::{Dtype, DtypeExt};
+use merganser::ops::{
+    Centre, Geometry, Granularity, LowRank, Mask, MatrixRule, Prune, Rank, Real, Rescale, Score, StageState,
+};
 
 /// A_t of every task, and what they are measured from, by the definition.
 fn expected(

@@ -8,9 +8,9 @@ use super::data::{Family, MODELS, Models};
 use super::{Bench, Unit, rounds};
 use crate::backend::cpu::low_rank::{self, ReadRuns};
 use crate::backend::cpu::prune::{Scratch, Sources};
-use crate::backend::{Centre, LowRank, MatrixRule, Rank};
 use crate::engine::Stop;
 use crate::error::{Error, Result};
+use crate::ops::{Centre, LowRank, MatrixRule, Rank};
 
 /// Names of the limits.
 pub(super) const F32: &str = "matrix product, f32";

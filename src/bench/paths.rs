@@ -6,16 +6,16 @@ use std::time::Instant;
 use super::data::{ELEM_BYTES, Family, MODELS, Models};
 use super::limits::COPY;
 use super::{Bench, Unit, rounds};
-use crate::backend::cpu::SEGMENT;
-use crate::backend::cpu::blend::{Measured, blend};
-use crate::backend::cpu::prune::{Geometry, Scratch, Sources};
-use crate::backend::cpu::select::{COUNTERS, Cut, Ranked, Search, Totals, count};
+use crate::backend::cpu::blend::blend;
+use crate::backend::cpu::prune::{Scratch, Sources};
+use crate::backend::cpu::select::count;
 use crate::backend::cpu::stats;
-use crate::backend::philox::element_key;
-use crate::backend::{Combine, Sparsify, kept_of};
 use crate::dtype::Dtype;
 use crate::engine::{Stop, choose, sample_of};
 use crate::error::Result;
+use crate::ops::philox::element_key;
+use crate::ops::search::{COUNTERS, Cut, Ranked, Search, Totals};
+use crate::ops::{Combine, Geometry, Measured, SEGMENT, Sparsify, kept_of};
 use crate::output::source_digest;
 
 /// The share of elements that trimming and dropping keep.
@@ -206,8 +206,8 @@ fn over_segments(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::backend::cpu::real::Real;
     use crate::backend::cpu::stored::Widen;
+    use crate::ops::Real;
 
     #[test]
     fn the_cuts_that_are_timed_are_the_exact_ones() {

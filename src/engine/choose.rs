@@ -1,9 +1,7 @@
 //! What a stage keeps, once its scores are known: the same choice for a merge and for whoever asks what it would be.
 
-use crate::backend::cpu::prune::{Geometry, Mask};
-use crate::backend::cpu::select::{Cut, Search, Totals};
-use crate::backend::cpu::stats::Sums;
-use crate::backend::{Granularity, Prune, Rescale, kept_of};
+use crate::ops::search::{Cut, Search, Totals};
+use crate::ops::{Geometry, Granularity, Mask, Prune, Rescale, Sums, kept_of};
 use crate::plan::TensorPlan;
 
 /// 1 for the `k` highest (or lowest) scores, 0 for the rest; of equal scores the lower index comes first, and NaN ranks
@@ -44,7 +42,7 @@ pub(crate) fn search(tensor: &TensorPlan, share: f64, lowest: bool) -> Option<Se
     (rank > 0 && rank < tensor.elems).then(|| new(tensor.elems, rank, lowest))
 }
 
-/// Adds counters of searches ([`COUNTERS`](crate::backend::cpu::select::COUNTERS) a model) to the totals, and clears them
+/// Adds counters of searches ([`COUNTERS`](crate::ops::search::COUNTERS) a model) to the totals, and clears them
 /// for the next unit.
 pub(crate) fn add_counts(totals: &mut [Totals], searches: &[Option<Search>], counts: &mut [Vec<u32>]) {
     for ((totals, counts), search) in totals.iter_mut().zip(counts).zip(searches) {

@@ -7,8 +7,8 @@ use faer::MatRef;
 use super::Engine;
 use super::sink::Sink;
 use super::writer::Written;
-use crate::backend::cpu::real::Real;
 use crate::error::Result;
+use crate::ops::Real;
 
 /// Sends the factors of L = left rightᵀ (left m×k, right n×k, orthogonal columns) to the outputs of these two positions.
 pub(super) fn store<C: Real>(

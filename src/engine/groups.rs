@@ -1,8 +1,7 @@
 //! What follows from the norms of several tensors together: which layers or tensors a stage keeps, and what restores a layer's norm.
 
 use super::{Engine, choose};
-use crate::backend::Prune;
-use crate::backend::cpu::stats::Sums;
+use crate::ops::{Prune, Sums};
 
 /// Ranks all layers or tensors by their score, for every model, and keeps the best.
 pub(super) fn rank(engine: &Engine<'_>, stage: usize) {

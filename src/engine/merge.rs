@@ -7,9 +7,9 @@ use std::time::{Instant, SystemTime};
 use serde_json::Value;
 
 use super::{Gpus, Progress, Stop, run};
-use crate::backend::Program;
 use crate::backend::device::CudaDevice;
 use crate::error::Result;
+use crate::ops::Program;
 use crate::output::source_digest::{from_hex, to_hex};
 use crate::output::{Copies, JournalEntry, OpenOptions, Opened, SourceDigests, WorkDir};
 use crate::plan::{Factors, Plan, SourceTensor};

@@ -35,8 +35,8 @@ pub use stop::Stop;
 use std::sync::Mutex;
 use std::sync::mpsc;
 
-use crate::backend::Program;
 use crate::error::Result;
+use crate::ops::Program;
 use crate::output::{JournalEntry, WorkDir};
 use crate::plan::devices::Place;
 use crate::plan::{Plan, TensorPlan};

@@ -3,12 +3,11 @@
 use std::ops::Range;
 
 use super::with_sources;
-use crate::backend::Prune;
-use crate::backend::cpu::SEGMENT;
-use crate::backend::cpu::prune::{Geometry, Scratch, StageState};
+use crate::backend::cpu::prune::Scratch;
 use crate::backend::cpu::stats;
 use crate::backend::cpu::stored::Widen;
 use crate::error::Result;
+use crate::ops::{Geometry, Prune, SEGMENT, StageState};
 use crate::plan::{Plan, TensorPlan};
 
 /// Mean scores of some rows, by model, of the task vectors that `stages` leave.

@@ -2,8 +2,8 @@
 
 use super::Engine;
 use super::groups::{rank, restore};
-use crate::backend::{Combine, Program, Prune};
 use crate::error::{Error, Result};
+use crate::ops::{Combine, Program, Prune};
 use crate::plan::TensorPlan;
 use crate::plan::graph::{Kind, Step};
 

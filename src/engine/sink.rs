@@ -5,9 +5,9 @@ use std::sync::mpsc::SyncSender;
 use super::Engine;
 use super::buffers::Buffer;
 use super::writer::Written;
-use crate::backend::cpu::blend::RunFacts;
 use crate::backend::cpu::stored::Widen;
 use crate::error::{Error, Result};
+use crate::ops::RunFacts;
 use crate::output::{PieceDigests, nonfinite};
 
 /// Pieces of one output tensor.

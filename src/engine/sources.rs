@@ -1,9 +1,9 @@
 //! The stored bytes of a tensor's sources, run by run.
 
-use crate::backend::cpu::SEGMENT;
 use crate::backend::cpu::prune::Sources;
 use crate::backend::cpu::stored::Stored;
 use crate::error::{Error, Result};
+use crate::ops::SEGMENT;
 use crate::plan::{Plan, TensorPlan};
 
 /// The segments of a run that starts at one: their numbers and elements.

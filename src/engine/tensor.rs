@@ -6,14 +6,13 @@ use serde_json::{Map, Value, json};
 
 use super::choose;
 use super::writer::Written;
-use crate::backend::cpu::blend::{Measured, RunFacts};
-use crate::backend::cpu::low_rank::LowRankFacts;
-use crate::backend::cpu::prune::{Geometry, Mask, StageState};
-use crate::backend::cpu::select::{Cut, Search, Totals};
-use crate::backend::cpu::stats::{self, Sums};
-use crate::backend::{Combine, Program, Prune, Sparsify, kept_of};
+use crate::backend::cpu::stats;
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Error, Result};
+use crate::ops::search::{Cut, Search, Totals};
+use crate::ops::{
+    Combine, Geometry, LowRankFacts, Mask, Measured, Program, Prune, RunFacts, Sparsify, StageState, Sums, kept_of,
+};
 use crate::output::source_digest::to_hex;
 use crate::output::{BlockDigests, JournalEntry, Nonfinite, PieceDigests, SourceTensorDigest};
 use crate::plan::{Plan, TensorPlan};

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::backend::Side;
+pub use crate::ops::Side;
 pub use extract::{Extraction, extract};
 pub use store::Store;
 pub(crate) use tasks::task_names;

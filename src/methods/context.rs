@@ -1,7 +1,7 @@
 //! What a method or stage knows when it is asked about one tensor.
 
-use crate::backend::Prune;
 use crate::error::{Error, Result};
+use crate::ops::Prune;
 use crate::recipe::{Listed, Recipe, Stage, Value};
 
 /// One output tensor, for a method.

@@ -2,9 +2,9 @@
 
 use super::context::*;
 use super::spec::*;
-use crate::backend::philox::element_key;
-use crate::backend::{Program, Sparsify};
 use crate::error::Result;
+use crate::ops::philox::element_key;
+use crate::ops::{Program, Sparsify};
 
 pub(super) static LINEAR: MethodSpec = MethodSpec {
     name: "dare_linear",

@@ -4,8 +4,8 @@
 use super::context::*;
 use super::matrices::{is_eligible, mean_change};
 use super::spec::*;
-use crate::backend::{Centre, LowRank, MatrixRule, Program};
 use crate::error::Result;
+use crate::ops::{Centre, LowRank, MatrixRule, Program};
 
 pub(super) static COMMON: MethodSpec = MethodSpec {
     name: "iso_c",

@@ -2,8 +2,8 @@
 
 use super::context::*;
 use super::spec::*;
-use crate::backend::{Granularity, Prune, Rescale, Score};
 use crate::error::{Error, Result};
+use crate::ops::{Granularity, Prune, Rescale, Score};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "lwptv",

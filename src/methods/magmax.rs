@@ -2,8 +2,8 @@
 
 use super::context::*;
 use super::spec::*;
-use crate::backend::{Blend, Combine, Program, Sparsify};
 use crate::error::Result;
+use crate::ops::{Blend, Combine, Program, Sparsify};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "magmax",

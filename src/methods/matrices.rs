@@ -2,8 +2,8 @@
 
 use super::context::*;
 use super::spec::*;
-use crate::backend::{Blend, Combine, Program, Rank, Sparsify};
 use crate::error::Result;
+use crate::ops::{Blend, Combine, Program, Rank, Sparsify};
 use crate::recipe::{Value, compile_patterns};
 
 /// rank_ratio where the recipe gives neither it, `energy` nor `rank`: near CART's optimum.

@@ -2,8 +2,8 @@
 //! the documentation's table and the tests all read.
 
 use super::context::{StageContext, TensorContext};
-use crate::backend::{Program, Prune};
 use crate::error::Result;
+use crate::ops::{Program, Prune};
 
 /// One merging method or task-vector stage, as data.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 use super::context::*;
 use super::matrices::{is_eligible, mean_change};
 use super::spec::*;
-use crate::backend::{Centre, LowRank, MatrixRule, Program};
 use crate::error::Result;
+use crate::ops::{Centre, LowRank, MatrixRule, Program};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "tsv_m",

@@ -2,7 +2,7 @@
 
 use super::TensorPlan;
 use super::graph::StepId;
-use crate::backend::Program;
+use crate::ops::Program;
 
 /// Tensors whose merges are one step of a lane. Which go together follows from their shapes and from the device's memory:
 /// see `engine::lanes`.

@@ -4,9 +4,9 @@ use super::batches::Batch;
 use super::graph::{Graph, Kind, StepId};
 use super::memory::{Lanes, Memory};
 use super::{Plan, TensorPlan};
-use crate::backend::Program;
 use crate::backend::device::CudaDevice;
 use crate::error::Result;
+use crate::ops::Program;
 
 /// Most models that a kernel takes at once.
 pub const MOST_MODELS: usize = 64;

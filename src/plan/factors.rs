@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{Source, SourceTensor, TensorPlan};
-use crate::backend::{Blend, Centre, Combine, LowRank, MatrixRule, Program, Sparsify};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Error, Result};
 use crate::factors::{
     Coefficients, Header, METADATA_KEY, Side, Task, VERSION, factor_name, lora, other_name, task_names,
 };
+use crate::ops::{Blend, Centre, Combine, LowRank, MatrixRule, Program, Sparsify};
 use crate::output::{Content, SmallFile};
 use crate::recipe::{Listed, Others, OutputKind, Recipe};
 

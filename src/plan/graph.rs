@@ -3,11 +3,9 @@
 //! Most tensors take one step. Statistics are steps of their own before the last: cuts, scores of rows and columns, norms.
 //! Steps of one tensor follow each other; ranking layers or tensors waits for the norms of all of them.
 
-use crate::backend::cpu::SEGMENT;
-use crate::backend::cpu::prune::Geometry;
-use crate::backend::cpu::select::Totals;
-use crate::backend::{Combine, Granularity, Program, Prune, Rescale, Sparsify};
 use crate::checkpoint::LayerMap;
+use crate::ops::search::Totals;
+use crate::ops::{Combine, Geometry, Granularity, Program, Prune, Rescale, SEGMENT, Sparsify};
 
 use super::TensorPlan;
 
@@ -254,7 +252,7 @@ pub(super) fn select_bytes(models: u64) -> u64 {
 
 /// Partial sums of norms, before and after pruning.
 pub(super) fn norms_bytes(elems: u64, models: u64) -> u64 {
-    2 * elems.div_ceil(SEGMENT as u64) * models * size_of::<crate::backend::cpu::stats::Sums>() as u64
+    2 * elems.div_ceil(SEGMENT as u64) * models * size_of::<crate::ops::Sums>() as u64
 }
 
 /// Rows that one unit of [`Kind::Rows`] scores.

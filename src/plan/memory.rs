@@ -2,12 +2,12 @@
 
 use super::graph::{norms_bytes, select_bytes};
 use super::{Options, TensorPlan};
-use crate::backend::cpu::prune::{Geometry, Scratch};
-use crate::backend::cpu::select::COUNTERS;
-use crate::backend::cpu::{SEGMENT, low_rank};
+use crate::backend::cpu::low_rank;
+use crate::backend::cpu::prune::Scratch;
 use crate::backend::device::LANE_SLOTS;
-use crate::backend::{Granularity, MatrixRule, Program, Sparsify};
 use crate::error::{Error, Result};
+use crate::ops::search::COUNTERS;
+use crate::ops::{Geometry, Granularity, MatrixRule, Program, SEGMENT, Sparsify};
 use crate::units::format_bytes;
 
 /// Elements of an output buffer, at most and at least. Powers of two, and multiples of [`SEGMENT`].
@@ -109,7 +109,7 @@ impl Memory {
             Scratch::<f32>::bytes(models) + 2 * Scratch::<f64>::bytes(models) + counts + runs + packing + THREAD_BYTES;
         let masks = tensors.iter().map(mask_bytes).max().unwrap_or_default();
         let held_masks: u64 =
-            if tensors.iter().any(|t| t.stages().iter().any(|p| p.rescale != crate::backend::Rescale::None)) {
+            if tensors.iter().any(|t| t.stages().iter().any(|p| p.rescale != crate::ops::Rescale::None)) {
                 tensors.iter().map(mask_bytes).sum()
             } else {
                 masks * (threads as u64 + 1)
@@ -184,7 +184,7 @@ fn stage_bytes(tensor: &TensorPlan) -> u64 {
     }
     if let Program::Blend(blend) = &tensor.program
         && (matches!(blend.sparsify, Sparsify::TopK { rescale: true, .. })
-            || matches!(blend.combine, crate::backend::Combine::Slerp { .. }))
+            || matches!(blend.combine, crate::ops::Combine::Slerp { .. }))
     {
         most = most.max(norms_bytes(tensor.elems, models));
     }

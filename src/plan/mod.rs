@@ -13,11 +13,11 @@ use std::collections::BTreeSet;
 
 use regex::RegexSet;
 
-use crate::backend::{Combine, Program, Prune};
 use crate::checkpoint::{Checkpoint, LayerMap, Shard, Tensor};
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Error, Result};
 use crate::methods::{self, ParamKind, Rule, StageContext, TensorContext};
+use crate::ops::{Combine, Program, Prune};
 use crate::output::{Layout, TensorSpec};
 use crate::recipe::{Listed, ModelRef, Recipe, Value, compile_names, compile_patterns};
 pub use devices::OnDevices;

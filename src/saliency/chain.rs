@@ -4,11 +4,10 @@ use super::jobs::{Jobs, run_of, runs_of};
 use super::measure::in_type_of;
 use super::stage::Chain;
 use super::survey::Run;
-use crate::backend::Rescale;
-use crate::backend::cpu::prune::Geometry;
-use crate::backend::cpu::stats::{self, Sums};
+use crate::backend::cpu::stats;
 use crate::engine::{choose, segments_of, with_sources};
 use crate::error::{Error, Result};
+use crate::ops::{Geometry, Rescale, Sums};
 
 impl Run<'_> {
     /// Norms of what the chain leaves, by tensor of the list and model.

@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use crate::backend::cpu::SEGMENT;
-use crate::backend::cpu::prune::Geometry;
+use crate::ops::{Geometry, SEGMENT};
 use crate::plan::graph::{unit_columns, unit_rows};
 
 /// Elements of a unit: whole segments, few enough that their results may wait.

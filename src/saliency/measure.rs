@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use super::jobs::{Jobs, run_of, runs_of};
 use super::survey::Run;
-use crate::backend::cpu::pairs::{self, Measures};
+use crate::backend::cpu::pairs;
 use crate::engine::{segments_of, stored_bytes, with_sources};
 use crate::error::{Error, Result};
+use crate::ops::pairs::Measures;
 use crate::plan::TensorPlan;
 
 /// Runs `$body` with the worker's buffers for the type that a tensor is computed in.

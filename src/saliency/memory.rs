@@ -5,12 +5,12 @@ use super::ordered::RESULTS_AHEAD;
 use super::report;
 use super::stage::batches;
 use super::survey::{Asked, Options};
-use crate::backend::Granularity;
-use crate::backend::cpu::SEGMENT;
-use crate::backend::cpu::pairs::{Measures, SignBits};
-use crate::backend::cpu::prune::{Geometry, Scratch};
-use crate::backend::cpu::select::{COUNTERS, Totals};
+use crate::backend::cpu::pairs::SignBits;
+use crate::backend::cpu::prune::Scratch;
 use crate::error::{Error, Result};
+use crate::ops::pairs::Measures;
+use crate::ops::search::{COUNTERS, Totals};
+use crate::ops::{Geometry, Granularity, SEGMENT};
 use crate::plan::{Plan, TensorPlan};
 use crate::units::format_bytes;
 
@@ -111,7 +111,7 @@ fn mask_bytes(tensor: &TensorPlan, stage: usize) -> u64 {
         Some(Granularity::Column) => geometry.columns,
         _ => 0,
     };
-    tensor.models.len() as u64 * (units + size_of::<crate::backend::cpu::prune::Mask>() as u64)
+    tensor.models.len() as u64 * (units + size_of::<crate::ops::Mask>() as u64)
 }
 
 /// The most rows or columns that a stage scores of a tensor.

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::stage::Kept;
 use super::survey::{Asked, Survey};
-use crate::backend::cpu::pairs::{Measures, Task};
-use crate::backend::{Granularity, Prune, Rescale, Score};
+use crate::ops::pairs::{Measures, Task};
+use crate::ops::{Granularity, Prune, Rescale, Score};
 
 /// A report.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -5,13 +5,13 @@ use std::sync::{Mutex, PoisonError};
 use super::jobs::{Jobs, cut_columns, cut_rows, run_of, runs_of};
 use super::measure::in_type_of;
 use super::survey::{Asked, Run};
-use crate::backend::cpu::pairs::Measures;
-use crate::backend::cpu::prune::{Geometry, Mask, StageState};
-use crate::backend::cpu::select::{self, COUNTERS, Cut, Ranked, Search, Totals};
-use crate::backend::cpu::stats::{self, Sums};
-use crate::backend::{Granularity, Prune};
+use crate::backend::cpu::select;
+use crate::backend::cpu::stats;
 use crate::engine::{choose, sample_of, scores, segments_of, with_sources};
 use crate::error::{Error, Result};
+use crate::ops::pairs::Measures;
+use crate::ops::search::{COUNTERS, Cut, Ranked, Search, Totals};
+use crate::ops::{Geometry, Granularity, Mask, Prune, StageState, Sums};
 use crate::plan::TensorPlan;
 
 /// Sources of the tensors that are scored and then summed before the next are: the second pass finds them in the kernel's

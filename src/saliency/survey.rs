@@ -6,10 +6,10 @@ use super::memory::{self, Memory};
 use super::ordered::Pool;
 use super::report::Report;
 use super::{measure, stage};
-use crate::backend::{Granularity, Program, Prune};
 use crate::engine::Stop;
 use crate::error::{Error, Result};
 use crate::methods;
+use crate::ops::{Granularity, Program, Prune};
 use crate::plan::{self, Plan, TensorPlan};
 use crate::recipe::{Listed, Output, Parameters, Recipe, Stage};
 

@@ -1,12 +1,11 @@
 //! Merges: every rule, with and without stages, cuts and random words.
 
-use merganser::backend::cpu::blend::{self, Measured, RunFacts};
-use merganser::backend::cpu::prune::{Geometry, Mask, Scratch};
-use merganser::backend::cpu::real::Real;
+use merganser::backend::cpu::blend;
+use merganser::backend::cpu::prune::Scratch;
 use merganser::backend::cpu::stored::Widen;
 use merganser::backend::cuda::ops::{self, Place, StageBlob};
-use merganser::backend::{Sparsify, philox};
 use merganser::dtype::{Dtype, DtypeExt};
+use merganser::ops::{Geometry, Mask, Measured, Real, RunFacts, Sparsify, philox};
 
 use crate::cases::{measured, mixes, rules, stages, takes_pruned};
 use crate::cuda_common::{DTYPES, Family, Gpu, LENGTHS, assert_same, widen};

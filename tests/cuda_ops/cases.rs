@@ -1,10 +1,9 @@
 //! Rules, stages and mixes of types that the operations are tested on.
 
-use merganser::backend::cpu::blend::Measured;
-use merganser::backend::cpu::prune::{Geometry, Mask, StageState};
-use merganser::backend::cpu::real::Real;
-use merganser::backend::{Combine, Granularity, Prune, Rescale, Score, Sparsify};
 use merganser::dtype::Dtype;
+use merganser::ops::{
+    Combine, Geometry, Granularity, Mask, Measured, Prune, Real, Rescale, Score, Sparsify, StageState,
+};
 
 use crate::cuda_common::{DTYPES, Random};
 

@@ -1,12 +1,12 @@
 //! The search for a cut.
 
-use merganser::backend::cpu::prune::{Geometry, Scratch, StageState};
-use merganser::backend::cpu::select::Ranked;
+use merganser::backend::cpu::prune::Scratch;
 use merganser::backend::cpu::stats;
 use merganser::backend::cpu::stored::Widen;
 use merganser::backend::cuda::ops::{self, StageBlob};
-use merganser::backend::{Prune, Score};
 use merganser::dtype::Dtype;
+use merganser::ops::search::Ranked;
+use merganser::ops::{Geometry, Prune, Score, StageState};
 
 use crate::cases::{SCORES, mixes, stages};
 use crate::cuda_common::{Family, Gpu};

@@ -1,12 +1,11 @@
 //! Norms, the angle, and mean scores of rows and columns.
 
-use merganser::backend::cpu::prune::{Geometry, Scratch, StageState};
-use merganser::backend::cpu::real::Real;
+use merganser::backend::cpu::prune::Scratch;
 use merganser::backend::cpu::stats;
 use merganser::backend::cpu::stored::Widen;
 use merganser::backend::cuda::ops::{self, StageBlob};
-use merganser::backend::{Combine, Prune, Score, Sparsify};
 use merganser::dtype::{Dtype, DtypeExt};
+use merganser::ops::{Combine, Geometry, Prune, Real, Score, Sparsify, StageState};
 
 use crate::cases::{SCORES, measured, mixes, stages};
 use crate::cuda_common::{Family, Gpu, assert_same};

@@ -1,43 +1,11 @@
 //! The element-wise merge of a run of elements: widen, prune, sparsify, combine, narrow; block by block in cache.
 
-use super::prune::{self, Geometry, Scratch, Sources, StageState};
-use super::real::Real;
+use super::prune::{self, Scratch, Sources};
 use super::simd::{self, Level};
 use super::stored::{Stored, Widen};
 use super::{BLOCK, in_registers, vector};
-use crate::backend::philox;
-use crate::backend::{Combine, Prune, Sparsify};
 use crate::dtype::Dtype;
-
-/// A [`crate::backend::Blend`] whose statistics have been measured on its tensor.
-#[derive(Debug, Clone)]
-pub struct Measured {
-    /// Rows and columns of the tensor.
-    pub geometry: Geometry,
-    /// Stages with their masks.
-    pub stages: Vec<(Prune, StageState)>,
-    /// What the method drops.
-    pub sparsify: Sparsify,
-    /// Keys of the cut magnitudes, by model, for [`Sparsify::TopK`]; a model that keeps nothing has a key beyond all.
-    pub cuts: Vec<u64>,
-    /// Factors that restore the L1 norm after [`Sparsify::TopK`], by model.
-    pub factors: Vec<f64>,
-    /// How the models are combined.
-    pub combine: Combine,
-    /// Coefficients of θ₀ and of the other model, for [`Combine::Slerp`].
-    pub slerp: (f64, f64),
-}
-
-/// What a merge of a run found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RunFacts {
-    /// Elements that [`Sparsify::Random`] kept, by model.
-    pub kept: Vec<u64>,
-    /// Stored results that are NaN or infinite.
-    pub nonfinite: u64,
-    /// Those of them where every source is finite.
-    pub introduced: u64,
-}
+use crate::ops::{Combine, Geometry, Measured, Prune, Real, RunFacts, Sparsify, StageState, philox};
 
 /// Merges a run and stores it in `out` as `dtype`.
 pub fn blend<C: Widen>(

@@ -1,13 +1,12 @@
 //! Which merges and sums the loops of [`super::simd`] take, and how; they leave the rest to the portable loops.
 
-use super::blend::{Measured, RunFacts, count_nonfinite, load_pruned};
-use super::prune::{Geometry, Mask, Scratch, Sources, StageState};
-use super::real::Real;
+use super::blend::{count_nonfinite, load_pruned};
+use super::prune::{Scratch, Sources};
 use super::simd::{self, Columns, Divisor, InTurn, Keep, Level, Merge, Model, Rule, STEP, Source};
 use super::stored::{Stored, Widen};
 use super::{BLOCK, vector};
-use crate::backend::{Combine, Prune, Score, Sparsify, philox};
 use crate::dtype::Dtype;
+use crate::ops::{Combine, Geometry, Mask, Measured, Prune, Real, RunFacts, Score, Sparsify, StageState, philox};
 
 /// Words that hold a bit for each element of a block.
 const MASK: usize = simd::mask_bytes(BLOCK) / 4;

@@ -11,7 +11,6 @@ pub mod low_rank;
 pub mod pairs;
 pub mod prune;
 pub mod ram;
-pub mod real;
 pub mod select;
 mod simd;
 pub mod stats;
@@ -20,6 +19,3 @@ mod vector;
 
 /// Elements worked on at once: a block of every model's task vector stays in the core's own cache.
 pub const BLOCK: usize = 2048;
-
-/// Elements of one partial sum of a statistic. Chunks are multiples of it, so partial sums do not depend on chunks.
-pub const SEGMENT: usize = 1 << 16;

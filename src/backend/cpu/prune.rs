@@ -1,76 +1,8 @@
 //! Blocks of task vectors, and what `lwptv` stages do to them.
 
-use super::real::Real;
 use super::stored::{Stored, Widen};
 use super::{BLOCK, vector};
-use crate::backend::{Prune, Score};
-
-/// ε of the `relative` score.
-pub const RELATIVE_EPSILON: f64 = 1e-6;
-
-/// How the flat elements of a tensor fall into rows and columns.
-///
-/// A row is an index along dimension 0, a column one along dimension 1; of a tensor with fewer dimensions, both are its
-/// elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Geometry {
-    /// Rows.
-    pub rows: u64,
-    /// Elements of a row.
-    pub row_elems: u64,
-    /// Columns.
-    pub columns: u64,
-    /// Consecutive elements that share row and column.
-    pub inner: u64,
-}
-
-impl Geometry {
-    /// Of a tensor of this shape.
-    pub fn of(shape: &[u64]) -> Self {
-        let n: u64 = shape.iter().product();
-        match shape {
-            [] | [_] => Self { rows: n, row_elems: 1, columns: n, inner: 1 },
-            [rows, columns, rest @ ..] => {
-                let inner = rest.iter().product();
-                Self { rows: *rows, row_elems: columns * inner, columns: *columns, inner }
-            }
-        }
-    }
-
-    /// Elements of a column.
-    pub fn column_elems(&self) -> u64 {
-        (self.rows * self.row_elems).checked_div(self.columns).unwrap_or_default()
-    }
-}
-
-/// What a stage keeps of one model's task vector in one tensor.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Mask {
-    /// Everything.
-    All,
-    /// Nothing.
-    None,
-    /// Rows with a 1.
-    Rows(Vec<u8>),
-    /// Columns with a 1.
-    Columns(Vec<u8>),
-    /// Elements whose score's key is at or beyond the cut.
-    Elements {
-        /// Key of the score at the cut.
-        cut: u64,
-        /// Whether "beyond" means below.
-        lowest: bool,
-    },
-}
-
-/// A stage as measured on one tensor: masks and factors by model.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StageState {
-    /// Masks.
-    pub masks: Vec<Mask>,
-    /// What is kept is multiplied by this.
-    pub factors: Vec<f64>,
-}
+use crate::ops::{Geometry, Mask, Prune, RELATIVE_EPSILON, Real, Score, StageState};
 
 /// The sources of a run of elements of one tensor.
 #[derive(Debug, Clone, Copy)]

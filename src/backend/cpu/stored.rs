@@ -4,8 +4,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use multiversion::multiversion;
 
-use super::real::Real;
 use crate::dtype::Dtype;
+use crate::ops::Real;
 
 /// A run of stored elements, of any alignment.
 #[derive(Debug, Clone, Copy)]

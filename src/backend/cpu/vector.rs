@@ -1,7 +1,7 @@
 //! Vector loops over blocks. Each is compiled for several instruction sets and chosen at run time; since no operation is
 //! fused or reordered, every one of them gives the same bits.
 
-use super::real::Real;
+use crate::ops::Real;
 use multiversion::multiversion;
 
 macro_rules! vectorised {

@@ -7,8 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use super::TO_DEVICE;
 use super::device::Open;
 use super::tensor::{COLUMNS, Path, Tensor, Work, all_paths, compare, compared, work_bytes};
-use crate::backend::cpu::SEGMENT;
-use crate::backend::cpu::blend::Measured;
 use crate::backend::cuda::gpu::Gpu;
 use crate::backend::cuda::lane::{Fetch, Lane, LaneSizes, TURNS};
 use crate::backend::cuda::pool::{Pool, Span};
@@ -16,6 +14,7 @@ use crate::bench::data::{ELEM_BYTES, Family, MODELS, Models};
 use crate::bench::{Bench, Row, Unit, rounds};
 use crate::engine::Stop;
 use crate::error::{Error, Result};
+use crate::ops::{Measured, SEGMENT};
 use crate::output::source_digest;
 
 /// Lanes of a device, bytes of a slot on the way there and elements of a launch: what a merge takes where memory is plenty.

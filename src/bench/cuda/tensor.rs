@@ -1,9 +1,7 @@
 //! One tensor on the device: where its sources and results lie, and what a lane does to merge it.
 
-use crate::backend::cpu::SEGMENT;
-use crate::backend::cpu::blend::{Measured, blend};
-use crate::backend::cpu::prune::{Geometry, Scratch, Sources, StageState};
-use crate::backend::cpu::select::{Cut, Ranked};
+use crate::backend::cpu::blend::blend;
+use crate::backend::cpu::prune::{Scratch, Sources};
 use crate::backend::cpu::stats;
 use crate::backend::cuda::gpu::Gpu;
 use crate::backend::cuda::lane::{Lane, place};
@@ -11,12 +9,15 @@ use crate::backend::cuda::ops::select::{self, SelectState};
 use crate::backend::cuda::ops::sums::{self, Stat};
 use crate::backend::cuda::ops::{self, DeviceSources, Place, StageBlob, Stages};
 use crate::backend::cuda::pool::Span;
-use crate::backend::{Combine, Granularity, Prune, Rescale, Score, Sparsify, kept_of};
 use crate::bench::data::{MODELS, Models};
 use crate::bench::paths::{self, DENSITY};
 use crate::dtype::Dtype;
 use crate::engine::choose;
 use crate::error::{Error, Result};
+use crate::ops::search::{Cut, Ranked};
+use crate::ops::{
+    Combine, Geometry, Granularity, Measured, Prune, Rescale, SEGMENT, Score, Sparsify, StageState, kept_of,
+};
 
 /// Columns of the matrix as which flat data is looked at, for stages that go by rows and columns.
 pub(super) const COLUMNS: usize = 1024;
@@ -157,13 +158,7 @@ impl Tensor<'_> {
     }
 
     /// What a stage keeps of each model.
-    fn masks(
-        &self,
-        lane: &mut Lane,
-        path: &Path,
-        prune: Prune,
-        geometry: Geometry,
-    ) -> Result<Vec<crate::backend::cpu::prune::Mask>> {
+    fn masks(&self, lane: &mut Lane, path: &Path, prune: Prune, geometry: Geometry) -> Result<Vec<crate::ops::Mask>> {
         let (kernels, elems, none) = (self.gpu.kernels(), self.elems as u64, Stages::default());
         let (scratch, out, score) = (self.at(3)?, self.at(4)?, prune.score);
         let units = match prune.granularity {

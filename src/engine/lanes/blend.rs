@@ -6,10 +6,10 @@ use super::LaneWorker;
 use super::output::Pieces;
 use super::sources::Stage;
 use super::stats::runs;
-use crate::backend::cpu::blend::RunFacts;
 use crate::backend::cuda::lane::place;
 use crate::backend::cuda::ops::{self, Place, StageBlob};
 use crate::error::Result;
+use crate::ops::RunFacts;
 use crate::plan::graph::Kind;
 
 impl LaneWorker<'_, '_> {

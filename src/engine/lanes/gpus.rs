@@ -4,11 +4,11 @@ use std::sync::{Mutex, PoisonError};
 
 use super::matrices::{EXPECTED, LEAST, Says, arrange};
 use super::needs::range;
-use crate::backend::Program;
 use crate::backend::cuda::gpu::{Gpu, takeable};
 use crate::backend::cuda::lane::{Lane, LaneSizes};
 use crate::backend::device::CudaDevice;
 use crate::error::{Error, Result};
+use crate::ops::Program;
 use crate::plan::Plan;
 use crate::units::format_bytes;
 

@@ -13,8 +13,6 @@ use super::matrices::{Matrix, needs_of};
 use super::members::{Member, round};
 use super::output::Pieces;
 use super::sources::{Loaded, Stage};
-use crate::backend::cpu::blend::RunFacts;
-use crate::backend::cpu::low_rank::LowRankFacts;
 use crate::backend::cuda::cublas::{Operand, Sides};
 use crate::backend::cuda::cusolver;
 use crate::backend::cuda::gpu::Gpu;
@@ -22,10 +20,10 @@ use crate::backend::cuda::lane::{Lane, place};
 use crate::backend::cuda::ops::DeviceSources;
 use crate::backend::cuda::ops::low_rank::{self as kernels, Centring};
 use crate::backend::cuda::pool::Span;
-use crate::backend::{MatrixRule, Rank};
 use crate::engine::sources::nonfinite_source;
 use crate::engine::{Engine, factors};
 use crate::error::{Error, Kind, Result};
+use crate::ops::{LowRankFacts, MatrixRule, Rank, RunFacts};
 
 /// Spans of a step, in the order of [`Matrix::work`]. Matrix i of a group is task i mod T of tensor ⌊i/T⌋.
 struct Spans {

@@ -7,13 +7,12 @@
 
 use super::needs::{self, Needs, source_bytes};
 use crate::backend::cpu::low_rank;
-use crate::backend::cpu::prune::Geometry;
 use crate::backend::cuda::lane::TURNS;
 use crate::backend::cuda::ops::StageBlob;
 use crate::backend::cuda::ops::low_rank::add_scratch_bytes;
 use crate::backend::cuda::pool::{ALIGN_BYTES, Pool};
-use crate::backend::{MatrixRule, Program};
 use crate::error::Result;
+use crate::ops::{Geometry, MatrixRule, Program};
 use crate::plan::batches::{alike, cut};
 use crate::plan::{Plan, TensorPlan};
 

@@ -4,15 +4,14 @@ use std::collections::VecDeque;
 
 use super::output::Pieces;
 use super::sources::Stage;
-use crate::backend::cpu::prune::Geometry;
 use crate::backend::cuda::gpu::Gpu;
 use crate::backend::cuda::lane::{Lane, place};
 use crate::backend::cuda::ops::low_rank as kernels;
 use crate::backend::cuda::ops::{Place, StageBlob};
 use crate::backend::cuda::pool::Span;
-use crate::backend::{LowRank, Program};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::ops::{Geometry, LowRank, Program};
 use crate::plan::TensorPlan;
 use crate::plan::graph::Kind;
 

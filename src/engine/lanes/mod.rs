@@ -19,14 +19,12 @@ use super::Engine;
 use super::schedule::Taker;
 use super::settle::{settle, stage_of};
 use super::writer::Written;
-use crate::backend::cpu::SEGMENT;
-use crate::backend::cpu::prune::Geometry;
 use crate::backend::cuda::gpu::Gpu;
 use crate::backend::cuda::lane::Lane;
 use crate::backend::cuda::ops::StageBlob;
 use crate::backend::cuda::{error, pool};
-use crate::backend::{MatrixRule, Program};
 use crate::error::{Error, Result};
+use crate::ops::{Geometry, MatrixRule, Program, SEGMENT};
 use crate::plan::graph::{Kind, Step, StepId};
 use crate::plan::{Plan, TensorPlan};
 

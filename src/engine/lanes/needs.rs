@@ -1,12 +1,10 @@
 //! What a step takes of a device's memory, and whether the tensor's sources lie there whole or come in chunks.
 
 use super::matrices::{EXPECTED, needs_by};
-use crate::backend::Program;
-use crate::backend::cpu::SEGMENT;
-use crate::backend::cpu::prune::Geometry;
 use crate::backend::cuda::lane::TURNS;
 use crate::backend::cuda::ops::StageBlob;
 use crate::backend::cuda::pool::Pool;
+use crate::ops::{Geometry, Program, SEGMENT};
 use crate::plan::graph::Kind;
 use crate::plan::{Plan, TensorPlan};
 

@@ -13,9 +13,6 @@ use super::matrices::{Orthogonal, Says, needs_of};
 use super::members::{Member, round};
 use super::output::Pieces;
 use super::sources::Loaded;
-use crate::backend::MatrixRule;
-use crate::backend::cpu::blend::RunFacts;
-use crate::backend::cpu::low_rank::LowRankFacts;
 use crate::backend::cuda::cublas::Sides;
 use crate::backend::cuda::lane::{Lane, place};
 use crate::backend::cuda::ops::DeviceSources;
@@ -23,6 +20,7 @@ use crate::backend::cuda::ops::low_rank::{self as kernels, Centring};
 use crate::engine::sources::nonfinite_source;
 use crate::error::{Error, Kind, Result};
 use crate::linalg::polar::NULL_OF_COMPUTED;
+use crate::ops::{LowRankFacts, MatrixRule, RunFacts};
 
 /// The task vectors of a matrix.
 struct Vectors<'a> {

@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use crate::backend::Program;
-use crate::backend::cpu::blend::RunFacts;
 use crate::backend::cpu::low_rank;
 use crate::backend::cuda::gpu::Gpu;
 use crate::backend::cuda::lane::{Lane, TURNS, place};
@@ -12,6 +10,7 @@ use crate::backend::cuda::pool::Lease;
 use crate::engine::Engine;
 use crate::engine::sources::segments_of;
 use crate::error::{Error, Result};
+use crate::ops::{Program, RunFacts};
 use crate::output::source_digest::block;
 use crate::plan::TensorPlan;
 
@@ -79,7 +78,7 @@ impl Loaded {
                 self.places(stage, turn * sources, 0)?
             } else {
                 // Whole blocks, as they are hashed; the last run ends with the tensor.
-                let end = run.end.next_multiple_of(crate::backend::cpu::SEGMENT as u64).min(stage.tensor.elems);
+                let end = run.end.next_multiple_of(crate::ops::SEGMENT as u64).min(stage.tensor.elems);
                 if self.there < end {
                     let there = self.there;
                     self.send(stage, lane, raw, there..end, (0, 0), true)?;
@@ -135,7 +134,7 @@ impl Loaded {
             let (stored, shard) = engine.plan.stored(at);
             let size = stored.dtype.bitsize() as u64 / 8;
             let span = self.lease.sources[first_span + source];
-            let segment = crate::backend::cpu::SEGMENT as u64;
+            let segment = crate::ops::SEGMENT as u64;
             // As many whole segments as a slot holds; a slot holds one of the widest elements at least.
             let at_once = (lane.up_bytes() as u64 / (segment * size)).max(1) * segment;
             let blocks = &mut self.blocks;

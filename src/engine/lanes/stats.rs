@@ -4,16 +4,13 @@ use std::ops::Range;
 
 use super::LaneWorker;
 use super::sources::Stage;
-use crate::backend::cpu::SEGMENT;
-use crate::backend::cpu::prune::Geometry;
-use crate::backend::cpu::select::{Ranked, Search};
-use crate::backend::cpu::stats::Sums;
 use crate::backend::cuda::lane::{TURNS, place};
 use crate::backend::cuda::ops::select::{SelectState, bins_bytes};
 use crate::backend::cuda::ops::sums::{Stat, scratch_bytes};
 use crate::backend::cuda::ops::{self, StageBlob};
-use crate::backend::{Prune, Rescale, Score};
 use crate::error::Result;
+use crate::ops::search::{Ranked, Search};
+use crate::ops::{Geometry, Prune, Rescale, SEGMENT, Score, Sums};
 use crate::plan::TensorPlan;
 use crate::plan::graph::Kind;
 

@@ -6,10 +6,10 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::Way;
 use super::elements::{Scale, Sums, sums as element_sums};
-use crate::backend::cpu::SEGMENT;
 use crate::backend::cpu::stored::Stored;
 use crate::checkpoint::{Shard, Tensor};
 use crate::error::{Error, Result};
+use crate::ops::SEGMENT;
 
 /// Elements read and widened at a time: what a thread holds of each side where files cannot be mapped.
 const RUN_ELEMS: u64 = SEGMENT as u64;

@@ -2,7 +2,7 @@
 
 use multiversion::multiversion;
 
-use crate::backend::cpu::real::Real;
+use crate::ops::Real;
 
 const LANES: usize = 8;
 

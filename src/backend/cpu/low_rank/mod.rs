@@ -12,14 +12,14 @@ mod truncated;
 #[cfg(test)]
 mod tests;
 
+use crate::ops::{LowRank, LowRankFacts, MatrixRule, Prune, StageState};
 use faer::MatRef;
 use faer::traits::RealField;
 
 use self::panels::Shape;
 use self::task_vectors::TaskVectors;
-use super::prune::{Scratch, Sources, StageState};
+use super::prune::{Scratch, Sources};
 use super::stored::Widen;
-use crate::backend::{LowRank, MatrixRule, Prune};
 use crate::error::Result;
 
 pub use self::truncated::Decomposition;
@@ -41,21 +41,6 @@ pub trait ReadRuns {
     /// # Errors
     /// If a source cannot be read.
     fn run(&mut self, start: u64, len: usize, take: &mut dyn FnMut(&Sources<'_>)) -> Result<()>;
-}
-
-/// What was done to a matrix.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct LowRankFacts {
-    /// Singular triples kept, by model.
-    pub rank: Vec<u64>,
-    /// Σ_{i≤k} σ² / Σ σ², by model.
-    pub energy: Vec<f64>,
-    /// ‖A_t − L_t‖_F / ‖A_t‖_F, measured on what was summed, by model; of truncations only.
-    pub residual: Vec<f64>,
-    /// The arithmetic that the factors come from, `float32` (certified) or `float64`, by model; of truncations only.
-    pub precision: Vec<&'static str>,
-    /// What every singular value was set to; of isotropic merges only.
-    pub singular_value: Option<f64>,
 }
 
 /// Takes the factors (left m×k, right n×k) of the low-rank part of a model, L_t = left rightᵀ. The columns of both are

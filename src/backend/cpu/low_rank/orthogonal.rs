@@ -5,14 +5,13 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
-use super::LowRankFacts;
 use super::panels::{Panel, Shape};
 use super::task_vectors::TaskVectors;
 use crate::backend::cpu::stored::Widen;
-use crate::backend::{LowRank, MatrixRule};
 use crate::error::{Error, Result};
 use crate::linalg::polar::{self, NULL_OF_COMPUTED, polar};
 use crate::linalg::triples::Triples;
+use crate::ops::{LowRank, LowRankFacts, MatrixRule};
 
 /// A change as left · rightᵀ times a number, or as a whole matrix.
 enum Change {

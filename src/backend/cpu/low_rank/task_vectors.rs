@@ -5,13 +5,12 @@ use std::ops::Range;
 use super::ReadRuns;
 use super::elementwise::{add_weighted, centre};
 use super::panels::{Panel, Shape};
+use crate::backend::cpu::BLOCK;
 use crate::backend::cpu::blend::load_pruned;
-use crate::backend::cpu::prune::{Geometry, Scratch, Sources, StageState};
-use crate::backend::cpu::real::Real;
+use crate::backend::cpu::prune::{Scratch, Sources};
 use crate::backend::cpu::stored::Widen;
-use crate::backend::cpu::{BLOCK, SEGMENT};
-use crate::backend::{Centre, LowRank, Prune};
 use crate::error::Result;
+use crate::ops::{Centre, Geometry, LowRank, Prune, Real, SEGMENT, StageState};
 
 /// Task vectors A_t of a matrix, computed in `C` where stages prune them, centred in f64.
 pub struct TaskVectors<'a, C> {

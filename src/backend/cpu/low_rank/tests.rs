@@ -1,11 +1,11 @@
 //! Matrix merges against faer's singular value decomposition in f64.
 #![allow(clippy::unwrap_used)]
 
+use crate::ops::{Centre, LowRankFacts, Rank};
 use faer::Mat;
 
 use super::*;
 use crate::backend::cpu::stored::Stored;
-use crate::backend::{Centre, Rank};
 use crate::dtype::Dtype;
 
 struct Bytes {

@@ -16,16 +16,15 @@ use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::traits::RealField;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
+use super::TakeFactors;
 use super::certificate::{self, Measured};
 use super::elementwise::{add_low_rank, squares};
 use super::panels::Shape;
 use super::task_vectors::TaskVectors;
-use super::{LowRankFacts, TakeFactors};
-use crate::backend::cpu::real::Real;
 use crate::backend::cpu::stored::Widen;
-use crate::backend::{LowRank, Rank};
 use crate::error::{Error, Result};
 use crate::linalg::symmetric::Symmetric;
+use crate::ops::{LowRank, LowRankFacts, Rank, Real};
 
 /// Bytes of Gram matrices that are summed at the same time, about: with more tasks the sources are read again.
 const GRAM_BYTES: u64 = 64 << 20;

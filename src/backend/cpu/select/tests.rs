@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::ops::Score;
+use crate::ops::search::{COUNTERS, Cut, NO_PIVOT, Ranked, Search, Totals, shift_for};
 use proptest::prelude::*;
 
 /// Counts of this machine's instruction set against those of the portable loops, for several ranges.

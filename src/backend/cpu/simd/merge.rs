@@ -40,7 +40,7 @@ pub(in super::super) struct Model<'a> {
     pub factor: f32,
 }
 
-/// How models become one; see [`crate::backend::Combine`].
+/// How models become one; see [`crate::ops::Combine`].
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) enum Rule {
     InTurn(InTurn),

@@ -2,7 +2,7 @@
 
 use super::for_level;
 use super::lanes::Lanes;
-use crate::backend::philox::{MULTIPLIERS, ROUNDS, WEYL};
+use crate::ops::philox::{MULTIPLIERS, ROUNDS, WEYL};
 
 /// Elements whose words come from one turn of the widest loop here.
 const TURN: usize = 128;

@@ -1,15 +1,16 @@
 //! Every instruction set of this machine against the portable loops, bit for bit (any NaN counts as the same).
 #![allow(clippy::unwrap_used)]
 
-use super::super::blend::{Measured, RunFacts, blend_with};
-use super::super::prune::{Geometry, Mask, Scratch, Sources, StageState};
-use super::super::real::Real;
+use super::super::blend::blend_with;
+use super::super::prune::{Scratch, Sources};
 use super::super::select::tests::check_count;
 use super::super::stats::add_column_scores_with;
 use super::super::stored::{Stored, Widen};
 use super::*;
-use crate::backend::{Combine, Granularity, Prune, Rescale, Score, Sparsify};
 use crate::dtype::Dtype;
+use crate::ops::{
+    Combine, Geometry, Granularity, Mask, Measured, Prune, Real, Rescale, RunFacts, Score, Sparsify, StageState,
+};
 
 /// Numbers that are not random (xorshift).
 struct Numbers(u64);
@@ -207,7 +208,7 @@ fn counts_for_a_cut_are_those_of_the_portable_loops() {
 
 #[test]
 fn random_masks_are_the_portable_words_below_the_threshold() {
-    use crate::backend::philox::{fill, threshold};
+    use crate::ops::philox::{fill, threshold};
     for level in levels() {
         for elems in [16, 128, 400, 2048] {
             // Counters that carry into their second word too.

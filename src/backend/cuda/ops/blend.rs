@@ -9,9 +9,8 @@ use super::super::module::{Kernels, arg};
 use super::params::{DeviceSources, Kind, Load, MAX_MODELS, Place, code, of_five, of_two, spread};
 use super::shape::{VECTOR, by_vectors, slots};
 use super::stages::Stages;
-use crate::backend::cpu::blend::Measured;
-use crate::backend::{Combine, Sparsify, philox};
 use crate::error::{Error, Result};
+use crate::ops::{Combine, Measured, Sparsify, philox};
 
 /// `Blend` of blend.cuh.
 #[repr(C)]

@@ -9,9 +9,8 @@ use super::super::module::{Kernels, Shape, arg};
 use super::params::{DeviceSources, Load, of_two, score_code};
 use super::shape::{by_threads, slots};
 use super::stages::Stages;
-use crate::backend::Score;
-use crate::backend::cpu::prune::Geometry;
 use crate::error::Result;
+use crate::ops::{Geometry, Score};
 
 /// `Columns` of columns.cu.
 #[repr(C)]

@@ -10,9 +10,8 @@ use super::super::module::{Kernels, Shape, arg};
 use super::params::{DeviceSources, Kind, Load, MAX_MODELS, Place, code, of_two, spread};
 use super::shape::{THREADS, VECTOR, by_threads, by_vectors, slots};
 use super::stages::Stages;
-use crate::backend::cpu::prune::Geometry;
-use crate::backend::{Centre, LowRank};
 use crate::error::{Error, Result};
+use crate::ops::{Centre, Geometry, LowRank};
 
 /// `Centre` of centre.cu.
 #[repr(C)]

@@ -3,10 +3,9 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::stages::Stages;
-use crate::backend::Score;
-use crate::backend::cpu::prune::Geometry;
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Error, Result};
+use crate::ops::{Geometry, Score};
 
 /// Models that a launch can take.
 pub const MAX_MODELS: usize = 64;

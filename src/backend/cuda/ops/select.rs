@@ -12,10 +12,9 @@ use super::super::module::{Kernels, Shape, arg};
 use super::params::{DeviceSources, Load, of_five, of_two, score_code};
 use super::shape::{THREADS, VECTOR, slots};
 use super::stages::Stages;
-use crate::backend::Score;
-use crate::backend::cpu::prune::Geometry;
-use crate::backend::cpu::select::{Cut, Ranked};
 use crate::error::Result;
+use crate::ops::search::{Cut, Ranked};
+use crate::ops::{Geometry, Score};
 
 /// Counters of a pass and model.
 pub const BINS: usize = 1 << BIN_BITS;

@@ -3,8 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::params::score_code;
-use crate::backend::cpu::prune::{Geometry, Mask, StageState};
-use crate::backend::{Granularity, Prune};
+use crate::ops::{Geometry, Granularity, Mask, Prune, StageState};
 
 /// `Stage` of elementwise.cuh.
 #[repr(C)]
@@ -103,7 +102,7 @@ impl StageBlob {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{Rescale, Score};
+    use crate::ops::{Rescale, Score};
 
     fn prune(score: Score, granularity: Granularity) -> Prune {
         Prune { stage: 0, score, granularity, keep: 0.5, keep_redundant: false, rescale: Rescale::None }

@@ -9,11 +9,9 @@ use super::super::module::{Kernels, Shape, arg};
 use super::params::{DeviceSources, Load, MAX_MODELS, Place, of_two, score_code, spread};
 use super::shape::{by_threads, slots};
 use super::stages::Stages;
-use crate::backend::Score;
-use crate::backend::cpu::prune::Geometry;
-use crate::backend::cpu::stats::Sums;
-use crate::backend::cpu::{BLOCK, SEGMENT};
+use crate::backend::cpu::BLOCK;
 use crate::error::{Error, Result};
+use crate::ops::{Geometry, SEGMENT, Score, Sums};
 
 /// `Sums` of sums.cu.
 #[repr(C)]

@@ -2,11 +2,11 @@
 //! chunks nor device.
 
 /// What two words of the counter are multiplied by in each round.
-pub(super) const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+pub(crate) const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 /// What is added to the key after each round.
-pub(super) const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+pub(crate) const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 /// Rounds.
-pub(super) const ROUNDS: usize = 10;
+pub(crate) const ROUNDS: usize = 10;
 
 /// Ten rounds on one counter.
 #[inline(always)]
@@ -73,7 +73,7 @@ pub fn fill(words: &mut [u32], start: u64, key: [u32; 2]) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::ops::philox::*;
 
     #[test]
     fn philox_gives_the_published_test_vectors() {

@@ -1,6 +1,6 @@
 //! Merges of whole matrices by their singular vectors, as data.
 
-use super::Prune;
+use crate::ops::Prune;
 
 /// A merge of one matrix: what task vectors are measured from, plus λ times what a rule makes of them.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +28,21 @@ impl LowRank {
         let mean = self.weights.iter().sum::<f64>() / self.weights.len() as f64;
         self.weights.iter().map(|w| w / mean).collect()
     }
+}
+
+/// What was done to a matrix.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LowRankFacts {
+    /// Singular triples kept, by model.
+    pub rank: Vec<u64>,
+    /// Σ_{i≤k} σ² / Σ σ², by model.
+    pub energy: Vec<f64>,
+    /// ‖A_t − L_t‖_F / ‖A_t‖_F, measured on what was summed, by model; of truncations only.
+    pub residual: Vec<f64>,
+    /// The arithmetic that the factors come from, `float32` (certified) or `float64`, by model; of truncations only.
+    pub precision: Vec<&'static str>,
+    /// What every singular value was set to; of isotropic merges only.
+    pub singular_value: Option<f64>,
 }
 
 /// What the task vectors of a matrix merge are measured from.

@@ -11,9 +11,9 @@ pub struct Totals {
     /// By group of bins; none where nothing was counted, and at first no groups at all.
     groups: Vec<Option<Box<Group>>>,
     /// Keys beyond the range.
-    pub(super) beyond: u64,
+    pub(crate) beyond: u64,
     /// Keys at the pivot.
-    pub(super) at_pivot: u64,
+    pub(crate) at_pivot: u64,
 }
 
 /// Counters of neighbouring bins.
@@ -57,17 +57,17 @@ impl Totals {
     }
 
     /// How often the first key of a bin came, and how often others.
-    pub(super) fn bin(&self, bin: usize) -> [u64; 2] {
+    pub(crate) fn bin(&self, bin: usize) -> [u64; 2] {
         self.group(bin / GROUP).map_or([0; 2], |group| group.bins[bin % GROUP])
     }
 
     /// Which low bits of a bin's others were 1, and which were 0.
-    pub(super) fn low(&self, bin: usize) -> u32 {
+    pub(crate) fn low(&self, bin: usize) -> u32 {
         self.group(bin / GROUP).map_or(0, |group| group.low[bin % GROUP])
     }
 
     /// Ranges of bins that were counted in, in their order.
-    pub(super) fn counted(&self) -> impl DoubleEndedIterator<Item = std::ops::Range<usize>> {
+    pub(crate) fn counted(&self) -> impl DoubleEndedIterator<Item = std::ops::Range<usize>> {
         let counted = self.groups.iter().enumerate().filter(|(_, group)| group.is_some());
         counted.map(|(number, _)| number * GROUP..(number + 1) * GROUP)
     }

@@ -1,0 +1,62 @@
+//! What has been measured of a tensor before its merge, and what the merge found.
+
+use super::{Combine, Geometry, Prune, Sparsify};
+
+/// What a stage keeps of one model's task vector in one tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Mask {
+    /// Everything.
+    All,
+    /// Nothing.
+    None,
+    /// Rows with a 1.
+    Rows(Vec<u8>),
+    /// Columns with a 1.
+    Columns(Vec<u8>),
+    /// Elements whose score's key is at or beyond the cut.
+    Elements {
+        /// Key of the score at the cut.
+        cut: u64,
+        /// Whether "beyond" means below.
+        lowest: bool,
+    },
+}
+
+/// A stage as measured on one tensor: masks and factors by model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageState {
+    /// Masks.
+    pub masks: Vec<Mask>,
+    /// What is kept is multiplied by this.
+    pub factors: Vec<f64>,
+}
+
+/// A [`super::Blend`] whose statistics have been measured on its tensor.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// Rows and columns of the tensor.
+    pub geometry: Geometry,
+    /// Stages with their masks.
+    pub stages: Vec<(Prune, StageState)>,
+    /// What the method drops.
+    pub sparsify: Sparsify,
+    /// Keys of the cut magnitudes, by model, for [`Sparsify::TopK`]; a model that keeps nothing has a key beyond all.
+    pub cuts: Vec<u64>,
+    /// Factors that restore the L1 norm after [`Sparsify::TopK`], by model.
+    pub factors: Vec<f64>,
+    /// How the models are combined.
+    pub combine: Combine,
+    /// Coefficients of θ₀ and of the other model, for [`Combine::Slerp`].
+    pub slerp: (f64, f64),
+}
+
+/// What a merge of a run found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunFacts {
+    /// Elements that [`Sparsify::Random`] kept, by model.
+    pub kept: Vec<u64>,
+    /// Stored results that are NaN or infinite.
+    pub nonfinite: u64,
+    /// Those of them where every source is finite.
+    pub introduced: u64,
+}
