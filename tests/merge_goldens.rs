@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use merganser::dtype::Dtype;
 use merganser::engine::{self, Progress, Request, Stop};
-use merganser::methods::{ParamDefault, ParamKind};
+use merganser::ops::{ParamDefault, ParamKind};
 use merge_support::goldens::{self, Golden, compare};
 use merge_support::quick_folder;
 use merge_support::tensor::Tensor;

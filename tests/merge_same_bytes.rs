@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use merganser::dtype::Dtype::*;
-use merganser::methods::{ParamKind, find};
+use merganser::methods::find;
+use merganser::ops::ParamKind;
 use merge_support::family::Family;
 use merge_support::recipes::{Text, methods, staged_methods};
 use merge_support::tensor::{Tensor, write_folder};

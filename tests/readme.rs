@@ -1,7 +1,8 @@
 //! The README says what the program does: its recipes are read, its tables compared with the registry.
 #![allow(clippy::unwrap_used)]
 
-use merganser::methods::{ParamDefault, REGISTRY, Role};
+use merganser::methods::REGISTRY;
+use merganser::ops::{ParamDefault, Role};
 use merganser::recipe::parse_bytes;
 
 const README: &str = include_str!("../README.md");

@@ -214,7 +214,7 @@ fn use_all(recipe: &Recipe) {
             }
         }
     }
-    merganser::recipe::compile_patterns(&recipe.copy).unwrap();
+    merganser::recipe::compile_names(&recipe.copy).unwrap();
     assert_eq!(recipe.to_json()["models"].as_array().unwrap().len(), recipe.listed().len());
 }
 

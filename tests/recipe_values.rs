@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use merganser::dtype::Dtype;
-use merganser::methods::{ParamDefault, ParamKind, REGISTRY, Role};
-use merganser::recipe::{Listed, Recipe, Value, parse_bytes};
+use merganser::methods::REGISTRY;
+use merganser::ops::{ParamDefault, ParamKind, Role, Value};
+use merganser::recipe::{Listed, Recipe, parse_bytes};
 use serde_json::json;
 
 fn recipe(text: &str) -> Recipe {
@@ -122,7 +123,7 @@ fn scalars_read_as_in_mergekit() {
     }
     let recipe = recipe("merge_method: cart\nmodels: [{model: b}]\nparameters: {rank: 8.0, eligible: attn}\n");
     assert_eq!(recipe.global("rank", "x", 0.0).unwrap(), Value::Int(8));
-    assert_eq!(recipe.global("eligible", "x", 0.0).unwrap().patterns().unwrap(), ["attn"]);
+    assert_eq!(recipe.global("eligible", "x", 0.0).unwrap().patterns().unwrap().texts(), ["attn"]);
     assert_eq!(recipe.global("energy", "x", 0.0).unwrap(), Value::Absent);
 }
 

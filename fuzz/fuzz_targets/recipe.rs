@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use merganser::recipe::{compile_patterns, parse_bytes};
+use merganser::recipe::{compile_names, parse_bytes};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(recipe) = parse_bytes(bytes) else { return };
@@ -20,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
     }
-    compile_patterns(&recipe.copy).expect("patterns of a valid recipe compile together");
+    compile_names(&recipe.copy).expect("patterns of a valid recipe compile together");
     let json = recipe.to_json();
     assert_eq!(json, recipe.to_json());
     assert_eq!(recipe.listed().len(), json["models"].as_array().map_or(0, Vec::len));

@@ -7,7 +7,8 @@ use super::JsonFlag;
 use super::print::{Align, Table, print, print_json};
 use crate::checkpoint::quoted;
 use crate::error::{Error, Result};
-use crate::methods::{BaseModel, MethodSpec, ParamDefault, ParamKind, ParamSpec, REGISTRY, Role, Scope, find};
+use crate::methods::{REGISTRY, find};
+use crate::ops::{BaseModel, MethodSpec, ParamDefault, ParamKind, ParamSpec, Role, Scope};
 use crate::suggest::nearest;
 
 /// List merging methods and task-vector stages, or show the parameters of one
@@ -74,7 +75,7 @@ fn in_words(spec: &MethodSpec) -> String {
         "base_model",
         match spec.base {
             BaseModel::Required => "required".into(),
-            BaseModel::Optional => "optional".into(),
+            BaseModel::Optional | BaseModel::JoinsByWeight => "optional".into(),
         },
     );
     line(
@@ -165,7 +166,7 @@ fn document(spec: &'static MethodSpec) -> Value {
         "role": match spec.role { Role::Method => "method", Role::Stage => "stage" },
         "summary": spec.summary,
         "source": spec.source,
-        "base_model": match spec.base { BaseModel::Required => "required", BaseModel::Optional => "optional" },
+        "base_model": match spec.base { BaseModel::Required => "required", BaseModel::Optional | BaseModel::JoinsByWeight => "optional" },
         "models": { "min": spec.models.0, "max": spec.models.1 },
         "takes_stages": spec.takes_stages,
         "parameters": spec.parameters.iter().map(parameter).collect::<Vec<_>>(),

@@ -1,10 +1,9 @@
 //! CART (arXiv 2412.12153): task vectors centred on the weight average, low-rank approximated, summed.
 
-use super::context::*;
 use super::matrices::{is_eligible, rank};
-use super::spec::*;
 use crate::error::Result;
-use crate::ops::{Centre, LowRank, MatrixRule, Program};
+use crate::ops::spec::*;
+use crate::ops::{Centre, LowRank, MatrixRule, Program, TensorContext};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "cart",
@@ -14,6 +13,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     base: BaseModel::Optional,
     models: (1, 64),
     takes_stages: true,
+    matrices: Matrices::Factors,
     parameters: &[
         super::WEIGHT,
         ParamSpec {

@@ -1,10 +1,9 @@
 //! DARE (arXiv 2311.03099): drop elements of task vectors at random and rescale, then sum or TIES.
 
-use super::context::*;
-use super::spec::*;
 use crate::error::Result;
 use crate::ops::philox::element_key;
-use crate::ops::{Program, Sparsify};
+use crate::ops::spec::*;
+use crate::ops::{Program, Sparsify, TensorContext};
 
 pub(super) static LINEAR: MethodSpec = MethodSpec {
     name: "dare_linear",
@@ -14,6 +13,7 @@ pub(super) static LINEAR: MethodSpec = MethodSpec {
     base: BaseModel::Required,
     models: (1, 64),
     takes_stages: true,
+    matrices: Matrices::No,
     parameters: PARAMETERS,
     exclusive: &[],
     rule: Rule::Method(linear),
@@ -29,6 +29,7 @@ pub(super) static TIES: MethodSpec = MethodSpec {
     base: BaseModel::Required,
     models: (1, 64),
     takes_stages: true,
+    matrices: Matrices::No,
     parameters: PARAMETERS,
     exclusive: &[],
     rule: Rule::Method(ties),

@@ -1,11 +1,10 @@
 //! Isotropic merging (arXiv 2502.04959): Iso-C flattens the spectrum of the summed task vectors, Iso-CTS that of a common
 //! subspace and of what each task has outside it.
 
-use super::context::*;
 use super::matrices::{is_eligible, mean_change};
-use super::spec::*;
 use crate::error::Result;
-use crate::ops::{Centre, LowRank, MatrixRule, Program};
+use crate::ops::spec::*;
+use crate::ops::{Centre, LowRank, MatrixRule, Program, TensorContext};
 
 pub(super) static COMMON: MethodSpec = MethodSpec {
     name: "iso_c",
@@ -15,6 +14,7 @@ pub(super) static COMMON: MethodSpec = MethodSpec {
     base: BaseModel::Required,
     models: (1, 64),
     takes_stages: true,
+    matrices: Matrices::Whole,
     parameters: &[super::WEIGHT, super::LAMBDA, super::matrices::ELIGIBLE],
     exclusive: &[],
     rule: Rule::Method(|tensor| rule(tensor, |_| Ok(MatrixRule::Isotropic))),
@@ -30,6 +30,7 @@ pub(super) static COMMON_AND_SPECIFIC: MethodSpec = MethodSpec {
     base: BaseModel::Required,
     models: (1, 64),
     takes_stages: true,
+    matrices: Matrices::Whole,
     parameters: &[
         super::WEIGHT,
         super::LAMBDA,

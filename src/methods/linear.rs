@@ -1,18 +1,18 @@
 //! Weighted average of parameters (model soups, arXiv 2203.05482).
 
-use super::context::*;
-use super::spec::*;
 use crate::error::{Error, Result};
-use crate::ops::{Blend, Combine, Program, Sparsify};
+use crate::ops::spec::*;
+use crate::ops::{Blend, Combine, Program, Sparsify, TensorContext};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "linear",
     summary: "Σ w_t θ_t, divided by Σ w_t when `normalize`",
     source: "model soups, arXiv 2203.05482",
     role: Role::Method,
-    base: BaseModel::Optional,
+    base: BaseModel::JoinsByWeight,
     models: (1, 64),
     takes_stages: true,
+    matrices: Matrices::No,
     parameters: &[
         super::WEIGHT,
         ParamSpec {

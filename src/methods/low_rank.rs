@@ -1,10 +1,9 @@
 //! Low-rank task vectors around the base: the uncentred control of CART (arXiv 2412.12153).
 
-use super::context::*;
 use super::matrices::{is_eligible, mean_change, rank};
-use super::spec::*;
 use crate::error::Result;
-use crate::ops::{Centre, LowRank, MatrixRule, Program};
+use crate::ops::spec::*;
+use crate::ops::{Centre, LowRank, MatrixRule, Program, TensorContext};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "low_rank",
@@ -14,6 +13,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     base: BaseModel::Required,
     models: (1, 64),
     takes_stages: true,
+    matrices: Matrices::Factors,
     parameters: &[
         super::WEIGHT,
         ParamSpec {

@@ -1,9 +1,8 @@
 //! LwPTV (arXiv 2506.09093): layer-wise pruned task vectors, a stage in front of any method on task vectors.
 
-use super::context::*;
-use super::spec::*;
 use crate::error::{Error, Result};
-use crate::ops::{Granularity, Prune, Rescale, Score};
+use crate::ops::spec::*;
+use crate::ops::{Granularity, Prune, Rescale, Score, StageContext};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "lwptv",
@@ -13,6 +12,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     base: BaseModel::Required,
     models: (1, 64),
     takes_stages: false,
+    matrices: Matrices::No,
     parameters: &[
         ParamSpec {
             name: "score",

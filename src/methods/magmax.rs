@@ -1,9 +1,8 @@
 //! MagMax (arXiv 2407.06322): per element, the task vector of largest magnitude.
 
-use super::context::*;
-use super::spec::*;
 use crate::error::Result;
-use crate::ops::{Blend, Combine, Program, Sparsify};
+use crate::ops::spec::*;
+use crate::ops::{Blend, Combine, Program, Sparsify, TensorContext};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "magmax",
@@ -13,6 +12,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     base: BaseModel::Required,
     models: (1, 64),
     takes_stages: true,
+    matrices: Matrices::No,
     parameters: &[super::LAMBDA],
     exclusive: &[],
     rule: Rule::Method(rule),

@@ -1,10 +1,8 @@
 //! What methods on whole matrices share: which tensors are eligible, how many singular triples are kept.
 
-use super::context::*;
-use super::spec::*;
 use crate::error::Result;
-use crate::ops::{Blend, Combine, Program, Rank, Sparsify};
-use crate::recipe::{Value, compile_patterns};
+use crate::ops::spec::*;
+use crate::ops::{Blend, Combine, Program, Rank, Sparsify, TensorContext, Value};
 
 /// rank_ratio where the recipe gives neither it, `energy` nor `rank`: near CART's optimum.
 const DEFAULT_RANK_RATIO: f64 = 0.08;
@@ -58,7 +56,7 @@ pub(super) fn rank(tensor: &TensorContext<'_>) -> Result<Rank> {
 /// Whether a tensor is merged as a matrix.
 pub(super) fn is_eligible(tensor: &TensorContext<'_>) -> Result<bool> {
     let is_named = match tensor.global("eligible")?.given() {
-        Some(patterns) => compile_patterns(patterns.patterns()?)?.is_match(tensor.tensor),
+        Some(patterns) => patterns.patterns()?.is_match(tensor.tensor),
         None => is_block_matrix(tensor.tensor),
     };
     Ok(is_named && tensor.shape.len() == 2 && !tensor.shape.contains(&0))

@@ -1,12 +1,6 @@
 //! Merging methods and task-vector stages: one file each, and the registry that everything else iterates.
 
-pub mod context;
-pub mod spec;
-
-pub use context::{StageContext, TensorContext};
-pub use spec::{BaseModel, MethodSpec, ParamDefault, ParamKind, ParamSpec, Role, Rule, Scope};
-
-use crate::recipe::{Listed, Recipe};
+use crate::ops::spec::*;
 
 mod cart;
 mod dare;
@@ -43,24 +37,6 @@ pub static REGISTRY: &[&MethodSpec] = &[
 /// The method or stage of this name.
 pub fn find(name: &str) -> Option<&'static MethodSpec> {
     REGISTRY.iter().copied().find(|spec| spec.name == name)
-}
-
-/// Who takes part in a merge, in model order.
-///
-/// Where θ₀ is not what changes are measured from, a base that the recipe lists among its models is one of them. As in
-/// mergekit, `linear` also averages a base that is not listed where the recipe gives a `weight` to all.
-pub fn participants(recipe: &Recipe) -> Vec<Listed> {
-    let mut listed = recipe.listed();
-    if recipe.method.base == BaseModel::Required {
-        listed.retain(|l| *l != Listed::Base);
-    } else if recipe.method.name == linear::SPEC.name
-        && recipe.base.is_some()
-        && !listed.contains(&Listed::Base)
-        && recipe.global_is_set("weight")
-    {
-        listed.push(Listed::Base);
-    }
-    listed
 }
 
 /// The weight of a model, shared by most methods.

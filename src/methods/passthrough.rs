@@ -1,10 +1,8 @@
 //! One model's tensors as they are, optionally scaled, as mergekit defines it.
 
-use super::context::*;
-use super::spec::*;
 use crate::error::Result;
-use crate::ops::{Blend, Combine, Program, Sparsify};
-use crate::recipe::Value;
+use crate::ops::spec::*;
+use crate::ops::{Blend, Combine, Program, Sparsify, TensorContext, Value};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "passthrough",
@@ -14,6 +12,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     base: BaseModel::Optional,
     models: (1, 1),
     takes_stages: false,
+    matrices: Matrices::No,
     parameters: &[ParamSpec {
         name: "scale",
         kind: ParamKind::Float { min: -1e6, max: 1e6 },
@@ -28,7 +27,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
 };
 
 fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
-    let scale = tensor.each("scale")?;
+    let scale = tensor.values.each("scale")?;
     let factor = scale.first().and_then(Value::given).map_or(Ok(1.0), Value::float)?;
     Ok(Program::Blend(Blend { stages: Vec::new(), sparsify: Sparsify::None, combine: Combine::Scale { factor } }))
 }

@@ -1,9 +1,8 @@
 //! Spherical linear interpolation of two models, as mergekit defines it.
 
-use super::context::*;
-use super::spec::*;
 use crate::error::Result;
-use crate::ops::{Blend, Combine, Program, Sparsify};
+use crate::ops::spec::*;
+use crate::ops::{Blend, Combine, Program, Sparsify, TensorContext};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "slerp",
@@ -13,6 +12,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     base: BaseModel::Required,
     models: (1, 1),
     takes_stages: false,
+    matrices: Matrices::No,
     parameters: &[ParamSpec {
         name: "t",
         kind: ParamKind::Float { min: -1e6, max: 1e6 },

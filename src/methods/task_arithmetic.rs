@@ -1,9 +1,8 @@
 //! Task arithmetic (arXiv 2212.04089): the base plus the scaled, weighted sum of task vectors.
 
-use super::context::*;
-use super::spec::*;
 use crate::error::Result;
-use crate::ops::{Blend, Combine, Program, Sparsify};
+use crate::ops::spec::*;
+use crate::ops::{Blend, Combine, Program, Sparsify, TensorContext};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "task_arithmetic",
@@ -13,6 +12,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     base: BaseModel::Required,
     models: (1, 64),
     takes_stages: true,
+    matrices: Matrices::No,
     parameters: &[super::WEIGHT, super::LAMBDA, NORMALIZE, super::INT8_MASK],
     exclusive: &[],
     rule: Rule::Method(rule),

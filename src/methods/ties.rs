@@ -1,9 +1,8 @@
 //! TIES merging (arXiv 2306.01708): trim, elect signs, merge what agrees.
 
-use super::context::*;
-use super::spec::*;
 use crate::error::Result;
-use crate::ops::{Blend, Combine, Program, Sparsify};
+use crate::ops::spec::*;
+use crate::ops::{Blend, Combine, Program, Sparsify, TensorContext};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "ties",
@@ -13,6 +12,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     base: BaseModel::Required,
     models: (1, 64),
     takes_stages: true,
+    matrices: Matrices::No,
     parameters: &[
         super::WEIGHT,
         DENSITY,

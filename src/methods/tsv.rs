@@ -1,10 +1,9 @@
 //! TSV-M (arXiv 2412.00081): the tasks' leading singular vectors, orthonormalised together so that tasks interfere less.
 
-use super::context::*;
 use super::matrices::{is_eligible, mean_change};
-use super::spec::*;
 use crate::error::Result;
-use crate::ops::{Centre, LowRank, MatrixRule, Program};
+use crate::ops::spec::*;
+use crate::ops::{Centre, LowRank, MatrixRule, Program, TensorContext};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "tsv_m",
@@ -14,6 +13,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     base: BaseModel::Required,
     models: (1, 64),
     takes_stages: true,
+    matrices: Matrices::Whole,
     parameters: &[super::WEIGHT, super::LAMBDA, super::matrices::ELIGIBLE],
     exclusive: &[],
     rule: Rule::Method(rule),

@@ -16,10 +16,9 @@ use regex::RegexSet;
 use crate::checkpoint::{Checkpoint, LayerMap, Shard, Tensor};
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Error, Result};
-use crate::methods::{self, ParamKind, Rule, StageContext, TensorContext};
-use crate::ops::{Combine, Program, Prune};
+use crate::ops::{Combine, ParamKind, Program, Prune, Rule, StageContext, TensorContext, Value};
 use crate::output::{Layout, TensorSpec};
-use crate::recipe::{Listed, ModelRef, Recipe, Value, compile_names, compile_patterns};
+use crate::recipe::{Listed, ModelRef, Recipe, compile_names};
 pub use devices::OnDevices;
 pub use factors::Factors;
 use graph::Graph;
@@ -146,7 +145,7 @@ impl Plan {
     /// # Errors
     /// `Input` for checkpoints that are damaged or do not fit together, and for a memory budget that cannot do.
     pub fn new(recipe: Recipe, options: Options) -> Result<Self> {
-        let participants = methods::participants(&recipe);
+        let participants = recipe.participants();
         let (sources, model_sources) = open_sources(&recipe, &participants)?;
         let reference = &sources[0].checkpoint;
         let layers = LayerMap::new(reference.tensors().iter().map(|t| t.name.as_str()));
@@ -180,7 +179,7 @@ impl Plan {
         let layout = Layout::with_metadata(&specs, options.shard_bytes, &metadata)?;
         let memory = Memory::fit(&tensors, options, Lanes::default())?;
         let graph = Graph::new(&tensors, &layers, memory.chunk_elems);
-        let mut warnings = idle_patterns(&recipe, &sources);
+        let mut warnings = idle_patterns(&recipe, &planner.copied, &sources);
         warnings.extend(factors.iter().flat_map(|f| f.warnings.clone()));
         let devices = None;
         Ok(Self { recipe, options, sources, layers, tensors, factors, layout, graph, memory, devices, warnings })
@@ -225,18 +224,17 @@ impl Plan {
 }
 
 /// Patterns that match no tensor: most likely typing errors.
-fn idle_patterns(recipe: &Recipe, sources: &[Source]) -> Vec<String> {
+fn idle_patterns(recipe: &Recipe, copied: &RegexSet, sources: &[Source]) -> Vec<String> {
     let names = || sources.iter().flat_map(|s| s.checkpoint.tensors()).map(|t| &t.name);
-    let idle = |key: &str, patterns: &[String], set: Result<RegexSet>| -> Vec<String> {
-        let Ok(set) = set else { return Vec::new() };
+    let idle = |key: &str, patterns: &[String], set: &RegexSet| -> Vec<String> {
         let matched: BTreeSet<usize> = names().flat_map(|name| set.matches(name)).collect();
         let missing = (0..patterns.len()).filter(|i| !matched.contains(i));
         missing.map(|i| format!("the pattern `{}` of `{key}` matches no tensor", patterns[i])).collect()
     };
-    let mut warnings = idle("copy", &recipe.copy, compile_names(&recipe.copy));
+    let mut warnings = idle("copy", &recipe.copy, copied);
     for parameter in recipe.method.parameters.iter().filter(|p| p.kind == ParamKind::Patterns) {
         if let Ok(Value::Patterns(patterns)) = recipe.global(parameter.name, "", 0.0) {
-            warnings.extend(idle(parameter.name, &patterns, compile_patterns(&patterns)));
+            warnings.extend(idle(parameter.name, patterns.texts(), patterns.set()));
         }
     }
     warnings
@@ -293,7 +291,8 @@ impl Planner<'_> {
             let Rule::Stage(rule) = stage.spec.rule else {
                 return Err(Error::internal(format!("`{}` is not a stage", stage.spec.name)));
             };
-            let context = StageContext { stage, index, tensor: &tensor.name, t, models: self.participants.len() };
+            let values = stage.values(&tensor.name, t)?;
+            let context = StageContext { index, tensor: &tensor.name, models: self.participants.len(), values };
             stages.extend(rule(&context)?);
         }
         let Rule::Method(rule) = self.recipe.method.rule else {
@@ -301,12 +300,11 @@ impl Planner<'_> {
         };
         let has_stages = !stages.is_empty();
         let program = rule(&TensorContext {
-            recipe: self.recipe,
             tensor: &tensor.name,
             shape: &tensor.shape,
-            t,
             seed: self.options.seed,
-            participants: &self.participants,
+            models: self.participants.len(),
+            values: self.recipe.values(&self.participants, &tensor.name, t)?,
             stages,
         })?;
         let models = self.model_tensors(&tensor.name)?;

@@ -1,6 +1,7 @@
 //! What mergekit's configurations may hold that merganser does not do: told apart from mistakes, by name.
 
-use crate::methods::{self, ParamSpec, Role};
+use crate::methods;
+use crate::ops::{ParamSpec, Role};
 
 /// Top-level keys of mergekit with what to do instead.
 pub(super) const KEYS: [(&str, &str); 5] = [

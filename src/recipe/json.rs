@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::value::Value;
+use super::value::default_of;
 use super::{Listed, Recipe, Stage};
 use crate::dtype::DtypeExt;
+use crate::ops::Value;
 
 pub(super) fn recipe(recipe: &Recipe) -> Json {
     let listed = recipe.listed().into_iter().filter_map(|listed| match listed {
@@ -17,7 +18,7 @@ pub(super) fn recipe(recipe: &Recipe) -> Json {
         .parameters
         .iter()
         .filter(|p| !recipe.parameters.setting(p.name).is_some_and(|s| s.is_total()))
-        .filter_map(|p| Some((p.name.to_string(), Value::default_of(p, recipe.method)?.given()?.to_json())))
+        .filter_map(|p| Some((p.name.to_string(), default_of(p, recipe.method)?.given()?.to_json())))
         .collect();
     let mut all = json!({
         "merge_method": recipe.method.name,
@@ -41,7 +42,7 @@ pub(super) fn recipe(recipe: &Recipe) -> Json {
 fn stage(stage: &Stage) -> Json {
     let mut parameters = Map::new();
     for spec in stage.spec.parameters {
-        let default = Value::default_of(spec, stage.method).filter(|v| *v != Value::Absent).map(|v| v.to_json());
+        let default = default_of(spec, stage.method).filter(|v| *v != Value::Absent).map(|v| v.to_json());
         let json = match (stage.parameters.setting(spec.name), default) {
             (Some(setting), Some(default)) if !setting.is_total() => {
                 // What no filter matches takes the default: the rule that says so.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::methods::{MethodSpec, ParamSpec};
+use crate::ops::{BaseModel, MethodSpec, ParamSpec, Resolved, Scope, Value, Values};
 
 mod dtypes;
 mod foreign;
@@ -25,8 +25,7 @@ mod yaml;
 
 pub use output::{Others, Output, OutputKind};
 pub use parameters::Parameters;
-pub use patterns::{compile_names, compile_patterns};
-pub use value::Value;
+pub use patterns::compile_names;
 
 /// A validated recipe. Paths are resolved; every parameter is known to its method and in range.
 #[derive(Debug, Clone)]
@@ -155,6 +154,44 @@ impl Recipe {
         listed
     }
 
+    /// Who takes part in the merge, in model order.
+    ///
+    /// Where θ₀ is not what changes are measured from, a base that the recipe lists among its models is one of them; see also
+    /// [`BaseModel::JoinsByWeight`].
+    pub fn participants(&self) -> Vec<Listed> {
+        let mut listed = self.listed();
+        match self.method.base {
+            BaseModel::Required => listed.retain(|l| *l != Listed::Base),
+            BaseModel::JoinsByWeight
+                if self.base.is_some() && !listed.contains(&Listed::Base) && self.global_is_set("weight") =>
+            {
+                listed.push(Listed::Base);
+            }
+            BaseModel::Optional | BaseModel::JoinsByWeight => {}
+        }
+        listed
+    }
+
+    /// The values of the method's parameters for one tensor at `t` of the way from the first layer to the last (0 for tensors
+    /// outside the layers). Errors as [`Recipe::global`].
+    pub fn values(&self, participants: &[Listed], tensor: &str, t: f64) -> Result<Values> {
+        let mut values = Values::default();
+        for spec in self.method.parameters {
+            let value = match spec.scope {
+                Scope::Global => Resolved::One(self.global(spec.name, tensor, t)?),
+                Scope::PerModel => {
+                    let of = |listed: &Listed| match listed {
+                        Listed::Base => self.of_base(spec.name, tensor, t),
+                        Listed::Model(i) => self.per_model(*i, spec.name, tensor, t),
+                    };
+                    Resolved::Each(participants.iter().map(of).collect::<Result<_>>()?)
+                }
+            };
+            values.push(spec.name, value);
+        }
+        Ok(values)
+    }
+
     /// The recipe as resolved, for the manifest and for `plan`. Keys are the recipe's; `defaults` holds the values of
     /// the parameters that the recipe does not give for the whole merge.
     pub fn to_json(&self) -> serde_json::Value {
@@ -173,6 +210,15 @@ impl Recipe {
 }
 
 impl Stage {
+    /// The values of the stage's parameters for one tensor, as [`Recipe::values`] for the method's.
+    pub fn values(&self, tensor: &str, t: f64) -> Result<Values> {
+        let mut values = Values::default();
+        for spec in self.spec.parameters {
+            values.push(spec.name, Resolved::One(self.global(spec.name, tensor, t)?));
+        }
+        Ok(values)
+    }
+
     /// The value of one of the stage's parameters, as [`Recipe::global`] for the method's.
     pub fn global(&self, name: &str, tensor: &str, t: f64) -> Result<Value> {
         let spec = spec_of(self.spec, name)?;
@@ -189,7 +235,7 @@ impl Stage {
 
 /// The first of `settings` that has a value, or the default; `None` if the parameter is required and none has.
 fn resolve(settings: &[&Parameters], spec: &ParamSpec, method: &MethodSpec, tensor: &str, t: f64) -> Option<Value> {
-    settings.iter().find_map(|s| s.resolve(spec, tensor, t)).or_else(|| Value::default_of(spec, method))
+    settings.iter().find_map(|s| s.resolve(spec, tensor, t)).or_else(|| value::default_of(spec, method))
 }
 
 fn spec_of(method: &MethodSpec, name: &str) -> Result<&'static ParamSpec> {

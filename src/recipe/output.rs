@@ -6,15 +6,13 @@ use super::reader::{Reader, list_of_names, text};
 use super::yaml::{Entry, quote};
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::Result;
-use crate::methods::{MethodSpec, REGISTRY};
+use crate::methods::REGISTRY;
+use crate::ops::{Matrices, MethodSpec};
 use crate::suggest::nearest;
 
 /// What `output` may be.
 const WORDS: [(&str, OutputKind); 3] =
     [("merged", OutputKind::Merged), ("factors", OutputKind::Factors), ("lora", OutputKind::Lora)];
-
-/// Methods whose programs are sums of low-rank parts.
-const METHODS: [&str; 2] = ["cart", "low_rank"];
 
 /// Keys of `factors`.
 const KEYS: [&str; 3] = ["dtype", "others", "base_model_name_or_path"];
@@ -101,8 +99,8 @@ pub(super) fn read(
     }
     let line = output.map_or(1, |entry| entry.line);
     let word = kind.word();
-    if !METHODS.contains(&method.name) {
-        let able = REGISTRY.iter().map(|m| m.name).filter(|name| METHODS.contains(name));
+    if method.matrices != Matrices::Factors {
+        let able = REGISTRY.iter().filter(|m| m.matrices == Matrices::Factors).map(|m| m.name);
         let message = format!("`output: {word}` stores low-rank parts, and method `{}` makes none", method.name);
         return Err(reader
             .error(line, message)

@@ -6,10 +6,10 @@ use super::foreign;
 use super::patterns;
 use super::reader::{Reader, list_of_names, text};
 use super::scalar::{self, NotNumber, Number};
-use super::value::{Form, Gradient, Rule, Setting, Value};
+use super::value::{Form, Gradient, Rule, Setting};
 use super::yaml::{Data, Entry, Node, quote};
 use crate::error::{Error, Result};
-use crate::methods::{MethodSpec, ParamKind, ParamSpec, Role, Scope};
+use crate::ops::{MethodSpec, ParamKind, ParamSpec, Patterns, Role, Scope, Value};
 use crate::suggest::nearest;
 
 /// Parameter settings by name, in the order of the recipe.
@@ -152,7 +152,7 @@ fn setting(reader: &mut Reader, entry: &Entry, spec: &'static ParamSpec) -> Resu
     }
     let (rules, form) = match &node.data {
         _ if spec.kind == ParamKind::Patterns => {
-            let values = vec![Value::Patterns(patterns::read(reader, node, spec.name)?)];
+            let values = vec![Value::Patterns(Patterns::new(patterns::read(reader, node, spec.name)?)?)];
             (vec![Rule { filter: None, gradient: Gradient { values, list: false } }], Form::Bare)
         }
         Data::Map(entries) => (vec![rule(reader, spec, node, entries)?], Form::OneRule),

@@ -5,13 +5,12 @@ use regex::{RegexBuilder, RegexSet, RegexSetBuilder};
 use super::reader::Reader;
 use super::yaml::{Data, Node, quote};
 use crate::error::{Error, Result};
+use crate::ops::patterns::COMPILED_LIST_BYTES;
 
 /// Most patterns of one list.
 const MOST: usize = 256;
 /// Largest compiled pattern, which also bounds the time that compiling takes.
 const COMPILED_BYTES: usize = 1 << 20;
-/// Largest compiled list of patterns.
-const COMPILED_LIST_BYTES: usize = 1 << 24;
 
 /// Compiles `copy` of a [`Recipe`](super::Recipe), whose patterns match *whole* tensor names: a plain name means itself.
 ///
@@ -19,14 +18,6 @@ const COMPILED_LIST_BYTES: usize = 1 << 24;
 /// Internal, for patterns that did not come from a recipe and do not compile.
 pub fn compile_names(patterns: &[String]) -> Result<RegexSet> {
     compile(patterns).map_err(|e| Error::internal(format!("patterns do not compile: {}", reason(&e))))
-}
-
-/// Compiles a parameter's patterns, which match anywhere in a tensor's name. Errors as [`compile_names`].
-pub fn compile_patterns(patterns: &[String]) -> Result<RegexSet> {
-    RegexSetBuilder::new(patterns)
-        .size_limit(COMPILED_LIST_BYTES)
-        .build()
-        .map_err(|e| Error::internal(format!("patterns do not compile: {}", reason(&e))))
 }
 
 fn compile(patterns: &[String]) -> Result<RegexSet, regex::Error> {
@@ -99,6 +90,7 @@ fn reason(error: &regex::Error) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::ops::Patterns;
 
     #[test]
     fn names_match_as_a_whole_only() {
@@ -119,11 +111,11 @@ mod tests {
 
     #[test]
     fn patterns_match_anywhere_in_a_name() {
-        let set = compile_patterns(&["mlp".into(), "^h\\.".into()]).unwrap();
+        let set = Patterns::new(vec!["mlp".into(), "^h\\.".into()]).unwrap();
         for (name, expected) in [("model.mlp.up", true), ("h.0.attn", true), ("x.h.0.attn", false), ("attn", false)] {
             assert_eq!(set.is_match(name), expected, "{name}");
         }
-        assert!(!compile_patterns(&[]).unwrap().is_match("a"));
+        assert!(!Patterns::new(Vec::new()).unwrap().is_match("a"));
     }
 
     #[test]

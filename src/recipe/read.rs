@@ -8,7 +8,8 @@ use super::yaml::{self, Data, Entry, Node, quote};
 use super::{Model, Parameters, Recipe, Stage, dtypes, foreign, models, output, patterns};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::methods::{self, BaseModel, MethodSpec, ParamDefault, REGISTRY, Role};
+use crate::methods::{self, REGISTRY};
+use crate::ops::{BaseModel, MethodSpec, ParamDefault, Role};
 use crate::suggest::nearest;
 
 /// The keys of a recipe.
@@ -112,7 +113,7 @@ impl<'n> Keys<'n> {
         let counted = match method.base {
             BaseModel::Required => 0,
             // Where the rule does not read the base, a listed base is a model like any other.
-            BaseModel::Optional => usize::from(listing.base.is_some()),
+            BaseModel::Optional | BaseModel::JoinsByWeight => usize::from(listing.base.is_some()),
         };
         check_count(reader, models_at, method, listing.models.len() + counted)?;
         let parameters = match self.get("parameters") {

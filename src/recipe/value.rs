@@ -1,101 +1,17 @@
-//! What a parameter's setting says, and its value for one tensor: filters, then the gradient over layers.
+//! What a parameter's setting says of one tensor: filters, then the gradient over layers.
 
-use crate::error::{Error, Result};
-use crate::methods::{MethodSpec, ParamDefault, ParamKind, ParamSpec};
+use crate::ops::{Matrices, MethodSpec, ParamDefault, ParamKind, ParamSpec, Value};
 
-/// A parameter's value for one tensor.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Value {
-    /// A finite number in the parameter's range.
-    Float(f64),
-    /// A whole number in the parameter's range.
-    Int(i64),
-    /// A truth value.
-    Bool(bool),
-    /// One of the parameter's words.
-    Word(&'static str),
-    /// Regular expressions, each known to compile.
-    Patterns(Vec<String>),
-    /// Not given, and the method has a meaning for that.
-    Absent,
-}
-
-impl Value {
-    /// The number.
-    ///
-    /// # Errors
-    /// Internal, if the parameter is of another kind: a method asks for what its own specification does not declare.
-    pub fn float(&self) -> Result<f64> {
-        match self {
-            Self::Float(v) => Ok(*v),
-            other => Err(other.mismatch("a number")),
-        }
-    }
-
-    /// The whole number. Errors as [`Value::float`].
-    pub fn int(&self) -> Result<i64> {
-        match self {
-            Self::Int(v) => Ok(*v),
-            other => Err(other.mismatch("a whole number")),
-        }
-    }
-
-    /// The truth value. Errors as [`Value::float`].
-    pub fn bool(&self) -> Result<bool> {
-        match self {
-            Self::Bool(v) => Ok(*v),
-            other => Err(other.mismatch("a truth value")),
-        }
-    }
-
-    /// The word. Errors as [`Value::float`].
-    pub fn word(&self) -> Result<&'static str> {
-        match self {
-            Self::Word(v) => Ok(v),
-            other => Err(other.mismatch("a word")),
-        }
-    }
-
-    /// The regular expressions. Errors as [`Value::float`].
-    pub fn patterns(&self) -> Result<&[String]> {
-        match self {
-            Self::Patterns(v) => Ok(v),
-            other => Err(other.mismatch("a list of patterns")),
-        }
-    }
-
-    /// The value, or `None` where it is absent: `value.given().map(Value::float).transpose()`.
-    pub fn given(&self) -> Option<&Self> {
-        (*self != Self::Absent).then_some(self)
-    }
-
-    /// What a parameter is where a recipe with this method does not give it; `None` if it must.
-    pub fn default_of(spec: &ParamSpec, method: &MethodSpec) -> Option<Self> {
-        match spec.default {
-            ParamDefault::Required => None,
-            ParamDefault::Absent => Some(Self::Absent),
-            ParamDefault::Float(v) => Some(Self::Float(v)),
-            ParamDefault::Bool(v) => Some(Self::Bool(v)),
-            ParamDefault::Word(v) => Some(Self::Word(v)),
-            ParamDefault::ByMethod { matrices, others } => {
-                Some(Self::Word(if method.merges_matrices() { matrices } else { others }))
-            }
-        }
-    }
-
-    fn mismatch(&self, expected: &str) -> Error {
-        Error::internal(format!("a method asked for {expected} and its parameter is {self:?}"))
-    }
-
-    /// As JSON; `null` for absent.
-    pub(super) fn to_json(&self) -> serde_json::Value {
-        match self {
-            Self::Float(v) => (*v).into(),
-            Self::Int(v) => (*v).into(),
-            Self::Bool(v) => (*v).into(),
-            Self::Word(v) => (*v).into(),
-            Self::Patterns(v) => v.clone().into(),
-            Self::Absent => serde_json::Value::Null,
+/// What a parameter is where a recipe with this method does not give it; `None` if it must.
+pub(super) fn default_of(spec: &ParamSpec, method: &MethodSpec) -> Option<Value> {
+    match spec.default {
+        ParamDefault::Required => None,
+        ParamDefault::Absent => Some(Value::Absent),
+        ParamDefault::Float(v) => Some(Value::Float(v)),
+        ParamDefault::Bool(v) => Some(Value::Bool(v)),
+        ParamDefault::Word(v) => Some(Value::Word(v)),
+        ParamDefault::ByMethod { matrices, others } => {
+            Some(Value::Word(if method.matrices != Matrices::No { matrices } else { others }))
         }
     }
 }

@@ -89,7 +89,7 @@ impl Survey {
             let (spec, parameters) = (find(STAGE)?, Parameters::default());
             recipe.stages.push(Stage { spec, parameters, method });
         }
-        let tasks: Vec<String> = (methods::participants(&recipe).iter())
+        let tasks: Vec<String> = (recipe.participants().iter())
             .filter_map(|listed| match listed {
                 Listed::Model(i) => Some(recipe.models[*i].model.written.clone()),
                 Listed::Base => None,

@@ -1,6 +1,7 @@
 //! Recipes: one for every method of the registry, made from what it declares of itself.
 
-use merganser::methods::{BaseModel, MethodSpec, ParamDefault, ParamKind, ParamSpec, REGISTRY, Role};
+use merganser::methods::REGISTRY;
+use merganser::ops::{BaseModel, MethodSpec, ParamDefault, ParamKind, ParamSpec, Role};
 
 use super::family::name;
 

@@ -1,9 +1,8 @@
 //! What a merging method or task-vector stage declares of itself: the data that the command line, recipe validation,
 //! the documentation's table and the tests all read.
 
-use super::context::{StageContext, TensorContext};
+use super::{Program, Prune, StageContext, TensorContext};
 use crate::error::Result;
-use crate::ops::{Program, Prune};
 
 /// One merging method or task-vector stage, as data.
 #[derive(Debug)]
@@ -22,6 +21,8 @@ pub struct MethodSpec {
     pub models: (usize, usize),
     /// Whether task-vector stages may stand before it.
     pub takes_stages: bool,
+    /// Whether it merges tensors as whole matrices, and what that leaves.
+    pub matrices: Matrices,
     /// Its parameters.
     pub parameters: &'static [ParamSpec],
     /// Groups of parameters of which a recipe may give at most one.
@@ -32,13 +33,6 @@ pub struct MethodSpec {
     pub tolerance: f64,
     /// Where our definition needs words: differences from mergekit, choices that a paper leaves open.
     pub notes: &'static str,
-}
-
-impl MethodSpec {
-    /// Whether it merges eligible tensors as matrices, by their singular vectors.
-    pub fn merges_matrices(&self) -> bool {
-        self.parameters.iter().any(|p| p.name == "eligible")
-    }
 }
 
 /// What a method or stage does to one tensor, in terms of a backend's operations.
@@ -59,6 +53,17 @@ pub enum Role {
     Stage,
 }
 
+/// Whether a method merges eligible tensors as whole matrices, by their singular vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Matrices {
+    /// It merges every tensor by its elements.
+    No,
+    /// It does.
+    Whole,
+    /// It does, and what it adds of each task has a low rank known from the recipe, so that its factors can be stored.
+    Factors,
+}
+
 /// Whether a method needs `base_model`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BaseModel {
@@ -66,6 +71,9 @@ pub enum BaseModel {
     Required,
     /// The rule does not read θ₀; a base, if named, lends its configuration files, dtypes and copied tensors.
     Optional,
+    /// As [`BaseModel::Optional`]; but where the recipe gives a `weight` to all models, a base that is not listed among them is
+    /// one of them, as in mergekit.
+    JoinsByWeight,
 }
 
 /// One parameter.
@@ -132,7 +140,7 @@ pub enum ParamDefault {
     Word(&'static str),
     /// A stage's word that depends on the method behind it.
     ByMethod {
-        /// In front of a method that merges matrices ([`MethodSpec::merges_matrices`]).
+        /// In front of a method that merges matrices ([`Matrices`]).
         matrices: &'static str,
         /// In front of any other.
         others: &'static str,
