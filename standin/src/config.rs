@@ -1,5 +1,6 @@
 //! What the environment asks of the stand-in, read once, at the first call.
 
+use crate::cards::Card;
 use crate::failures::Failures;
 use crate::sabotage::Sabotage;
 
@@ -13,6 +14,8 @@ pub struct Config {
     pub memory_bytes: Vec<usize>,
     /// `DRIVER`: what `cuDriverGetVersion` says, as 1000 · major + 10 · minor.
     pub driver_version: i32,
+    /// `CAPABILITY`: the compute capability of every device, as 90 for 9.0, and with it their limits.
+    pub card: Card,
     /// `FAIL`: which calls fail.
     pub failures: Failures,
     /// `SABOTAGE`: what the program under test asks for and does not get; with `WHERE`, it is told from where that was asked.
@@ -45,12 +48,15 @@ impl Config {
             None => Sabotage::default(),
             Some(text) => Sabotage::parse(&text).unwrap_or_else(|| refuse("SABOTAGE", &text)),
         };
+        let capability = number("CAPABILITY", 90);
+        let card = u32::try_from(capability).ok().and_then(Card::of);
         sabotage.says_where = value("WHERE").is_some();
         Config {
             seed: number("SEED", 0),
             devices: visible(number("DEVICES", 1) as usize, std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref()),
             memory_bytes,
             driver_version: number("DRIVER", 13_000) as i32,
+            card: card.unwrap_or_else(|| refuse("CAPABILITY", &capability.to_string())),
             failures,
             sabotage,
             report: value("REPORT").map(Into::into),

@@ -2,8 +2,8 @@
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
+use crate::cards::{REGISTERS, SHARED_UNASKED};
 use crate::codes::Code;
-use crate::kernels::SHARED_BYTES_OPT_IN;
 use crate::put;
 use crate::world::{self, World, call};
 
@@ -102,33 +102,34 @@ extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: c_int) -> c_int {
     })
 }
 
-/// Attributes by their number in `cuda.h`; the limits are those of an H100, the number of processors is small so that grids are.
+/// Attributes by their number in `cuda.h`; the limits are the card's, the number of processors is small so that grids are.
 #[unsafe(no_mangle)]
 extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, device: c_int) -> c_int {
     call(|world| {
         let device = known(world, device)? as c_int;
+        let card = world.config.card;
         let answer = match attribute {
-            1..=3 => 1024,           // threads of a block; along x and y
-            4 => 64,                 // along z
-            5 => i32::MAX,           // blocks along x
-            6 | 7 => 65_535,         // along y, z
-            8 => 48 << 10,           // shared memory of a block
-            10 => 32,                // threads of a warp
-            12 | 82 => 65_536,       // registers of a block, of a processor
-            13 => 1_000_000,         // clock, kHz
-            16 => 4,                 // multiprocessors
-            36 => 1_000_000,         // memory clock, kHz
-            37 => 64,                // width of the memory bus, bits
-            38 => 4 << 20,           // second-level cache
-            39 => 2048,              // threads of a multiprocessor
+            1..=3 => 1024,                 // threads of a block; along x and y
+            4 => 64,                       // along z
+            5 => i32::MAX,                 // blocks along x
+            6 | 7 => 65_535,               // along y, z
+            8 => SHARED_UNASKED as c_int,  // shared memory of a block
+            10 => 32,                      // threads of a warp
+            12 | 82 => REGISTERS as c_int, // registers of a block, of a processor
+            13 => 1_000_000,               // clock, kHz
+            16 => 4,                       // multiprocessors
+            36 => 1_000_000,               // memory clock, kHz
+            37 => 64,                      // width of the memory bus, bits
+            38 => 4 << 20,                 // second-level cache
+            39 => card.threads_of_processor as c_int,
             19 | 31 | 41 | 115 => 1, // maps host memory, concurrent kernels, one address space, memory pools
             40 => 3,                 // copy engines
             33 => device,            // bus
-            75 => 9,                 // compute capability
-            76 => 0,
-            81 => 228 << 10,                    // shared memory of a multiprocessor
-            97 => SHARED_BYTES_OPT_IN as c_int, // of a block that asks for it
-            106 => 32,                          // blocks of a multiprocessor
+            75 => (card.capability / 10) as c_int,
+            76 => (card.capability % 10) as c_int,
+            81 => card.shared_of_processor as c_int,
+            97 => card.shared_opt_in as c_int,
+            106 => card.blocks_of_processor as c_int,
             18 | 20 | 32 | 34 | 35 | 50 | 78 | 79 | 80 | 83..=96 | 98..=105 => 0,
             other => {
                 eprintln!("standin: attribute {other} of a device is not modelled");

@@ -4,12 +4,9 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::path::{Path, PathBuf};
 
+use crate::cards::{Card, SHARED_UNASKED};
+use crate::compiled::{self, Compiled};
 use crate::sabotage::Barrier;
-
-/// Bytes of dynamic shared memory that a kernel may have without asking.
-const SHARED_BYTES: usize = 48 << 10;
-/// Bytes that it may ask for.
-pub const SHARED_BYTES_OPT_IN: usize = 227 << 10;
 
 type CountFn = extern "C" fn() -> c_int;
 type DescribeFn = extern "C" fn(c_int, *mut *const c_char, *mut c_int, *mut *const c_int, *mut c_int);
@@ -39,6 +36,8 @@ pub struct Function {
     pub module: usize,
     /// Dynamic shared memory that a launch may have.
     pub max_shared: usize,
+    /// What the device's compiler made of it.
+    pub compiled: Compiled,
 }
 
 /// A module: the kernels that its image names, all where it does not tell.
@@ -117,15 +116,23 @@ impl Kernels {
         Ok(Module { device, names })
     }
 
-    /// A kernel of a module.
-    pub fn function(&mut self, module: usize, name: &str) -> Option<Function> {
-        let Module { device, names } = self.modules.get(&module)?;
+    /// A kernel of a module, as compiled for a card; `None` for one that the module lacks.
+    ///
+    /// # Errors
+    /// In words: no table says what the device's compiler makes of it.
+    pub fn function(&mut self, module: usize, name: &str, card: &Card) -> Result<Option<Function>, String> {
+        let Some(Module { device, names }) = self.modules.get(&module) else { return Ok(None) };
         if names.as_ref().is_some_and(|names| !names.iter().any(|known| known == name)) {
-            return None;
+            return Ok(None);
         }
         let device = *device;
-        let kernel = self.loaded().ok()?.kernels.get(name)?.clone();
-        Some(Function { kernel, device, module, max_shared: SHARED_BYTES })
+        let Some(kernel) = self.loaded()?.kernels.get(name).cloned() else { return Ok(None) };
+        let compiled = compiled::of(name, card.capability).ok_or_else(|| {
+            format!("docs/cuda-kernels.md has no row for the kernel {name}; scripts/cuda/kernel-report writes it")
+        })?;
+        // As the manual has it: what needs no asking less what the kernel declares.
+        let max_shared = SHARED_UNASKED.saturating_sub(compiled.shared);
+        Ok(Some(Function { kernel, device, module, max_shared, compiled }))
     }
 
     /// Runs a grid to its end.
@@ -177,6 +184,11 @@ impl Function {
         };
         let arguments = self.kernel.sizes.iter().enumerate().map(copy).collect();
         Launch { kernel: self.kernel.index, grid, block, shared, arguments, seed }
+    }
+
+    /// Threads that a block may have: by its launch bounds, and by its registers.
+    pub fn max_threads(&self) -> u32 {
+        self.kernel.max_threads.min(Card::threads_by_registers(self.compiled.registers))
     }
 
     /// The kernel's name.

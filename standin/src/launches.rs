@@ -4,12 +4,17 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use crate::codes::Code;
 use crate::failures::Kind;
-use crate::kernels::SHARED_BYTES_OPT_IN;
+use crate::kernels::Function;
 use crate::put;
 use crate::world::{Work, World, call};
 
-const SHARED_SIZE: c_int = 1;
 const MAX_THREADS: c_int = 0;
+const SHARED_SIZE: c_int = 1;
+const CONST_SIZE: c_int = 2;
+const LOCAL_SIZE: c_int = 3;
+const REGISTERS: c_int = 4;
+const PTX_VERSION: c_int = 5;
+const BINARY_VERSION: c_int = 6;
 const MAX_DYNAMIC_SHARED: c_int = 8;
 const CARVEOUT: c_int = 9;
 
@@ -76,7 +81,8 @@ extern "C" fn cuModuleGetFunction(place: *mut usize, module: usize, name: *const
         if !world.kernels.modules.contains_key(&module) {
             return Err(world.misuse(Code::INVALID_HANDLE, "use of a module that does not exist"));
         }
-        let function = world.kernels.function(module, &name).ok_or(Code::NOT_FOUND)?;
+        let function = world.kernels.function(module, &name, &world.config.card);
+        let function = function.map_err(|text| world.misuse(Code::NOT_FOUND, &text))?.ok_or(Code::NOT_FOUND)?;
         let handle = world.new_handle();
         world.kernels.functions.insert(handle, function);
         put(place, handle)
@@ -86,12 +92,16 @@ extern "C" fn cuModuleGetFunction(place: *mut usize, module: usize, name: *const
 #[unsafe(no_mangle)]
 extern "C" fn cuFuncSetAttribute(function: usize, attribute: c_int, value: c_int) -> c_int {
     call(|world| {
+        let opt_in = world.config.card.shared_opt_in;
         let Some(function) = world.kernels.functions.get_mut(&function) else {
             return Err(world.misuse(Code::INVALID_HANDLE, "use of a function that does not exist"));
         };
         match attribute {
+            // "The sum of this value and the function attribute CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES cannot exceed the device
+            // attribute CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN."
             MAX_DYNAMIC_SHARED => {
-                let bytes = usize::try_from(value).ok().filter(|bytes| *bytes <= SHARED_BYTES_OPT_IN);
+                let most = opt_in.saturating_sub(function.compiled.shared);
+                let bytes = usize::try_from(value).ok().filter(|bytes| *bytes <= most);
                 function.max_shared = bytes.ok_or(Code::INVALID_VALUE)?;
                 Ok(())
             }
@@ -107,10 +117,15 @@ extern "C" fn cuFuncGetAttribute(place: *mut c_int, attribute: c_int, function: 
         let Some(function) = world.kernels.functions.get(&function) else {
             return Err(world.misuse(Code::INVALID_HANDLE, "use of a function that does not exist"));
         };
+        let capability = world.config.card.capability as c_int;
         match attribute {
-            MAX_THREADS => put(place, function.kernel.max_threads as c_int),
+            MAX_THREADS => put(place, function.max_threads() as c_int),
+            SHARED_SIZE => put(place, function.compiled.shared as c_int),
+            REGISTERS => put(place, function.compiled.registers as c_int),
+            // No kernel has constants of its own or spills: the table's gate.
+            CONST_SIZE | LOCAL_SIZE => put(place, 0),
+            PTX_VERSION | BINARY_VERSION => put(place, capability),
             MAX_DYNAMIC_SHARED => put(place, function.max_shared as c_int),
-            SHARED_SIZE => put(place, 0),
             _ => Err(Code::INVALID_VALUE),
         }
     })
@@ -124,19 +139,9 @@ extern "C" fn cuFuncGetName(place: *mut *const c_char, function: usize) -> c_int
     })
 }
 
-/// As many as threads allow; the stand-in knows nothing of registers.
-#[unsafe(no_mangle)]
-extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
-    place: *mut c_int,
-    _function: usize,
-    threads: c_int,
-    _shared: usize,
-) -> c_int {
-    call(|_| if threads > 0 { put(place, (2048 / threads).clamp(1, 32)) } else { Err(Code::INVALID_VALUE) })
-}
-
 /// What is wrong with a launch's shape.
-fn shape(grid: [u32; 3], block: [u32; 3], shared: usize, max_threads: u32, max_shared: usize) -> Option<String> {
+fn shape(grid: [u32; 3], block: [u32; 3], shared: usize, function: &Function) -> Option<String> {
+    let (max_threads, max_shared) = (function.kernel.max_threads, function.max_shared);
     let threads: u64 = block.iter().map(|count| u64::from(*count)).product();
     if grid.contains(&0) || block.contains(&0) {
         return Some("nothing to launch".into());
@@ -169,8 +174,13 @@ fn launch(
             world.misuse(Code::INVALID_HANDLE, &format!("{name}: module, stream and context are not of one device"))
         );
     }
-    if let Some(text) = shape(grid, block, shared, found.kernel.max_threads, found.max_shared) {
+    if let Some(text) = shape(grid, block, shared, found) {
         return Err(world.misuse(Code::INVALID_VALUE, &format!("launch of {name}: {text}")));
+    }
+    let (threads, most) = (block.iter().product::<u32>(), found.max_threads());
+    if threads > most {
+        let text = format!("launch of {name}: {threads} threads, its registers allow {most}");
+        return Err(world.misuse(Code::LAUNCH_OUT_OF_RESOURCES, &text));
     }
     if arguments.is_null() && !found.kernel.sizes.is_empty() {
         return Err(world.misuse(Code::INVALID_VALUE, &format!("launch of {name} without arguments")));

@@ -6,10 +6,13 @@
 //! written (`memory`), bounds of every copy are checked, and calls fail when asked to (`failures`). What a real device
 //! would mostly forgive, such as a missing wait, gives a wrong answer here on some seed.
 //!
-//! It says nothing of speed, of registers or of how the real libraries converge.
+//! What it knows of registers and static shared memory is what the kernels' committed table says (`compiled`), what it knows of
+//! a card's limits is what NVIDIA's tables say (`cards`). It says nothing of speed or of how the real libraries converge.
 
 mod blas;
+mod cards;
 mod codes;
+mod compiled;
 mod config;
 mod contexts;
 mod copies;

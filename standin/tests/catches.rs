@@ -98,6 +98,17 @@ fn a_write_past_the_dynamic_shared_memory_is_an_error() {
 }
 
 #[test]
+fn shared_memory_that_is_asked_for_counts_together_with_what_the_kernel_declares() {
+    let output = |program, capability| probe(program, "lib-own", &[("MERGANSER_STANDIN_CAPABILITY", capability)]);
+    for capability in ["75", "80", "86", "89", "90", "100", "120"] {
+        assert_eq!(output("opted-in", capability).status.code(), Some(0), "{capability}");
+        let refused = output("opted-in-but-for-1024", capability);
+        assert_eq!(refused.status.code(), Some(2), "{capability}: {refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stdout).contains("CUDA_ERROR_INVALID_VALUE"), "{refused:?}");
+    }
+}
+
+#[test]
 fn a_misaligned_vector_ends_the_process() {
     assert_eq!(probe("aligned", "lib-own", &[]).status.code(), Some(0));
     let status = probe("misaligned", "lib-own", &[]).status;
@@ -132,6 +143,8 @@ fn every_misuse_is_said_and_fails_the_process() {
         ("event-destroyed", "use of an event that does not exist or was destroyed"),
         ("too-many-threads", "512 threads, 256 are allowed"),
         ("too-much-shared", "49153 bytes of shared memory, 49152 are allowed"),
+        ("static-and-dynamic", "48128 bytes of shared memory, 47104 are allowed"),
+        ("too-many-registers", "512 threads, its registers allow 256"),
         ("stream-of-other-device", "a copy in a stream of another device"),
     ] {
         let output = probe(program, "lib-own", &[("MERGANSER_STANDIN_SEED", "1"), ("MERGANSER_STANDIN_DEVICES", "2")]);

@@ -18,22 +18,36 @@ use super::nvrtc;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-/// Shared memory that every block may take without asking, and what kernels with a size of their own keep beside it.
+/// Shared memory that every block may take without asking, what a kernel declares counted in.
 const UNASKED_BYTES: u32 = 48 << 10;
-const STATIC_BYTES: u32 = 1 << 10;
+/// More than any kernel declares whose launches choose a size beside it. Launches are held to what each really declares.
+const SLOTTED_STATIC_BYTES: u32 = 1 << 10;
 
 /// The kernels of one context. What has been loaded stays.
 #[derive(Debug)]
 pub struct Kernels {
     context: Arc<CudaContext>,
-    shared_bytes: u32,
+    /// Shared memory that a block may have where it is asked for, what the kernel declares counted in.
+    opt_in_bytes: u32,
     loaded: Mutex<Loaded>,
 }
 
 #[derive(Debug, Default)]
 struct Loaded {
     modules: HashMap<&'static str, Arc<CudaModule>>,
-    functions: HashMap<&'static str, CudaFunction>,
+    functions: HashMap<&'static str, Function>,
+}
+
+/// A kernel, and its limits as the driver tells them.
+#[derive(Debug, Clone)]
+struct Function {
+    function: CudaFunction,
+    /// Shared memory that a launch may choose at most.
+    most_shared_bytes: u32,
+    /// Shared memory that a launch may choose as things are.
+    shared_bytes: u32,
+    /// Threads of a block at most, which its registers bound too.
+    threads: u32,
 }
 
 /// Blocks, threads of a block, and bytes of shared memory whose size the launch chooses.
@@ -62,13 +76,17 @@ impl Kernels {
         let most = context
             .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
             .map_err(|e| failed("say how much shared memory it has", e))?;
-        let shared_bytes = u32::try_from(most).unwrap_or_default().saturating_sub(STATIC_BYTES);
-        Ok(Self { context: Arc::clone(context), shared_bytes, loaded: Mutex::default() })
+        Ok(Self { context: Arc::clone(context), opt_in_bytes: most.unsigned_abs(), loaded: Mutex::default() })
+    }
+
+    /// Whether this build embeds them compiled. If not, NVRTC compiles them at first use.
+    pub fn are_embedded() -> bool {
+        cfg!(merganser_fatbin)
     }
 
     /// What this build embeds: `fatbin` or `nvrtc`.
     pub fn how() -> &'static str {
-        if cfg!(merganser_fatbin) { "fatbin" } else { "nvrtc" }
+        if Self::are_embedded() { "fatbin" } else { "nvrtc" }
     }
 
     /// Loads, or compiles, every module, so that nothing waits for one later.
@@ -80,9 +98,9 @@ impl Kernels {
         MODULES.iter().try_for_each(|(name, _)| self.module(&mut loaded, name).map(|_| ()))
     }
 
-    /// Shared memory that a block may take.
+    /// Shared memory that a launch may choose, of any kernel that lets it choose.
     pub(super) fn shared_bytes(&self) -> u32 {
-        self.shared_bytes
+        self.opt_in_bytes.saturating_sub(SLOTTED_STATIC_BYTES)
     }
 
     /// Launches a kernel.
@@ -100,7 +118,7 @@ impl Kernels {
         shape: Shape,
         args: &[Arg<'_>],
     ) -> Result<()> {
-        let function = self.function(module, kernel)?;
+        let function = self.function(module, kernel, &shape)?;
         let (x, y) = shape.grid;
         let x = u32::try_from(x)
             .ok()
@@ -126,26 +144,46 @@ impl Kernels {
         .map_err(|e| failed(&format!("launch {kernel}"), e))
     }
 
-    fn function(&self, module: &'static str, kernel: &'static str) -> Result<CudaFunction> {
+    /// A kernel that can be launched in this shape.
+    fn function(&self, module: &'static str, kernel: &'static str, shape: &Shape) -> Result<CudaFunction> {
         let mut loaded = self.lock();
-        if let Some(function) = loaded.functions.get(kernel) {
-            return Ok(function.clone());
+        if !loaded.functions.contains_key(kernel) {
+            let module = self.module(&mut loaded, module)?;
+            loaded.functions.insert(kernel, self.load(&module, kernel)?);
         }
-        let function = self
-            .module(&mut loaded, module)?
-            .load_function(kernel)
-            .map_err(|e| failed(&format!("find the kernel {kernel}"), e))?;
-        if self.shared_bytes > UNASKED_BYTES {
+        let Some(found) = loaded.functions.get_mut(kernel) else {
+            return Err(Error::internal(format!("{kernel} was loaded and is not there")));
+        };
+        if shape.shared_bytes > found.most_shared_bytes || shape.threads > found.threads {
+            return Err(Error::internal(format!(
+                "{kernel} would take {} threads and {} bytes of shared memory a block; the device allows it {} and {}",
+                shape.threads, shape.shared_bytes, found.threads, found.most_shared_bytes
+            )));
+        }
+        if shape.shared_bytes > found.shared_bytes {
+            // All at once: it is asked for once, and launches of other sizes may be under way.
             let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // `select_plain` keeps 32 KiB of its own and chooses none.
-            if !kernel.starts_with("select_plain") {
-                function
-                    .set_attribute(most, self.shared_bytes as i32)
-                    .map_err(|e| failed(&format!("give {kernel} its shared memory"), e))?;
-            }
+            let asked = found.function.set_attribute(most, found.most_shared_bytes as i32);
+            asked.map_err(|e| failed(&format!("give {kernel} its shared memory"), e))?;
+            found.shared_bytes = found.most_shared_bytes;
         }
-        loaded.functions.insert(kernel, function.clone());
-        Ok(function)
+        Ok(found.function.clone())
+    }
+
+    fn load(&self, module: &Arc<CudaModule>, kernel: &'static str) -> Result<Function> {
+        let function = module.load_function(kernel).map_err(|e| failed(&format!("find the kernel {kernel}"), e))?;
+        let tells = |attribute| {
+            let told = function.get_attribute(attribute).map_err(|e| failed(&format!("tell what {kernel} takes"), e));
+            told.map(i32::unsigned_abs)
+        };
+        let declared = tells(CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?;
+        let threads = tells(CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
+        Ok(Function {
+            function,
+            most_shared_bytes: self.opt_in_bytes.max(UNASKED_BYTES).saturating_sub(declared),
+            shared_bytes: UNASKED_BYTES.saturating_sub(declared),
+            threads,
+        })
     }
 
     fn module(&self, loaded: &mut Loaded, name: &'static str) -> Result<Arc<CudaModule>> {

@@ -10,7 +10,7 @@ mod libraries;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{CUdeviceptr, CUevent_flags};
+use cudarc::driver::sys::{CUdevice_attribute, CUdeviceptr, CUevent_flags, CUfunction_attribute};
 use cudarc::driver::{
     CudaContext, CudaEvent, CudaFunction, CudaStream, DriverError, LaunchConfig, PushKernelArg, result,
 };
@@ -18,8 +18,18 @@ use cudarc::nvrtc::Ptx;
 
 type Outcome = Result<bool, DriverError>;
 
-const KERNELS: [&str; 8] =
-    ["twice", "twice_too_far", "sums", "sums_no_barrier", "sums_of_warps", "divergent", "reversed", "wide_copy"];
+const KERNELS: [&str; 10] = [
+    "twice",
+    "twice_too_far",
+    "sums",
+    "sums_no_barrier",
+    "sums_of_warps",
+    "divergent",
+    "reversed",
+    "wide_copy",
+    "counted",
+    "heavy",
+];
 const COUNT: usize = 1024;
 const BYTES: usize = 4 * COUNT;
 
@@ -252,6 +262,24 @@ fn reversed(shared: u32) -> Outcome {
     Ok(output[..256].iter().rev().enumerate().all(|(index, value)| *value == index as f32))
 }
 
+/// A kernel that declares 2048 bytes of shared memory, and is given all that a block can have beside `less` bytes.
+fn opted_in(less: i32) -> Outcome {
+    let device = Device::open(0)?;
+    let most = device.context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+    let kernel = device.kernel("counted");
+    let wanted = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    kernel.set_attribute(wanted, most - less)?;
+    let stream = device.stream();
+    let (mut input, mut output) = (device.pinned()?, device.pinned()?);
+    input.fill(0.0);
+    let (from, to) = (device.memory(BYTES)?, device.memory(BYTES)?);
+    upload(from, &mut input, &stream)?;
+    launch(&stream, &kernel, shape(4, 256, (most - less).unsigned_abs()), from, to)?;
+    download(&mut output, to, &stream)?;
+    stream.synchronize()?;
+    Ok(is_run(output.values(), 0.0, 2.0))
+}
+
 /// Calls that no program may make.
 fn misuse(which: &str) -> Outcome {
     let device = Device::open(0)?;
@@ -285,6 +313,8 @@ fn misuse(which: &str) -> Outcome {
             }
             "too-many-threads" => launch(&stream, &device.kernel("sums"), shape(1, 512, 0), place, place)?,
             "too-much-shared" => launch(&stream, &device.kernel("reversed"), shape(1, 256, 49_153), place, place)?,
+            "static-and-dynamic" => launch(&stream, &device.kernel("counted"), shape(1, 256, 47 << 10), place, place)?,
+            "too-many-registers" => launch(&stream, &device.kernel("heavy"), shape(1, 512, 0), place, place)?,
             "stream-of-other-device" => {
                 let other = Device::open(1)?;
                 upload(place, &mut slot, &other.stream())?;
@@ -315,6 +345,8 @@ fn program(name: &str) -> Outcome {
         "divergent" => run("divergent", shape(1, 64, 0), 0).map(|_| true),
         "shared" => reversed(1024),
         "shared-overrun" => reversed(1020),
+        "opted-in" => opted_in(2048),
+        "opted-in-but-for-1024" => opted_in(1024),
         "in-bounds" => run("twice", shape(1, 1, 0), 0).map(|output| is_run(&output, 0.0, 2.0)),
         "out-of-bounds" => run("twice_too_far", shape(1, 1, 0), 0).map(|_| true),
         "aligned" => run("wide_copy", shape(1, 64, 0), 16).map(|output| is_run(&output[..256], 4.0, 1.0)),

@@ -50,6 +50,21 @@ extern "C" __global__ void reversed(const float* in, float* out) {
   out[threadIdx.x] = shared_row[blockDim.x - 1 - threadIdx.x];
 }
 
+// out[i] = 2 in[i] through 2048 bytes of shared memory of its own and as much again that the launch gives: static and dynamic
+// count together.
+extern "C" __launch_bounds__(256) __global__ void counted(const float* in, float* out) {
+  __shared__ double kept[256];
+  kept[threadIdx.x] = in[blockIdx.x * 256 + threadIdx.x];
+  __syncthreads();
+  out[blockIdx.x * 256 + threadIdx.x] = 2.0f * (float)kept[threadIdx.x];
+}
+
+// As `twice` of a whole block, in so many registers (compiled.md) that a block has 256 threads at most.
+extern "C" __global__ void heavy(const float* in, float* out) {
+  const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  out[i] = 2.0f * in[i];
+}
+
 // 16 bytes at once, wherever `in` points.
 extern "C" __global__ void wide_copy(const float* in, float* out) {
   reinterpret_cast<uint4*>(out)[threadIdx.x] = reinterpret_cast<const uint4*>(in)[threadIdx.x];
