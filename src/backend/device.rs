@@ -119,9 +119,10 @@ impl Cuda {
         self.devices.iter().filter(|d| d.problem.is_none() && self.problem.is_none())
     }
 
-    /// Names of libraries that are missing.
+    /// Names of libraries that are missing and that this build has a use for.
     pub fn missing(&self) -> Vec<&'static str> {
-        self.libraries.iter().filter(|l| !l.is_present).map(|l| l.name).collect()
+        let is_needed = |l: &&Library| l.name != COMPILER || !embeds_kernels();
+        self.libraries.iter().filter(|l| !l.is_present).filter(is_needed).map(|l| l.name).collect()
     }
 
     /// Why none can be used, with every device's reason.
@@ -164,18 +165,34 @@ impl Device {
     /// # Errors
     /// `Environment` where CUDA was asked for and a library is missing.
     pub fn suited_to(self, decomposes: bool) -> Result<Self> {
-        let missing: Vec<String> =
-            self.missing.iter().filter(|name| SOLVERS.contains(name)).map(|name| format!("lib{name}")).collect();
-        if self.cuda.is_empty() || missing.is_empty() || !decomposes {
+        let lacks = |wanted: &[&str]| {
+            let missing = self.missing.iter().filter(|name| wanted.contains(name)).map(|name| format!("lib{name}"));
+            Some(missing.collect::<Vec<_>>().join(" and ")).filter(|names| !names.is_empty() && !self.cuda.is_empty())
+        };
+        let (problem, hint) = if let Some(names) = lacks(&[COMPILER]) {
+            (
+                format!("{names} was not found, and this build compiles its CUDA kernels with it at first use"),
+                "install NVRTC (libnvrtc) of the CUDA toolkit, or put it on LD_LIBRARY_PATH",
+            )
+        } else if let Some(names) = lacks(&SOLVERS).filter(|_| decomposes) {
+            (
+                format!("{names} was not found, and merges of matrices need it"),
+                "install CUDA's libraries (cuBLAS and cuSOLVER of CUDA 13), or put them on LD_LIBRARY_PATH",
+            )
+        } else {
             return Ok(self);
-        }
-        let problem = format!("{} was not found, and merges of matrices need it", missing.join(" and "));
-        if self.why.is_some() {
+        };
+        if self.may_be_left() {
             return Ok(Self::cpu(Some(problem)));
         }
         Err(Error::environment(format!("CUDA was asked for, but {problem}"))
-            .hint("install CUDA's libraries (cuBLAS and cuSOLVER of CUDA 13), or put them on LD_LIBRARY_PATH")
+            .hint(hint)
             .hint("use `--device cpu`, or `--device auto` to take CUDA wherever it can be had"))
+    }
+
+    /// Whether the CPU may do what the devices cannot: they were found, not asked for.
+    pub fn may_be_left(&self) -> bool {
+        self.why.is_some()
     }
 
     fn of_cuda(devices: Vec<CudaDevice>, missing: Vec<&'static str>, why: Option<String>) -> Self {
@@ -186,6 +203,16 @@ impl Device {
 
 /// Libraries that low-rank work needs.
 const SOLVERS: [&str; 2] = ["cublas", "cusolver"];
+/// The library that compiles kernels at first use.
+const COMPILER: &str = "nvrtc";
+
+/// Whether this build has its kernels with it, compiled.
+fn embeds_kernels() -> bool {
+    #[cfg(feature = "cuda")]
+    return super::cuda::module::Kernels::are_embedded();
+    #[cfg(not(feature = "cuda"))]
+    false
+}
 
 /// The version that the kernel's NVIDIA driver gives of itself; `None` where it is not loaded.
 pub fn nvidia_driver() -> Option<String> {
@@ -277,6 +304,33 @@ mod tests {
         }
         let auto = choose_of(Request::Auto, &missing).unwrap();
         assert_eq!((auto.backend, auto.why.as_deref()), ("cpu", Some("libcuda is not there")));
+    }
+
+    #[test]
+    fn devices_that_lack_a_library_are_left_where_they_were_found_and_refused_where_they_were_asked_for() {
+        for (missing, decomposes, said) in [
+            (vec!["nvrtc"], false, Some("libnvrtc was not found, and this build compiles its CUDA kernels")),
+            (vec!["nvrtc", "cusolver"], true, Some("libnvrtc was not found")),
+            (vec!["cublas", "cusolver"], true, Some("libcublas and libcusolver was not found")),
+            (vec!["cublas", "cusolver"], false, None),
+            (vec![], true, None),
+        ] {
+            let of = |why: Option<String>| Device::of_cuda(vec![device(0, None)], missing.clone(), why);
+            let (found, asked) = (of(Some("found".into())).suited_to(decomposes), of(None).suited_to(decomposes));
+            let found = found.unwrap();
+            match said {
+                Some(said) => {
+                    assert!(found.cuda.is_empty() && found.why.unwrap().contains(said), "{missing:?}");
+                    let error = asked.unwrap_err();
+                    assert_eq!(error.exit_code(), 3);
+                    assert!(error.to_string().contains(said), "{missing:?}: {error}");
+                }
+                None => assert!(!found.cuda.is_empty() && !asked.unwrap().cuda.is_empty(), "{missing:?}"),
+            }
+        }
+        // The CPU lacks nothing.
+        let cpu = Device { missing: vec!["nvrtc"], ..Device::cpu(None) };
+        assert!(cpu.suited_to(true).is_ok());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::thread::Scope;
 use super::writer::Written;
 use super::{Done, Engine, Progress, Request, Stop};
 use crate::backend::device::Device;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::plan::Plan;
 
 #[cfg(feature = "cuda")]
@@ -49,7 +49,7 @@ pub fn plan_for_devices(plan: &mut Plan, device: &Device, device_memory: Option<
 }
 
 /// As [`super::merge()`], on CUDA devices. Where a device runs out of memory in the midst, less of it is taken and the merge
-/// goes on with what is not finished.
+/// goes on with what is not finished. Where one cannot be opened that was found and not asked for, the CPU does it all.
 ///
 /// # Errors
 /// Whatever stops the merge; what is finished is kept for `--resume`.
@@ -62,7 +62,17 @@ pub fn merge_on_devices(
 ) -> Result<Done> {
     let Target { out, mut resume, overwrite, mut device_memory } = target;
     for round in 0.. {
-        let gpus = open(plan, device, device_memory)?;
+        let gpus = match open(plan, device, device_memory) {
+            Err(error) if device.may_be_left() && error.kind() == Kind::Environment => {
+                let note = format!("{error}; the CPU computes in its stead");
+                tracing::warn!("{note}");
+                plan.leave_devices()?;
+                let mut done = super::merge(&Request { plan, out, resume, overwrite }, progress, stop)?;
+                done.notes.push(note);
+                return Ok(done);
+            }
+            opened => opened?,
+        };
         let request = Request { plan, out, resume, overwrite };
         let done = super::merge::merge_with(&request, Some(&gpus), progress, stop);
         match done {

@@ -79,6 +79,17 @@ impl Plan {
         self.tensors.iter().any(|t| matches!(t.program, Program::LowRank(_)) && place(t) == Place::Device)
     }
 
+    /// Has the CPU make everything, whatever was planned for devices.
+    ///
+    /// # Errors
+    /// `Input` if the budget does not hold it, as [`Plan::new`] would have said.
+    pub fn leave_devices(&mut self) -> Result<()> {
+        self.memory = Memory::fit(&self.tensors, self.options, Lanes::default())?;
+        self.graph = Graph::new(&self.tensors, &self.layers, self.memory.chunk_elems);
+        self.devices = None;
+        Ok(())
+    }
+
     /// Lets CUDA devices make what they can, in pools of so many bytes each, and fits what that takes of the host's memory
     /// into the budget. `fits` tells of each tensor whether the smallest pool holds what its matrices take, `together` which are
     /// decomposed together.

@@ -1,12 +1,14 @@
-//! A cuSOLVER from before CUDA 12.6, which decomposes one matrix a call.
+//! Libraries that are old or missing: a cuSOLVER from before CUDA 12.6, which decomposes one matrix a call; no NVRTC.
+
+use std::path::Path;
 
 use merganser::dtype::Dtype::{self, *};
 
 use crate::cuda_support::{Both, stand_in};
 use crate::merge_support::family::Family;
 use crate::merge_support::recipes::Text;
-use crate::merge_support::{Run, child, quick_folder};
-use crate::without_batched;
+use crate::merge_support::{Run, child, digests, quick_folder};
+use crate::{libraries_of, without_batched};
 
 const LAYERS: &[(&str, Dtype, &[u64])] = &[
     ("model.layers.0.self_attn.q_proj.weight", F32, &[13, 40]),
@@ -55,5 +57,54 @@ fn without_batched_eigenvectors_matrices_are_decomposed_one_by_one_to_the_same_m
             let report: serde_json::Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
             assert!(decompositions.is_none_or(|count| report["converge"] == count), "{}: {report}", both.name);
         }
+    }
+}
+
+#[test]
+fn without_nvrtc_what_was_found_is_left_to_the_cpu_and_what_was_asked_for_is_refused() {
+    let Some(_) = stand_in("no NVRTC") else { return };
+    if merganser::backend::cuda::module::Kernels::are_embedded() {
+        return;
+    }
+    let family = Family::new(quick_folder(), LAYERS, 2, 97);
+    for text in [Text::plain("ties", 2), Text::plain("cart", 2).set("rank", "2")] {
+        let recipe = family.recipe(&text.method, &text.yaml());
+        let run = |out: &str, args: &[&str]| {
+            let mut command = child::command(&recipe, &family.path(out), args, None);
+            child::end(command.env("LD_LIBRARY_PATH", libraries_of("no-nvrtc")).spawn().unwrap())
+        };
+        let said = "libnvrtc was not found, and this build compiles its CUDA kernels with it at first use";
+        let found = run(&format!("{}-auto", text.method), &[]).expect(0, &[said]);
+        assert_eq!(found.json()["device"]["backend"], "cpu");
+        assert_eq!(found.stderr.matches(said).count(), 1, "{}", found.stderr);
+        run(&format!("{}-cuda", text.method), &["--device", "cuda"]).expect(3, &["CUDA was asked for", said]);
+    }
+}
+
+#[test]
+fn a_device_that_does_not_open_is_left_to_the_cpu_where_it_was_found_and_an_error_where_it_was_asked_for() {
+    let Some(_) = stand_in("devices that do not open") else { return };
+    let family = Family::new(quick_folder(), LAYERS, 2, 101);
+    let recipe = family.recipe("opens", &Text::plain("cart", 2).set("rank", "2").yaml());
+    let cpu = family.path("cpu");
+    Run::default().merge(&recipe, &cpu).unwrap();
+    for (fail, said) in [
+        ("module:1", "could not load the kernels"),
+        ("pinned:1", "out of memory"),
+        ("stream:1", "cuda:0"),
+        ("alloc:1+", "too little free memory"),
+        ("solver:1", "cuSOLVER"),
+        ("blas:1", "cuBLAS"),
+    ] {
+        let run = |out: &Path, args: &[&str]| {
+            let mut command = child::command(&recipe, out, args, None);
+            child::end(command.env("MERGANSER_STANDIN_FAIL", fail).spawn().unwrap())
+        };
+        let auto = family.path(&format!("auto-{fail}"));
+        let found = run(&auto, &[]).expect(0, &[said, "the CPU computes in its stead"]);
+        assert_eq!(found.json()["device"]["backend"], "cpu", "{fail}");
+        assert!(found.json()["warnings"].to_string().contains(said), "{fail}");
+        assert_eq!(digests(&auto), digests(&cpu), "{fail}");
+        run(&family.path(&format!("cuda-{fail}")), &["--device", "cuda"]).expect(3, &[said]);
     }
 }

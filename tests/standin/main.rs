@@ -21,8 +21,13 @@ mod mistakes;
 
 /// Where the stand-in lies without `XsyevBatched`, as the loader is told it.
 fn without_batched() -> std::path::PathBuf {
+    libraries_of("unbatched")
+}
+
+/// Where the stand-in lies with other libraries, as the loader is told it.
+fn libraries_of(name: &str) -> std::path::PathBuf {
     let path = std::env::var("LD_LIBRARY_PATH").unwrap();
-    let folder = std::path::PathBuf::from(format!("{}-unbatched", path.split(':').next().unwrap()));
+    let folder = std::path::PathBuf::from(format!("{}-{name}", path.split(':').next().unwrap()));
     assert!(folder.is_dir(), "no {}: scripts/cuda/standin build makes it", folder.display());
     folder
 }
