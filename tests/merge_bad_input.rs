@@ -41,6 +41,18 @@ fn task_arithmetic() -> Text {
     Text::plain("task_arithmetic", 2)
 }
 
+#[test]
+fn a_share_that_differs_between_tensors_needs_a_granularity_that_ranks_inside_them() {
+    let family = family();
+    let keep = "keep: [{filter: mlp, value: 0.25}]";
+    let (message, hint) = refused(&family, &task_arithmetic().lwptv(keep));
+    let expected = "the stage `lwptv` ranks layers or tensors against each other, so its parameters must be the same for all, \
+                    but they differ at `layers.0.mlp.up.weight`";
+    assert_eq!(message, expected);
+    assert!(hint.contains("name `granularity: row`, `column` or `element`"), "{hint}");
+    family.merged("named", &task_arithmetic().lwptv(&format!("{keep}, granularity: column")).yaml());
+}
+
 const COPY_HINT: &str = "to keep the base's tensor there, list it under `copy:` in the recipe";
 
 #[test]

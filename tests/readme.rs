@@ -52,7 +52,6 @@ fn the_table_of_methods_is_the_registry() {
                 ParamDefault::Word(value) => format!("`{}` ({value})", parameter.name),
                 ParamDefault::Required => format!("`{}` (required)", parameter.name),
                 ParamDefault::Absent => format!("`{}`", parameter.name),
-                ParamDefault::ByMethod { .. } => panic!("{}: only a stage stands before a method", parameter.name),
             };
             assert!(row.contains(&expected), "{}: {expected} is missing in\n{row}", spec.name);
         }
@@ -68,9 +67,6 @@ fn the_stage_is_described_with_its_words_and_defaults() {
         let default = match parameter.default {
             ParamDefault::Float(value) => value.to_string(),
             ParamDefault::Word(word) => format!("`{word}`"),
-            ParamDefault::ByMethod { matrices, others } => {
-                format!("`{others}`, and `{matrices}` in front of methods on matrices")
-            }
             other => panic!("{other:?}"),
         };
         let expected = format!("`{}` ({default}", parameter.name);

@@ -251,7 +251,7 @@ fn a_stage_may_stand_twice_and_has_its_own_values() {
 fn the_resolved_recipe_as_json_holds_what_was_written_and_the_defaults() {
     let text = "merge_method: magmax\nbase_model: a\nmodels:\n- {model: b}\n- {model: ./a}\n\
                 parameters: {lambda: [{filter: mlp, value: [1, 2]}]}\n\
-                task_vector_stages: [{stage: lwptv, parameters: {score: tall, keep: {filter: mlp, value: 0.5}}}]\n\
+                task_vector_stages: [{stage: lwptv, parameters: {score: tall, keep: {filter: mlp, value: 0.25}}}]\n\
                 copy: lm_head.*\ndtype: bf16\n";
     let recipe = recipe(text);
     assert_eq!(recipe.text, text);
@@ -263,12 +263,11 @@ fn the_resolved_recipe_as_json_holds_what_was_written_and_the_defaults() {
     assert_eq!(given.keys().collect::<Vec<_>>(), spec.parameters.iter().map(|p| p.name).collect::<Vec<_>>());
     for p in spec.parameters {
         let written = match p.default {
-            ParamDefault::Float(v) if p.name == "keep" => json!([{"filter": "mlp", "value": 0.5}, {"value": v}]),
+            ParamDefault::Float(v) if p.name == "keep" => json!([{"filter": "mlp", "value": 0.25}, {"value": v}]),
             ParamDefault::Word(_) if p.name == "score" => json!("tall"),
             ParamDefault::Float(v) => json!(v),
             ParamDefault::Bool(v) => json!(v),
             ParamDefault::Word(v) => json!(v),
-            ParamDefault::ByMethod { others, .. } => json!(others),
             other => panic!("{}: {other:?}", p.name),
         };
         assert_eq!(given[p.name], written, "{}", p.name);

@@ -255,7 +255,11 @@ fn one_task_has_nothing_to_be_compared_with() {
     let report = survey(&recipe, &options(&[])).unwrap();
     let task = &report.total.tasks[0];
     assert!(task.scores.magnitude.is_some() && task.scores.deviation.is_none() && task.cosine_with_others.is_none());
-    let error = survey(&recipe, &options(&[0.5])).unwrap_err();
+    // The stage's defaults rank a task's own tensors, and need no other task; a score that compares tasks does.
+    let asked = survey(&recipe, &options(&[0.5])).unwrap();
+    assert!(asked.total.tasks[0].pruned[0].kept < asked.total.elements);
+    let compares = format!("{text}task_vector_stages: [{{stage: lwptv, parameters: {{score: deviation}}}}]\n");
+    let error = survey(&family.recipe("compares", &compares), &options(&[])).unwrap_err();
     assert!(error.to_string().contains("compares task vectors"), "{error}");
 }
 

@@ -10,6 +10,8 @@ from family import size_of
 HERE = os.path.dirname(os.path.abspath(__file__))
 DRIVER = os.path.join(HERE, "..", "parity", "mergekit_driver.py")
 
+# By column, whatever the stage's defaults are: what earlier runs measured, and work for every element of every task.
+PRUNED = [{"stage": "lwptv", "parameters": {"score": "deviation", "granularity": "column", "keep": 0.6}}]
 SUM = {"merge_method": "task_arithmetic", "parameters": {"weight": 1.0, "lambda": 0.5}}
 
 # name: (recipe without its models, fine-tunes or None for all, whether mergekit has it)
@@ -18,7 +20,7 @@ MERGES = {
     "task_arithmetic": (SUM, None, True),
     "ties": ({"merge_method": "ties", "parameters": {"weight": 1.0, "density": 0.2, "lambda": 1.0}}, None, True),
     "dare_ties": ({"merge_method": "dare_ties", "parameters": {"weight": 1.0, "density": 0.2, "lambda": 1.0}}, None, True),
-    "lwptv": (SUM | {"task_vector_stages": [{"stage": "lwptv"}]}, None, False),
+    "lwptv": (SUM | {"task_vector_stages": PRUNED}, None, False),
     "slerp": ({"merge_method": "slerp", "parameters": {"t": 0.4}}, 1, True),
     "cart": ({"merge_method": "cart", "parameters": {"rank_ratio": 0.08, "lambda": 2.0}}, None, False),
 }

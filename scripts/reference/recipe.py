@@ -22,7 +22,7 @@ DEFAULTS = {
     "tsv_m": {"weight": 1.0, "lambda": 1.0, "eligible": None},
     "iso_c": {"weight": 1.0, "lambda": 1.0, "eligible": None},
     "iso_cts": {"weight": 1.0, "lambda": 1.0, "common_space_fraction": 0.8, "eligible": None},
-    "lwptv": {"score": "deviation", "granularity": None, "keep": 0.6, "order": "keep_salient", "rescale": "none"},
+    "lwptv": {"score": "magnitude", "granularity": "tensor", "keep": 0.5, "order": "keep_salient", "rescale": "none"},
 }
 NEEDS_BASE = ("task_arithmetic", "ties", "dare_linear", "dare_ties", "magmax", "slerp", "low_rank", "tsv_m", "iso_c", "iso_cts")
 # How near merganser comes to the reference, relative to the size of the change: methods that keep a part of a spectrum
@@ -142,10 +142,7 @@ class Recipe:
         return [self.value(key, tensor, [own, self.parameters]) for own in self.model_parameters]
 
     def staged(self, stage, key, tensor):
-        value = self.value(key, tensor, [stage[1]], owner=stage[0])
-        if key == "granularity" and value is None:
-            return "element" if "eligible" in DEFAULTS[self.method] else "column"
-        return value
+        return self.value(key, tensor, [stage[1]], owner=stage[0])
 
     def copied(self, name):
         """Whether the lead's bytes are taken as they are."""

@@ -144,10 +144,7 @@ fn number(value: f64) -> String {
 
 /// A default in the table: a word bare, none as a dash.
 fn shown(of: ParamDefault) -> String {
-    match of {
-        ParamDefault::ByMethod { matrices, others } => format!("{others}; {matrices} before methods on matrices"),
-        other => default(other).to_string().trim_matches('"').replace("null", "–"),
-    }
+    default(of).to_string().trim_matches('"').replace("null", "–")
 }
 
 fn default(default: ParamDefault) -> Value {
@@ -156,7 +153,6 @@ fn default(default: ParamDefault) -> Value {
         ParamDefault::Float(value) => value.into(),
         ParamDefault::Bool(value) => value.into(),
         ParamDefault::Word(value) => value.into(),
-        ParamDefault::ByMethod { others, .. } => others.into(),
     }
 }
 
@@ -199,9 +195,6 @@ fn parameter(spec: &ParamSpec) -> Value {
         ParamKind::Patterns => put("kind", "patterns".into()),
     }
     put("default", default(spec.default));
-    if let ParamDefault::ByMethod { matrices, .. } = spec.default {
-        put("default_before_matrices", matrices.into());
-    }
     put("required", (spec.default == ParamDefault::Required).into());
     put(
         "scope",

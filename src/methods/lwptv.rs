@@ -18,22 +18,21 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
             name: "score",
             kind: ParamKind::Choice(&["magnitude", "relative", "deviation", "agreement", "tall"]),
             scope: Scope::Global,
-            default: ParamDefault::Word("deviation"),
+            default: ParamDefault::Word("magnitude"),
             help: "saliency of an element or group",
         },
         ParamSpec {
             name: "granularity",
             kind: ParamKind::Choice(&["layer", "tensor", "row", "column", "element"]),
             scope: Scope::Global,
-            // Measured (docs/quality.md): columns help the sums of task vectors, and cost low-rank methods accuracy.
-            default: ParamDefault::ByMethod { matrices: "element", others: "column" },
+            default: ParamDefault::Word("tensor"),
             help: "what is kept or pruned as one",
         },
         ParamSpec {
             name: "keep",
             kind: ParamKind::Float { min: 0.0, max: 1.0 },
             scope: Scope::PerModel,
-            default: ParamDefault::Float(0.6),
+            default: ParamDefault::Float(0.5),
             help: "share kept: of the task's layers or tensors; of the rows, columns or elements inside each tensor",
         },
         ParamSpec {

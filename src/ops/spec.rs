@@ -138,11 +138,4 @@ pub enum ParamDefault {
     Bool(bool),
     /// This word.
     Word(&'static str),
-    /// A stage's word that depends on the method behind it.
-    ByMethod {
-        /// In front of a method that merges matrices ([`Matrices`]).
-        matrices: &'static str,
-        /// In front of any other.
-        others: &'static str,
-    },
 }

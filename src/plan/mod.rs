@@ -388,7 +388,7 @@ fn check_stages(recipe: &Recipe, tensors: &[TensorPlan]) -> Result<()> {
                  but they differ at `{}`",
                 stage.spec.name, other.name
             ))
-            .hint("give each parameter one value, or use `granularity: row`, `column` or `element`"));
+            .hint("give each parameter one value, or name `granularity: row`, `column` or `element`, which rank inside a tensor"));
         }
     }
     Ok(())

@@ -18,7 +18,7 @@ pub(super) fn recipe(recipe: &Recipe) -> Json {
         .parameters
         .iter()
         .filter(|p| !recipe.parameters.setting(p.name).is_some_and(|s| s.is_total()))
-        .filter_map(|p| Some((p.name.to_string(), default_of(p, recipe.method)?.given()?.to_json())))
+        .filter_map(|p| Some((p.name.to_string(), default_of(p)?.given()?.to_json())))
         .collect();
     let mut all = json!({
         "merge_method": recipe.method.name,
@@ -42,7 +42,7 @@ pub(super) fn recipe(recipe: &Recipe) -> Json {
 fn stage(stage: &Stage) -> Json {
     let mut parameters = Map::new();
     for spec in stage.spec.parameters {
-        let default = default_of(spec, stage.method).filter(|v| *v != Value::Absent).map(|v| v.to_json());
+        let default = default_of(spec).filter(|v| *v != Value::Absent).map(|v| v.to_json());
         let json = match (stage.parameters.setting(spec.name), default) {
             (Some(setting), Some(default)) if !setting.is_total() => {
                 // What no filter matches takes the default: the rule that says so.

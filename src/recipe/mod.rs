@@ -81,8 +81,6 @@ pub struct Stage {
     pub spec: &'static MethodSpec,
     /// Its `parameters`.
     pub parameters: Parameters,
-    /// The recipe's method, on which defaults may depend.
-    pub method: &'static MethodSpec,
 }
 
 /// One entry of `models`, in the order of the recipe.
@@ -200,7 +198,7 @@ impl Recipe {
 
     fn resolve(&self, settings: &[&Parameters], name: &str, tensor: &str, t: f64) -> Result<Value> {
         let spec = spec_of(self.method, name)?;
-        resolve(settings, spec, self.method, tensor, t).ok_or_else(|| {
+        resolve(settings, spec, tensor, t).ok_or_else(|| {
             let line = self.parameters.setting(name).map_or(1, |s| s.line);
             let message = format!("parameter `{name}` has no value for {}: no filter matches", yaml::quote(tensor));
             yaml::error_at(&self.path.display().to_string(), line, message)
@@ -222,7 +220,7 @@ impl Stage {
     /// The value of one of the stage's parameters, as [`Recipe::global`] for the method's.
     pub fn global(&self, name: &str, tensor: &str, t: f64) -> Result<Value> {
         let spec = spec_of(self.spec, name)?;
-        resolve(&[&self.parameters], spec, self.method, tensor, t).ok_or_else(|| {
+        resolve(&[&self.parameters], spec, tensor, t).ok_or_else(|| {
             let stage = self.spec.name;
             let tensor = yaml::quote(tensor);
             Error::input(format!(
@@ -234,8 +232,8 @@ impl Stage {
 }
 
 /// The first of `settings` that has a value, or the default; `None` if the parameter is required and none has.
-fn resolve(settings: &[&Parameters], spec: &ParamSpec, method: &MethodSpec, tensor: &str, t: f64) -> Option<Value> {
-    settings.iter().find_map(|s| s.resolve(spec, tensor, t)).or_else(|| value::default_of(spec, method))
+fn resolve(settings: &[&Parameters], spec: &ParamSpec, tensor: &str, t: f64) -> Option<Value> {
+    settings.iter().find_map(|s| s.resolve(spec, tensor, t)).or_else(|| value::default_of(spec))
 }
 
 fn spec_of(method: &MethodSpec, name: &str) -> Result<&'static ParamSpec> {

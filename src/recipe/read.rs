@@ -318,7 +318,7 @@ fn stages(reader: &mut Reader, at: &Entry, method: &'static MethodSpec, has_base
                 reader.error(item.line, format_args!("stage `{}` needs the parameter `{}`", spec.name, missing.name))
             );
         }
-        stages.push(Stage { spec, parameters, method });
+        stages.push(Stage { spec, parameters });
     }
     if stages.is_empty() {
         return Ok(stages);

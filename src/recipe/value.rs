@@ -1,18 +1,15 @@
 //! What a parameter's setting says of one tensor: filters, then the gradient over layers.
 
-use crate::ops::{Matrices, MethodSpec, ParamDefault, ParamKind, ParamSpec, Value};
+use crate::ops::{ParamDefault, ParamKind, ParamSpec, Value};
 
-/// What a parameter is where a recipe with this method does not give it; `None` if it must.
-pub(super) fn default_of(spec: &ParamSpec, method: &MethodSpec) -> Option<Value> {
+/// What a parameter is where a recipe does not give it; `None` if it must.
+pub(super) fn default_of(spec: &ParamSpec) -> Option<Value> {
     match spec.default {
         ParamDefault::Required => None,
         ParamDefault::Absent => Some(Value::Absent),
         ParamDefault::Float(v) => Some(Value::Float(v)),
         ParamDefault::Bool(v) => Some(Value::Bool(v)),
         ParamDefault::Word(v) => Some(Value::Word(v)),
-        ParamDefault::ByMethod { matrices, others } => {
-            Some(Value::Word(if method.matrices != Matrices::No { matrices } else { others }))
-        }
     }
 }
 

@@ -87,7 +87,7 @@ impl Survey {
         let has_stages = !recipe.stages.is_empty();
         if !has_stages && !options.keep.is_empty() {
             let (spec, parameters) = (find(STAGE)?, Parameters::default());
-            recipe.stages.push(Stage { spec, parameters, method });
+            recipe.stages.push(Stage { spec, parameters });
         }
         let tasks: Vec<String> = (recipe.participants().iter())
             .filter_map(|listed| match listed {
