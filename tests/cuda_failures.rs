@@ -92,7 +92,7 @@ fn a_driver_that_is_too_old_and_devices_that_are_not_there_are_told() {
     let family = Family::new(quick_folder(), SPECS, 2, 47);
     let recipe = family.recipe("told", &Text::plain("linear", 2).yaml());
     for (variable, value, device, said) in [
-        ("MERGANSER_STANDIN_DRIVER", "12080", "cuda", ["supports CUDA 12.8", "13.0 is needed"]),
+        ("MERGANSER_STANDIN_DRIVER", "11080", "cuda", ["supports CUDA 11.8", "12.0 is needed"]),
         ("MERGANSER_STANDIN_DEVICES", "0", "cuda", ["no device", "nvidia-smi"]),
         ("MERGANSER_STANDIN_DEVICES", "2", "cuda:2", ["no device 2", "cuda:1"]),
     ] {

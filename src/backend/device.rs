@@ -58,8 +58,8 @@ pub struct CudaDevice {
     pub capability: Version,
     /// Its memory, in bytes.
     pub total_bytes: u64,
-    /// What of it was free, in bytes.
-    pub free_bytes: u64,
+    /// What of it is free, in bytes, where the device was opened to tell: see [`Cuda::measured`].
+    pub free_bytes: Option<u64>,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
     /// Why it cannot be used; `None` if it can.
@@ -80,8 +80,10 @@ pub struct Library {
     pub name: &'static str,
     /// What it is needed for.
     pub purpose: &'static str,
-    /// Whether it could be loaded.
-    pub is_present: bool,
+    /// Why it could not be loaded: what was looked for, and what was found instead. `None` if it is there.
+    pub problem: Option<String>,
+    /// Its file, or the name by which the loader found it.
+    pub path: Option<std::path::PathBuf>,
     /// What it says of itself: `13.0.1`.
     pub version: Option<String>,
 }
@@ -114,15 +116,25 @@ impl Cuda {
         }
     }
 
+    /// The same with what is free of each device's memory, for which each is opened for a moment.
+    #[must_use]
+    pub fn measured(mut self) -> Self {
+        #[cfg(feature = "cuda")]
+        if self.problem.is_none() {
+            self.devices.iter_mut().for_each(super::cuda::probe::measure);
+        }
+        self
+    }
+
     /// The devices that can be used.
     pub fn usable(&self) -> impl Iterator<Item = &CudaDevice> {
         self.devices.iter().filter(|d| d.problem.is_none() && self.problem.is_none())
     }
 
-    /// Names of libraries that are missing and that this build has a use for.
-    pub fn missing(&self) -> Vec<&'static str> {
+    /// Libraries that are missing and that this build has a use for, each with the reason.
+    pub fn missing(&self) -> Vec<(&'static str, String)> {
         let is_needed = |l: &&Library| l.name != COMPILER || !embeds_kernels();
-        self.libraries.iter().filter(|l| !l.is_present).filter(is_needed).map(|l| l.name).collect()
+        self.libraries.iter().filter(is_needed).filter_map(|l| Some((l.name, l.problem.clone()?))).collect()
     }
 
     /// Why none can be used, with every device's reason.
@@ -149,8 +161,8 @@ pub struct Device {
     pub why: Option<String>,
     /// The CUDA devices; none for the CPU.
     pub cuda: Vec<CudaDevice>,
-    /// Libraries of CUDA that are missing.
-    pub missing: Vec<&'static str>,
+    /// Libraries of CUDA that are missing, each with the reason.
+    pub missing: Vec<(&'static str, String)>,
 }
 
 impl Device {
@@ -166,18 +178,18 @@ impl Device {
     /// `Environment` where CUDA was asked for and a library is missing.
     pub fn suited_to(self, decomposes: bool) -> Result<Self> {
         let lacks = |wanted: &[&str]| {
-            let missing = self.missing.iter().filter(|name| wanted.contains(name)).map(|name| format!("lib{name}"));
-            Some(missing.collect::<Vec<_>>().join(" and ")).filter(|names| !names.is_empty() && !self.cuda.is_empty())
+            let missing = self.missing.iter().filter(|(name, _)| wanted.contains(name)).map(|(_, why)| why.as_str());
+            Some(missing.collect::<Vec<_>>().join("; ")).filter(|why| !why.is_empty() && !self.cuda.is_empty())
         };
-        let (problem, hint) = if let Some(names) = lacks(&[COMPILER]) {
+        let (problem, hint) = if let Some(why) = lacks(&[COMPILER]) {
             (
-                format!("{names} was not found, and this build compiles its CUDA kernels with it at first use"),
-                "install NVRTC (libnvrtc) of the CUDA toolkit, or put it on LD_LIBRARY_PATH",
+                format!("this build compiles its CUDA kernels at first use with NVRTC, and {why}"),
+                "install NVRTC of CUDA 12 or 13 (`pip install nvidia-cuda-nvrtc-cu12`, or the toolkit)",
             )
-        } else if let Some(names) = lacks(&SOLVERS).filter(|_| decomposes) {
+        } else if let Some(why) = lacks(&SOLVERS).filter(|_| decomposes) {
             (
-                format!("{names} was not found, and merges of matrices need it"),
-                "install CUDA's libraries (cuBLAS and cuSOLVER of CUDA 13), or put them on LD_LIBRARY_PATH",
+                format!("merges of matrices need cuBLAS and cuSOLVER, and {why}"),
+                "install cuBLAS and cuSOLVER of CUDA 12 or 13 (`pip install nvidia-cusolver-cu12`, or the toolkit)",
             )
         } else {
             return Ok(self);
@@ -195,7 +207,7 @@ impl Device {
         self.why.is_some()
     }
 
-    fn of_cuda(devices: Vec<CudaDevice>, missing: Vec<&'static str>, why: Option<String>) -> Self {
+    fn of_cuda(devices: Vec<CudaDevice>, missing: Vec<(&'static str, String)>, why: Option<String>) -> Self {
         let names: Vec<String> = devices.iter().map(CudaDevice::label).collect();
         Self { name: names.join(", "), backend: "cuda", why, cuda: devices, missing }
     }
@@ -275,7 +287,7 @@ mod tests {
             name: "a GPU".into(),
             capability: Version(9, 0),
             total_bytes: 1 << 30,
-            free_bytes: 1 << 29,
+            free_bytes: None,
             multiprocessors: 4,
             problem: problem.map(Into::into),
         }
@@ -309,12 +321,13 @@ mod tests {
     #[test]
     fn devices_that_lack_a_library_are_left_where_they_were_found_and_refused_where_they_were_asked_for() {
         for (missing, decomposes, said) in [
-            (vec!["nvrtc"], false, Some("libnvrtc was not found, and this build compiles its CUDA kernels")),
-            (vec!["nvrtc", "cusolver"], true, Some("libnvrtc was not found")),
-            (vec!["cublas", "cusolver"], true, Some("libcublas and libcusolver was not found")),
+            (vec!["nvrtc"], false, Some("compiles its CUDA kernels at first use with NVRTC, and no nvrtc")),
+            (vec!["nvrtc", "cusolver"], true, Some("no nvrtc")),
+            (vec!["cublas", "cusolver"], true, Some("need cuBLAS and cuSOLVER, and no cublas; no cusolver")),
             (vec!["cublas", "cusolver"], false, None),
             (vec![], true, None),
         ] {
+            let missing: Vec<_> = missing.into_iter().map(|name| (name, format!("no {name}"))).collect();
             let of = |why: Option<String>| Device::of_cuda(vec![device(0, None)], missing.clone(), why);
             let (found, asked) = (of(Some("found".into())).suited_to(decomposes), of(None).suited_to(decomposes));
             let found = found.unwrap();
@@ -329,7 +342,7 @@ mod tests {
             }
         }
         // The CPU lacks nothing.
-        let cpu = Device { missing: vec!["nvrtc"], ..Device::cpu(None) };
+        let cpu = Device { missing: vec![("nvrtc", "no nvrtc".into())], ..Device::cpu(None) };
         assert!(cpu.suited_to(true).is_ok());
     }
 

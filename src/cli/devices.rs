@@ -50,7 +50,7 @@ fn document() -> serde_json::Value {
             "control_group_limit_bytes": ram::limit_bytes(),
             "default_budget_bytes": default_budget(),
         },
-        "cuda": cuda(&Cuda::find()),
+        "cuda": cuda(&Cuda::find().measured()),
     })
 }
 
@@ -78,7 +78,7 @@ fn in_words() -> String {
         text += &format!("limit    {} for this process's control group\n", format_bytes(limit));
     }
     text += &format!("budget   {} where no --memory-budget is given\n", format_bytes(default_budget()));
-    text += &cuda_in_words(&Cuda::find());
+    text += &cuda_in_words(&Cuda::find().measured());
     text + &match device::nvidia_driver() {
         Some(driver) => format!("driver   {driver}\n"),
         None => "driver   no NVIDIA driver is loaded\n".into(),
@@ -98,10 +98,16 @@ fn cuda(found: &Cuda) -> serde_json::Value {
             "problem": d.problem,
         })
     });
-    let libraries = found
-        .libraries
-        .iter()
-        .map(|l| json!({ "name": l.name, "present": l.is_present, "version": l.version, "needed_for": l.purpose }));
+    let libraries = found.libraries.iter().map(|l| {
+        json!({
+            "name": l.name,
+            "present": l.problem.is_none(),
+            "version": l.version,
+            "path": l.path.as_ref().map(|path| path.display().to_string()),
+            "problem": l.problem,
+            "needed_for": l.purpose,
+        })
+    });
     let is_usable = found.usable().next().is_some();
     json!({
         "usable": is_usable,
@@ -117,8 +123,9 @@ fn cuda(found: &Cuda) -> serde_json::Value {
 fn cuda_in_words(found: &Cuda) -> String {
     let mut text = String::from("\n");
     for d in &found.devices {
-        let (free, total) = (format_bytes(d.free_bytes), format_bytes(d.total_bytes));
-        text += &format!("cuda:{:<3} {}, capability {}, {free} of {total} free", d.ordinal, d.name, d.capability);
+        let (of, total) = (d.free_bytes.map(format_bytes), format_bytes(d.total_bytes));
+        let memory = of.map_or_else(|| total.clone(), |free| format!("{free} of {total} free"));
+        text += &format!("cuda:{:<3} {}, capability {}, {memory}", d.ordinal, d.name, d.capability);
         text += &d.problem.as_ref().map(|problem| format!("; unusable: {problem}")).unwrap_or_default();
         text.push('\n');
     }
@@ -130,12 +137,17 @@ fn cuda_in_words(found: &Cuda) -> String {
         text += &format!("CUDA     {version} is the newest that the driver supports\n");
     }
     for l in &found.libraries {
-        let state = match (&l.version, l.is_present) {
+        let state = match (&l.version, &l.problem) {
             (Some(version), _) => version.as_str(),
-            (None, true) => "found",
-            (None, false) => "missing",
+            (None, None) => "found",
+            (None, Some(_)) => "missing",
         };
         text += &format!("{:<9}{state}: for {}\n", l.name, l.purpose);
+        text += &match (&l.path, &l.problem) {
+            (Some(path), _) if path.is_absolute() => format!("         {}\n", path.display()),
+            (_, Some(problem)) => format!("         {problem}\n"),
+            _ => String::new(),
+        };
     }
     text
 }

@@ -4,7 +4,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
 use super::symmetric::Symmetric;
-use super::triples::{LEAST_TRACE, svd_bytes};
+use super::triples::{LEAST_TRACE, is_zero, svd_bytes};
 use crate::error::{Error, Result};
 
 /// Least σ_min²/σ_max² for which the factor is had from the Gram matrix: its error is about 2⁻⁵² over this.
@@ -38,6 +38,9 @@ pub fn polar(x: MatRef<'_, f64>, null: f64) -> Result<Polar> {
     }
     if n == 0 {
         return Ok(Polar { factor: Mat::zeros(m, 0), singular: Vec::new() });
+    }
+    if is_zero(x) {
+        return Ok(Polar { factor: Mat::zeros(m, n), singular: vec![0.0; n] });
     }
     let gram = x.transpose() * x;
     let trace: f64 = (0..n).map(|i| gram[(i, i)]).sum();

@@ -38,6 +38,9 @@ impl Triples {
         if k == 0 {
             return Ok(Self { left: Mat::zeros(m, 0), singular: Vec::new(), right: Mat::zeros(n, 0) });
         }
+        if is_zero(a) {
+            return Ok(Self { left: Mat::zeros(m, k), singular: vec![0.0; k], right: Mat::zeros(n, k) });
+        }
         let mut triples = match Self::from_gram(a, k)? {
             Some(triples) => triples,
             None => Self::from_svd(a, k)?,
@@ -91,6 +94,11 @@ impl Triples {
     }
 }
 
+/// Whether nothing is in a matrix, as where a model left it as it was.
+pub(super) fn is_zero(a: MatRef<'_, f64>) -> bool {
+    a.norm_max() == 0.0
+}
+
 /// Bytes of the scratch of a thin singular value decomposition.
 pub(super) fn svd_bytes(m: u64, n: u64) -> u64 {
     let thin = ComputeSvdVectors::Thin;
@@ -101,6 +109,16 @@ pub(super) fn svd_bytes(m: u64, n: u64) -> u64 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_matrix_of_zeros_all_triples_are_zeros() {
+        let triples = Triples::leading(Mat::zeros(7, 12).as_ref(), 3, 0.0).unwrap();
+        assert_eq!(triples.singular, [0.0; 3]);
+        assert_eq!((triples.left, triples.right), (Mat::zeros(7, 3), Mat::zeros(12, 3)));
+        let mut tiny = Mat::zeros(7, 12);
+        tiny[(2, 3)] = -1e-300;
+        assert_eq!(Triples::leading(tiny.as_ref(), 3, 0.0).unwrap().singular, [1e-300, 0.0, 0.0]);
+    }
 
     #[test]
     fn triples_are_those_of_the_whole_decomposition() {

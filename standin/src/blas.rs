@@ -100,7 +100,7 @@ extern "C" fn cublasGetVersion_v2(_handle: usize, version: *mut c_int) -> c_int 
 
 #[unsafe(no_mangle)]
 extern "C" fn cublasGetProperty(which: c_int, value: *mut c_int) -> c_int {
-    call(|_| put(value, if which == 0 { 13 } else { 0 }).map_err(invalid))
+    call(|world| put(value, if which == 0 { world.config.driver_version / 1000 } else { 0 }).map_err(invalid))
 }
 
 /// Arguments of a product, as the interface has them.

@@ -24,10 +24,12 @@ macro_rules! codes {
 codes! {
     INVALID_VALUE = 1, "invalid argument (stand-in)";
     OUT_OF_MEMORY = 2, "out of memory (stand-in)";
+    DEVICE_UNAVAILABLE = 46, "CUDA-capable device(s) is/are busy or unavailable (stand-in)";
     NO_DEVICE = 100, "no CUDA-capable device is detected (stand-in)";
     INVALID_DEVICE = 101, "invalid device ordinal (stand-in)";
     INVALID_IMAGE = 200, "device kernel image is invalid (stand-in)";
     INVALID_CONTEXT = 201, "invalid device context (stand-in)";
+    NO_BINARY_FOR_GPU = 209, "no kernel image is available for execution on the device (stand-in)";
     UNSUPPORTED_PTX_VERSION = 222, "the provided PTX was compiled with an unsupported toolchain (stand-in)";
     INVALID_HANDLE = 400, "invalid resource handle (stand-in)";
     NOT_FOUND = 500, "named symbol not found (stand-in)";

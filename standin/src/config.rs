@@ -14,6 +14,8 @@ pub struct Config {
     pub memory_bytes: Vec<usize>,
     /// `DRIVER`: what `cuDriverGetVersion` says, as 1000 · major + 10 · minor.
     pub driver_version: i32,
+    /// `COMPUTE_MODE`: that of every device, as `cuda.h` numbers it.
+    pub compute_mode: i32,
     /// `CAPABILITY`: the compute capability of every device, as 90 for 9.0, and with it their limits.
     pub card: Card,
     /// `FAIL`: which calls fail.
@@ -56,6 +58,7 @@ impl Config {
             devices: visible(number("DEVICES", 1) as usize, std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref()),
             memory_bytes,
             driver_version: number("DRIVER", 13_000) as i32,
+            compute_mode: number("COMPUTE_MODE", 0) as i32,
             card: card.unwrap_or_else(|| refuse("CAPABILITY", &capability.to_string())),
             failures,
             sabotage,

@@ -4,6 +4,7 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 
 use crate::cards::{REGISTERS, SHARED_UNASKED};
 use crate::codes::Code;
+use crate::failures::Kind;
 use crate::put;
 use crate::world::{self, World, call};
 
@@ -130,7 +131,8 @@ extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, device: 
             81 => card.shared_of_processor as c_int,
             97 => card.shared_opt_in as c_int,
             106 => card.blocks_of_processor as c_int,
-            18 | 20 | 32 | 34 | 35 | 50 | 78 | 79 | 80 | 83..=96 | 98..=105 => 0,
+            20 => world.config.compute_mode,
+            18 | 32 | 34 | 35 | 50 | 78 | 79 | 80 | 83..=96 | 98..=105 => 0,
             other => {
                 eprintln!("standin: attribute {other} of a device is not modelled");
                 return Err(Code::INVALID_VALUE);
@@ -150,13 +152,25 @@ extern "C" fn cuDevicePrimaryCtxRetain(handle: *mut *mut c_void, device: c_int) 
     call(|world| {
         let device = known(world, device)?;
         world.working(device)?;
+        // Prohibited; or another program has it for itself.
+        if world.config.compute_mode == 2 || world.config.failures.strike(Kind::Context) {
+            return Err(Code::DEVICE_UNAVAILABLE);
+        }
+        world.devices[device].retained += 1;
         put(handle, context(device))
     })
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn cuDevicePrimaryCtxRelease_v2(device: c_int) -> c_int {
-    call(|world| known(world, device).map(|_| ()))
+    call(|world| {
+        let device = known(world, device)?;
+        match world.devices[device].retained.checked_sub(1) {
+            Some(rest) => world.devices[device].retained = rest,
+            None => return Err(world.misuse(Code::INVALID_CONTEXT, "a context is released that nobody holds")),
+        }
+        Ok(())
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -34,11 +34,13 @@ pub enum Kind {
     SolverMemory,
     /// A decomposition that does not converge: a positive `info`.
     Converge,
+    /// A device that another program has for itself: unavailable, where its context is asked for.
+    Context,
     /// The device is lost at this call of the driver, whatever it is.
     Lost,
 }
 
-const KINDS: [(&str, Kind); 14] = [
+const KINDS: [(&str, Kind); 15] = [
     ("alloc", Kind::Alloc),
     ("pinned", Kind::Pinned),
     ("stream", Kind::Stream),
@@ -52,6 +54,7 @@ const KINDS: [(&str, Kind); 14] = [
     ("blas-memory", Kind::BlasMemory),
     ("solver-memory", Kind::SolverMemory),
     ("converge", Kind::Converge),
+    ("context", Kind::Context),
     ("lost", Kind::Lost),
 ];
 

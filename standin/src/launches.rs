@@ -4,6 +4,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use crate::codes::Code;
 use crate::failures::Kind;
+use crate::images;
 use crate::kernels::Function;
 use crate::put;
 use crate::world::{Work, World, call};
@@ -34,9 +35,8 @@ extern "C" fn cuModuleLoadData(place: *mut usize, image: *const c_void) -> c_int
             // SAFETY: begins as text does, so it ends in a zero byte.
             unsafe { CStr::from_ptr(image.cast()) }.to_string_lossy()
         });
-        if world.config.driver_version < 13_000 {
-            eprintln!("standin: a module of CUDA 13.0 on an older driver");
-            return Err(Code::UNSUPPORTED_PTX_VERSION);
+        if let Some(text) = &text {
+            images::check(text, world.config.driver_version, world.config.card.capability)?;
         }
         let module = world.kernels.module(device, &start, text.as_deref()).map_err(|text| {
             eprintln!("standin: module: {text}");

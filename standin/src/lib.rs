@@ -19,6 +19,7 @@ mod copies;
 mod eigen;
 mod failures;
 mod gemm;
+mod images;
 mod kernels;
 mod launches;
 mod libraries;

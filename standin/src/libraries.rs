@@ -5,7 +5,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::codes::Code;
 use crate::memory::{POISON, fill};
-use crate::world::{LibraryCall, Work, World};
+use crate::world::{self, LibraryCall, Work, World};
 
 /// What a handle holds.
 #[derive(Clone, Copy, Default)]
@@ -38,7 +38,12 @@ pub fn create(world: &mut World) -> Result<usize, Code> {
 /// The handle, or a misuse.
 pub fn find(world: &mut World, handle: usize) -> Result<Handle, Code> {
     let found = handles().get(&handle).copied();
-    found.ok_or_else(|| world.misuse(Code::INVALID_HANDLE, "use of a library's handle that does not exist"))
+    let found =
+        found.ok_or_else(|| world.misuse(Code::INVALID_HANDLE, "use of a library's handle that does not exist"))?;
+    if world::current() != Some(found.device) {
+        return Err(world.misuse(Code::INVALID_CONTEXT, "a library's handle is used while another device is current"));
+    }
+    Ok(found)
 }
 
 /// Changes a handle.

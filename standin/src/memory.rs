@@ -71,6 +71,11 @@ impl Memory {
         true
     }
 
+    /// Blocks of pinned memory that live.
+    pub fn pinned_blocks(&self) -> usize {
+        self.live.values().filter(|block| block.owner == Owner::Pinned).count()
+    }
+
     /// The block that begins at `address`.
     pub fn at(&self, address: usize) -> Option<Block> {
         self.live.get(&address).copied()

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString, c_char, c_int};
 
 use crate::codes::Code;
+use crate::images;
 use crate::put;
 use crate::world::{self, World};
 
@@ -69,7 +70,10 @@ fn texts(places: *const *const c_char, count: c_int) -> Result<Vec<String>, c_in
 /// A minor version that no real NVRTC has, so that nothing compiled here is taken for its work, in a cache for instance.
 #[unsafe(no_mangle)]
 extern "C" fn nvrtcVersion(major: *mut c_int, minor: *mut c_int) -> c_int {
-    call(|_| put(major, 13).and_then(|()| put(minor, 990)).map_err(internal))
+    call(|world| {
+        let cuda = world.config.driver_version;
+        put(major, cuda / 1000).and_then(|()| put(minor, 900 + cuda % 1000 / 10)).map_err(internal)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -125,8 +129,9 @@ extern "C" fn nvrtcCompileProgram(program: usize, count: c_int, options: *const 
                 return Err(INTERNAL_ERROR);
             }
         };
+        let cuda = world.config.driver_version;
         let program = world.programs.0.get_mut(&program).ok_or(INVALID_PROGRAM)?;
-        let (code, log) = match program.compile(&options, &known) {
+        let (code, log) = match program.compile(&options, &known, cuda) {
             Ok(result) => {
                 program.result = CString::new(result).map_err(|_| INTERNAL_ERROR)?;
                 (0, String::new())
@@ -140,13 +145,18 @@ extern "C" fn nvrtcCompileProgram(program: usize, count: c_int, options: *const 
 
 impl Program {
     /// A text that names the kernels, or an error and a log.
-    fn compile(&self, options: &[String], known: &HashSet<String>) -> Result<String, (c_int, String)> {
+    fn compile(&self, options: &[String], known: &HashSet<String>, cuda: c_int) -> Result<String, (c_int, String)> {
         if let Some(option) = options.iter().find(|option| !OPTIONS.iter().any(|known| option.starts_with(known))) {
             return Err((INVALID_OPTION, format!("nvrtc: error: unrecognized option {option}")));
         }
         let architecture = options.iter().find_map(|option| option.strip_prefix("--gpu-architecture="));
-        if architecture.is_none_or(|name| !(name.starts_with("sm_") || name.starts_with("compute_"))) {
-            return Err((INVALID_OPTION, "nvrtc: error: no --gpu-architecture".into()));
+        let (end, target) = match architecture.and_then(|name| name.split_once('_')) {
+            Some(("sm", target)) => ("// compiled to the end", target),
+            Some(("compute", target)) => ("//", target),
+            _ => return Err((INVALID_OPTION, "nvrtc: error: no --gpu-architecture".into())),
+        };
+        if !images::architectures(cuda).iter().any(|known| known.to_string() == target) {
+            return Err((INVALID_OPTION, format!("nvrtc: error: invalid value for --gpu-architecture: {target}")));
         }
         // A product rounded once where the CPU rounds twice gives other bits.
         if !options.iter().any(|option| option.ends_with("fmad=false")) {
@@ -164,7 +174,8 @@ impl Program {
             }
         }
         let entries = self.source.lines().filter_map(kernel).map(|name| format!(".visible .entry {name}()\n"));
-        Ok(format!("//\n// stand-in\n.version 9.0\n.target sm_90\n{}", entries.collect::<String>()))
+        let ((major, minor), entries) = (images::ptx_of(cuda), entries.collect::<String>());
+        Ok(format!("{end}\n// stand-in\n.version {major}.{minor}\n.target sm_{target}\n{entries}"))
     }
 }
 
@@ -212,12 +223,15 @@ results! {
 
 #[unsafe(no_mangle)]
 extern "C" fn nvrtcGetNumSupportedArchs(count: *mut c_int) -> c_int {
-    call(|_| put(count, 2).map_err(internal))
+    call(|world| put(count, images::architectures(world.config.driver_version).len() as c_int).map_err(internal))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn nvrtcGetSupportedArchs(places: *mut c_int) -> c_int {
-    call(|_| put(places, 80).and_then(|()| put(places.wrapping_add(1), 90)).map_err(internal))
+    call(|world| {
+        let mut known = images::architectures(world.config.driver_version).iter().enumerate();
+        known.try_for_each(|(i, known)| put(places.wrapping_add(i), *known)).map_err(internal)
+    })
 }
 
 #[cfg(test)]
@@ -236,10 +250,10 @@ mod tests {
         let known: HashSet<_> = ["typedef int t;".to_owned(), line.to_owned()].into();
         let options = ["--gpu-architecture=sm_90".to_owned(), "--fmad=false".to_owned()];
         let good = program(&format!("#include \"common.cuh\"\n\n{line}\n"));
-        assert!(good.compile(&options, &known).unwrap().contains(".entry merge_f32("));
-        assert_eq!(good.compile(&options[..1], &known).unwrap_err().0, INVALID_OPTION);
+        assert!(good.compile(&options, &known, 13_000).unwrap().contains(".entry merge_f32("));
+        assert_eq!(good.compile(&options[..1], &known, 13_000).unwrap_err().0, INVALID_OPTION);
         for (source, reason) in [("#include <cuda_fp16.h>", "cuda_fp16.h"), ("int other;", "int other;")] {
-            let (code, log) = program(source).compile(&options, &known).unwrap_err();
+            let (code, log) = program(source).compile(&options, &known, 13_000).unwrap_err();
             assert_eq!(code, COMPILATION);
             assert!(log.contains(reason), "{log}");
         }

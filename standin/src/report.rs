@@ -29,13 +29,17 @@ extern "C" fn finish() {
         let names = |waits: &[Verdict]| waits.iter().map(|wait| wait.name()).collect::<Vec<_>>();
         let removed = world.config.sabotage.removed + world.kernels.removals();
         let peaks: Vec<_> = world.devices.iter().map(|device| device.peak_bytes).collect();
+        let contexts: Vec<_> = world.devices.iter().map(|device| device.retained).collect();
         let left: Vec<_> = world.devices.iter().map(|device| device.used_bytes).collect();
         let _ = writeln!(
             text,
-            "\"host_to_device_bytes\": {}, \"device_to_host_bytes\": {}, \"peak_bytes\": {peaks:?}, \"left_bytes\": {left:?}, \"misuses\": {}, \
+            "\"host_to_device_bytes\": {}, \"device_to_host_bytes\": {}, \"peak_bytes\": {peaks:?}, \"left_bytes\": {left:?}, \
+             \"left_handles\": {}, \"left_contexts\": {contexts:?}, \"timed_events\": {}, \"misuses\": {}, \
              \"removed\": {removed}, \"orders\": {:?}, \"host_orders\": {:?}}}",
             world.copied_bytes[0],
             world.copied_bytes[1],
+            world.left(),
+            world.timed_events,
             world.misuses,
             names(&world.order.waits),
             names(&world.order.host_waits)

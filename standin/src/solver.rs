@@ -83,7 +83,7 @@ extern "C" fn cusolverDnSetDeterministicMode(handle: usize, _mode: c_int) -> c_i
 
 #[unsafe(no_mangle)]
 extern "C" fn cusolverGetVersion(version: *mut c_int) -> c_int {
-    call(|_| put(version, 12_000).map_err(invalid))
+    call(|world| put(version, (world.config.driver_version / 1000 - 1) * 1000).map_err(invalid))
 }
 
 #[unsafe(no_mangle)]
@@ -132,8 +132,9 @@ impl Problem {
         if self.double { 8 } else { 4 }
     }
 
-    fn device_bytes(&self) -> usize {
-        (self.n * self.n + 8 * self.n + 64) * self.element_bytes() * self.batch
+    /// What a device of this number asks for: another than the one before, as unlike cards do.
+    fn device_bytes(&self, device: usize) -> usize {
+        (self.n * self.n + 8 * self.n + 64) * self.element_bytes() * self.batch * (1 + device)
     }
 }
 
@@ -179,13 +180,13 @@ fn solve(world: &mut World, handle: usize, problem: Problem, places: Places) -> 
     let needed = [
         ("matrices to decompose", places.matrices, extent + (batch - 1) * problem.leading * n * bytes),
         ("eigenvalues", places.values, n * batch * bytes),
-        ("workspace of cuSOLVER", places.device.0, problem.device_bytes()),
+        ("workspace of cuSOLVER", places.device.0, problem.device_bytes(handle.device)),
         ("info of cuSOLVER", places.info, 4 * batch),
     ];
     for (what, at, len) in needed {
         operand(world, what, handle.device, at, len).map_err(invalid)?;
     }
-    if places.device.1 < problem.device_bytes() || places.host.1 < HOST_BYTES || places.host.0 == 0 {
+    if places.device.1 < problem.device_bytes(handle.device) || places.host.1 < HOST_BYTES || places.host.0 == 0 {
         let text = "a decomposition with less workspace than was asked for";
         return Err(invalid(world.misuse(Code::INVALID_VALUE, text)));
     }
@@ -201,7 +202,7 @@ fn solve(world: &mut World, handle: usize, problem: Problem, places: Places) -> 
     let workspace_of_host = HostWorkspace::take(world, places.host.0);
     let run = move || {
         workspace_of_host.check()?;
-        libraries::scribble(places.device.0, problem.device_bytes());
+        libraries::scribble(places.device.0, problem.device_bytes(handle.device));
         for index in 0..batch {
             let matrix = Matrix { at: places.matrices + index * problem.leading * n * bytes, leading: problem.leading };
             let values = places.values + index * n * bytes;
@@ -246,13 +247,20 @@ fn one<T: Real>(problem: &Problem, matrix: Matrix, values: usize, seed: u64) -> 
     eigen.converged
 }
 
-fn sizes(problem: Result<Problem, c_int>, device: *mut usize, host: *mut usize) -> Result<(), c_int> {
-    put(device, problem?.device_bytes()).and_then(|()| put(host, HOST_BYTES)).map_err(invalid)
+fn sizes(
+    world: &mut World,
+    handle: usize,
+    problem: Result<Problem, c_int>,
+    device: *mut usize,
+    host: *mut usize,
+) -> Result<(), c_int> {
+    let handle = libraries::find(world, handle).map_err(|_| NOT_INITIALIZED)?;
+    put(device, problem?.device_bytes(handle.device)).and_then(|()| put(host, HOST_BYTES)).map_err(invalid)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn cusolverDnXsyevd_bufferSize(
-    _handle: usize,
+    handle: usize,
     _params: usize,
     job: c_int,
     fill: c_int,
@@ -266,7 +274,7 @@ extern "C" fn cusolverDnXsyevd_bufferSize(
     device: *mut usize,
     host: *mut usize,
 ) -> c_int {
-    call(|_| sizes(Problem::new(job, fill, n, lda, [type_a, type_w, compute], 1), device, host))
+    call(|world| sizes(world, handle, Problem::new(job, fill, n, lda, [type_a, type_w, compute], 1), device, host))
 }
 
 #[unsafe(no_mangle)]
@@ -294,7 +302,7 @@ extern "C" fn cusolverDnXsyevd(
 
 #[unsafe(no_mangle)]
 extern "C" fn cusolverDnXsyevBatched_bufferSize(
-    _handle: usize,
+    handle: usize,
     _params: usize,
     job: c_int,
     fill: c_int,
@@ -309,7 +317,7 @@ extern "C" fn cusolverDnXsyevBatched_bufferSize(
     host: *mut usize,
     batch: i64,
 ) -> c_int {
-    call(|_| sizes(Problem::new(job, fill, n, lda, [type_a, type_w, compute], batch), device, host))
+    call(|world| sizes(world, handle, Problem::new(job, fill, n, lda, [type_a, type_w, compute], batch), device, host))
 }
 
 #[unsafe(no_mangle)]

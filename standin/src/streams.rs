@@ -105,6 +105,7 @@ extern "C" fn cuEventCreate(place: *mut usize, flags: c_uint) -> c_int {
         }
         let handle = world.new_handle();
         let timing = flags & DISABLE_TIMING == 0;
+        world.timed_events += u64::from(timing);
         world.events.insert(handle, Event { device, timing, recorded: 0, done: 0, at: None, destroyed: false });
         put(place, handle)
     })

@@ -26,6 +26,8 @@ pub struct Device {
     pub used_bytes: usize,
     /// The most that ever were.
     pub peak_bytes: usize,
+    /// How often its context is held.
+    pub retained: u64,
 }
 
 /// A queue of work.
@@ -127,6 +129,8 @@ pub struct World {
     pub order: Order,
     /// Misuses seen.
     pub misuses: u64,
+    /// Events made that take the time.
+    pub timed_events: u64,
     /// Bytes copied between host and device.
     pub copied_bytes: [u64; 2],
     next_handle: usize,
@@ -199,6 +203,7 @@ impl World {
             memory: Memory::default(),
             order: Order::default(),
             misuses: 0,
+            timed_events: 0,
             copied_bytes: [0; 2],
             next_handle: FIRST_HANDLE,
             config,
@@ -281,6 +286,14 @@ impl World {
         self.memory
             .is_pinned(address, len)
             .map_err(|text| self.misuse(Code::INVALID_VALUE, &format!("{what} of {len} bytes: {text}")))
+    }
+
+    /// What the program has made and not destroyed: streams, events, modules, handles of libraries, page-locked blocks.
+    pub fn left(&self) -> usize {
+        let streams = self.streams.iter().filter(|(handle, stream)| **handle >= FIRST_HANDLE && !stream.destroyed);
+        let events = self.events.values().filter(|event| !event.destroyed);
+        let (modules, handles) = (self.kernels.modules.len(), crate::libraries::handles().len());
+        streams.count() + events.count() + modules + handles + self.memory.pinned_blocks()
     }
 
     /// Puts work into a stream, then lets the schedule run what it likes.

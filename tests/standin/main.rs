@@ -15,9 +15,11 @@ mod merge_support;
 
 mod cases;
 mod failures;
+mod frozen;
 mod libraries;
 mod memory;
 mod mistakes;
+mod reach;
 
 /// Where the stand-in lies without `XsyevBatched`, as the loader is told it.
 fn without_batched() -> std::path::PathBuf {

@@ -2,11 +2,57 @@
 //! `bench` a product in f32.
 #![allow(unsafe_code)]
 
-use cudarc::cublas::{result, sys};
+use std::ffi::{c_int, c_longlong, c_void};
+
 use cudarc::driver::CudaStream;
 
 use super::error;
+use super::libraries::{self, Name, functions};
 use crate::error::{Error, Result};
+
+type Handle = *mut c_void;
+
+functions! {
+    /// What is called of cuBLAS, by its manual.
+    Functions {
+        create: c"cublasCreate_v2" = fn(*mut Handle);
+        destroy: c"cublasDestroy_v2" = fn(Handle);
+        set_stream: c"cublasSetStream_v2" = fn(Handle, *mut c_void);
+        set_math_mode: c"cublasSetMathMode" = fn(Handle, c_int);
+        multiply: c"cublasDgemmStridedBatched" = fn(
+            Handle, c_int, c_int, c_int, c_int, c_int, *const f64, *const f64, c_int, c_longlong, *const f64, c_int,
+            c_longlong, *const f64, *mut f64, c_int, c_longlong, c_int,
+        );
+        multiply_single: c"cublasSgemm_v2" = fn(
+            Handle, c_int, c_int, c_int, c_int, c_int, *const f32, *const f32, c_int, *const f32, c_int, *const f32,
+            *mut f32, c_int,
+        );
+        add: c"cublasDgeam" = fn(
+            Handle, c_int, c_int, c_int, c_int, *const f64, *const f64, c_int, *const f64, *const f64, c_int, *mut f64,
+            c_int,
+        );
+    }
+}
+
+/// `cublasOperation_t`.
+const PLAIN: c_int = 0;
+const TRANSPOSED: c_int = 1;
+/// `cublasMath_t`.
+const DEFAULT_MATH: c_int = 0;
+const PEDANTIC_MATH: c_int = 2;
+/// `cublasStatus_t`, by its number.
+const STATUSES: [(c_int, &str); 9] = [
+    (1, "NOT_INITIALIZED"),
+    (3, "ALLOC_FAILED"),
+    (7, "INVALID_VALUE"),
+    (8, "ARCH_MISMATCH"),
+    (11, "MAPPING_ERROR"),
+    (13, "EXECUTION_FAILED"),
+    (14, "INTERNAL_ERROR"),
+    (15, "NOT_SUPPORTED"),
+    (16, "LICENSE_ERROR"),
+];
+const ALLOC_FAILED: c_int = 3;
 
 /// An operand: column-major matrices of one shape, one after the other.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +90,8 @@ pub struct Sides {
 /// A handle, bound to a stream.
 #[derive(Debug)]
 pub struct Blas {
-    handle: sys::cublasHandle_t,
+    handle: Handle,
+    functions: Functions,
     label: String,
 }
 
@@ -57,16 +104,19 @@ impl Blas {
     /// # Errors
     /// What cuBLAS says.
     pub fn new(stream: &CudaStream, label: &str) -> Result<Self> {
-        // SAFETY: it only tries to load libraries of these names.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(missing("libcublas"));
-        }
-        let handle = result::create_handle().map_err(|e| failed(label, "start", e.0))?;
-        let blas = Self { handle, label: label.to_owned() };
+        let functions = Functions::of(libraries::open(Name::Cublas).map_err(missing)?)?;
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: the pointer is to a live handle's place.
+        let status = unsafe { (functions.create)(&mut handle) };
+        said(label, "start", status)?;
+        let blas = Self { handle, functions, label: label.to_owned() };
         // SAFETY: the handle has just been made, and the stream outlives it in `Lane`.
-        unsafe { result::set_stream(handle, stream.cu_stream().cast()) }
-            .map_err(|e| failed(label, "take a stream", e.0))?;
+        blas.said("take a stream", unsafe { (functions.set_stream)(handle, stream.cu_stream().cast()) })?;
         Ok(blas)
+    }
+
+    fn said(&self, doing: &str, status: c_int) -> Result<()> {
+        said(&self.label, doing, status)
     }
 
     /// C ← α A B + β C, for every product of a batch.
@@ -78,18 +128,15 @@ impl Blas {
     /// The operands must be device memory of the stream's context that holds as many elements as `sides` says, and that only
     /// this stream's work uses until it is done.
     pub unsafe fn product(&mut self, sides: Sides, a: Operand, b: Operand, c: Operand, by: [f64; 2]) -> Result<()> {
-        let op = |x: &Operand| match x.is_transposed {
-            true => sys::cublasOperation_t::CUBLAS_OP_T,
-            false => sys::cublasOperation_t::CUBLAS_OP_N,
-        };
+        let op = |x: &Operand| if x.is_transposed { TRANSPOSED } else { PLAIN };
         let [alpha, beta] = by;
         let Sides { m, n, k, batch } = sides;
         if m == 0 || n == 0 || batch == 0 {
             return Ok(());
         }
         // SAFETY: of the operands the caller promises; the scalars are read before the call returns, as they are the host's.
-        unsafe {
-            result::dgemm_strided_batched(
+        let status = unsafe {
+            (self.functions.multiply)(
                 self.handle,
                 op(&a),
                 op(&b),
@@ -109,8 +156,8 @@ impl Blas {
                 c.stride as i64,
                 int(batch)?,
             )
-        }
-        .map_err(|e| failed(&self.label, "multiply matrices", e.0))
+        };
+        self.said("multiply matrices", status)
     }
 
     /// C ← Aᵀ, of a matrix A of `rows` and `columns`.
@@ -124,14 +171,14 @@ impl Blas {
         if rows == 0 || columns == 0 {
             return Ok(());
         }
-        let (one, zero, op) = (1.0f64, 0.0f64, sys::cublasOperation_t::CUBLAS_OP_T);
+        let (one, zero, op) = (1.0f64, 0.0f64, TRANSPOSED);
         let (from, to) = (a.ptr as *const f64, c.ptr as *mut f64);
         let (m, n, lda, ldc) = (int(columns)?, int(rows)?, int(a.ld)?, int(c.ld)?);
         // SAFETY: of the operands the caller promises; with a factor of 0 the second one, named as the first, is not read. The
         // scalars are the host's, read before the call returns.
-        unsafe { sys::cublasDgeam(self.handle, op, op, m, n, &one, from, lda, &zero, from, lda, to, ldc) }
-            .result()
-            .map_err(|e| failed(&self.label, "transpose a matrix", e.0))
+        let status =
+            unsafe { (self.functions.add)(self.handle, op, op, m, n, &one, from, lda, &zero, from, lda, to, ldc) };
+        self.said("transpose a matrix", status)
     }
 
     /// C ← A A, of square matrices in f32, all of it: without the short form TF32.
@@ -142,17 +189,16 @@ impl Blas {
     /// # Safety
     /// As of [`Self::product`]; A and C must not overlap.
     pub unsafe fn square_single(&mut self, side: usize, a: u64, c: u64) -> Result<()> {
-        use sys::cublasMath_t::{CUBLAS_DEFAULT_MATH, CUBLAS_PEDANTIC_MATH};
-        let (n, op) = (int(side)?, sys::cublasOperation_t::CUBLAS_OP_N);
+        let (n, op, handle) = (int(side)?, PLAIN, self.handle);
         let (a, c, one, zero) = (a as *const f32, c as *mut f32, 1f32, 0f32);
-        let said = |e: result::CublasError| failed(&self.label, "multiply matrices in f32", e.0);
+        let doing = "multiply matrices in f32";
         // SAFETY: the handle is live. Without short forms is the default, which an environment variable can change.
-        unsafe { sys::cublasSetMathMode(self.handle, CUBLAS_PEDANTIC_MATH) }.result().map_err(said)?;
+        self.said(doing, unsafe { (self.functions.set_math_mode)(handle, PEDANTIC_MATH) })?;
         // SAFETY: of the operands the caller promises; the scalars are the host's and are read before the call returns.
-        let done = unsafe { result::sgemm(self.handle, op, op, n, n, n, &one, a, n, a, n, &zero, c, n) };
+        let done = unsafe { (self.functions.multiply_single)(handle, op, op, n, n, n, &one, a, n, a, n, &zero, c, n) };
         // SAFETY: the handle is live.
-        let back = unsafe { sys::cublasSetMathMode(self.handle, CUBLAS_DEFAULT_MATH) }.result();
-        done.and(back).map_err(said)
+        let back = unsafe { (self.functions.set_math_mode)(handle, DEFAULT_MATH) };
+        self.said(doing, done).and(self.said(doing, back))
     }
 }
 
@@ -164,19 +210,23 @@ fn int(x: usize) -> Result<i32> {
 impl Drop for Blas {
     fn drop(&mut self) {
         // SAFETY: made in `new`, destroyed here alone. What it says changes nothing.
-        let _ = unsafe { result::destroy_handle(self.handle) };
+        let _ = unsafe { (self.functions.destroy)(self.handle) };
     }
 }
 
-fn failed(label: &str, doing: &str, status: sys::cublasStatus_t) -> Error {
+fn said(label: &str, doing: &str, status: c_int) -> Result<()> {
     match status {
-        sys::cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED => error::out_of_memory(label, doing, "cuBLAS found no memory"),
-        _ => Error::environment(format!("cuBLAS on {label} could not {doing}: {status:?}")),
+        0 => Ok(()),
+        ALLOC_FAILED => Err(error::out_of_memory(label, doing, "cuBLAS found no memory")),
+        _ => {
+            let status = error::status("CUBLAS_STATUS_", &STATUSES, status);
+            Err(Error::environment(format!("cuBLAS on {label} could not {doing}: {status}")))
+        }
     }
 }
 
-/// A library that low-rank work needs and that is not there.
-pub fn missing(library: &str) -> Error {
-    Error::environment(format!("{library} was not found, and merges of matrices by singular vectors need it"))
-        .hint("install CUDA's libraries (cuBLAS and cuSOLVER of CUDA 13), or put them on LD_LIBRARY_PATH")
+/// A library that low-rank work needs and that is not there, or not as it should be.
+pub(super) fn missing(why: &str) -> Error {
+    Error::environment(format!("merges of matrices by singular vectors need cuBLAS and cuSOLVER: {why}"))
+        .hint("install CUDA's libraries (cuBLAS and cuSOLVER of CUDA 12 or 13), or put them on LD_LIBRARY_PATH")
 }

@@ -2,14 +2,57 @@
 //! value decompositions.
 #![allow(unsafe_code)]
 
+use std::ffi::{c_int, c_schar, c_void};
 use std::sync::Arc;
 
-use cudarc::cusolver::{result, sys};
-use cudarc::driver::{CudaEvent, CudaStream, DriverError};
+use cudarc::driver::{CudaStream, DriverError};
 
 use super::error;
-use super::pinned::waiting;
+use super::event::Event;
+use super::libraries::{self, Library, Name, functions};
 use crate::error::{Error, Result};
+
+type Handle = *mut c_void;
+type Params = *mut c_void;
+type Any = *mut c_void;
+type Read = *const c_void;
+
+functions! {
+    /// What is called of cuSOLVER, by its manual.
+    Functions {
+        create: c"cusolverDnCreate" = fn(*mut Handle);
+        destroy: c"cusolverDnDestroy" = fn(Handle);
+        set_stream: c"cusolverDnSetStream" = fn(Handle, Any);
+        create_params: c"cusolverDnCreateParams" = fn(*mut Params);
+        destroy_params: c"cusolverDnDestroyParams" = fn(Params);
+        eigen_size: c"cusolverDnXsyevd_bufferSize" = fn(
+            Handle, Params, c_int, c_int, i64, c_int, Read, i64, c_int, Read, c_int, *mut usize, *mut usize,
+        );
+        eigen: c"cusolverDnXsyevd" = fn(
+            Handle, Params, c_int, c_int, i64, c_int, Any, i64, c_int, Any, c_int, Any, usize, Any, usize, *mut c_int,
+        );
+        svd_size: c"cusolverDnXgesvd_bufferSize" = fn(
+            Handle, Params, c_schar, c_schar, i64, i64, c_int, Read, i64, c_int, Read, c_int, Read, i64, c_int, Read, i64,
+            c_int, *mut usize, *mut usize,
+        );
+        svd: c"cusolverDnXgesvd" = fn(
+            Handle, Params, c_schar, c_schar, i64, i64, c_int, Any, i64, c_int, Any, c_int, Any, i64, c_int, Any, i64,
+            c_int, Any, usize, Any, usize, *mut c_int,
+        );
+    }
+}
+
+functions! {
+    /// What came with CUDA 12.6.
+    Batched {
+        size: c"cusolverDnXsyevBatched_bufferSize" = fn(
+            Handle, Params, c_int, c_int, i64, c_int, Read, i64, c_int, Read, c_int, *mut usize, *mut usize, i64,
+        );
+        eigen: c"cusolverDnXsyevBatched" = fn(
+            Handle, Params, c_int, c_int, i64, c_int, Any, i64, c_int, Any, c_int, Any, usize, Any, usize, *mut c_int, i64,
+        );
+    }
+}
 
 /// Most elements of a batch that `XsyevBatched` can count.
 const MOST_BATCHED: u64 = (1 << 31) - 1;
@@ -17,15 +60,16 @@ const MOST_BATCHED: u64 = (1 << 31) - 1;
 /// A handle, bound to a stream.
 #[derive(Debug)]
 pub struct Eigen {
-    handle: sys::cusolverDnHandle_t,
-    params: sys::cusolverDnParams_t,
+    handle: Handle,
+    params: Params,
+    functions: Functions,
+    /// Where the library has them.
+    batched: Option<Batched>,
     label: String,
-    /// Whether the library has `XsyevBatched`, which came with CUDA 12.6.
-    has_batched: bool,
     // Handles are destroyed before the stream goes that they are bound to.
     stream: Arc<CudaStream>,
     /// The end of the last decomposition.
-    done: CudaEvent,
+    done: Event,
     /// The host's part of the workspace, which the library may use until the last decomposition is done.
     host: Vec<u8>,
 }
@@ -73,33 +117,39 @@ impl Eigen {
     /// # Errors
     /// What cuSOLVER says.
     pub fn new(stream: &Arc<CudaStream>, label: &str) -> Result<Self> {
-        // SAFETY: it only tries to load libraries of these names.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(super::cublas::missing("libcusolver"));
-        }
-        let done = stream.context().new_event(Some(waiting())).map_err(|e| error::driver(label, "make an event", e))?;
-        let said = |doing: &'static str| move |e: result::CusolverError| failed(label, doing, e.0);
-        let handle = result::dn_create().map_err(said("start"))?;
-        let params = result::dn_create_params().map_err(said("make parameters"));
-        let Ok(params) = params else {
-            // SAFETY: the handle has just been made and goes nowhere else.
-            let _ = unsafe { result::dn_destroy(handle) };
-            return Err(params.map(|_| ()).err().unwrap_or_else(|| Error::internal("no parameters")));
-        };
-        // SAFETY: the library is loaded; symbols are looked up and not used.
-        let has = |name: &[u8]| unsafe { sys::culib().get::<*const ()>(name) }.is_ok();
-        let has_batched = has(b"cusolverDnXsyevBatched\0") && has(b"cusolverDnXsyevBatched_bufferSize\0");
+        let library: &Library = libraries::open(Name::Cusolver).map_err(super::cublas::missing)?;
+        let (functions, batched) = (Functions::of(library)?, Batched::of(library).ok());
+        let done = Event::new(stream.context()).map_err(|e| error::driver(label, "make an event", e))?;
+        let (mut handle, none) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: the pointer is to a live handle's place.
+        said(label, "start", unsafe { (functions.create)(&mut handle) })?;
         let (label_of, stream_of) = (label.to_owned(), Arc::clone(stream));
-        let eigen = Self { handle, params, label: label_of, has_batched, stream: stream_of, done, host: Vec::new() };
+        let mut eigen = Self {
+            handle,
+            params: none,
+            functions,
+            batched,
+            label: label_of,
+            stream: stream_of,
+            done,
+            host: Vec::new(),
+        };
+        // SAFETY: the pointer is to a live handle's place.
+        let status = unsafe { (functions.create_params)(&mut eigen.params) };
+        eigen.said("make parameters", status)?;
         // SAFETY: the handle is live, and the stream is kept for longer.
-        unsafe { result::dn_set_stream(handle, stream.cu_stream().cast()) }.map_err(said("take a stream"))?;
+        eigen.said("take a stream", unsafe { (functions.set_stream)(handle, stream.cu_stream().cast()) })?;
         Ok(eigen)
+    }
+
+    fn said(&self, doing: &str, status: c_int) -> Result<()> {
+        said(&self.label, doing, status)
     }
 
     /// How many matrices of side `n` can be decomposed at once, of `wanted`.
     pub fn batch(&self, n: usize, wanted: usize) -> usize {
         let most = MOST_BATCHED / (n as u64).pow(2).max(1);
-        if self.has_batched { wanted.min(most as usize).max(1) } else { 1 }
+        if self.batched.is_some() { wanted.min(most as usize).max(1) } else { 1 }
     }
 
     /// Bytes of the device's workspace for `batch` matrices of side `n`.
@@ -111,13 +161,15 @@ impl Eigen {
     }
 
     fn sizes(&self, n: usize, batch: usize) -> Result<(usize, usize)> {
+        // A handle belongs to the device that was current when it was made.
+        self.stream.context().bind_to_thread().map_err(|e| self.lost(e))?;
         let (mut device, mut host) = (0usize, 0usize);
         let (jobz, uplo, real) = (VECTORS, LOWER, REAL);
         let (n, none) = (n as i64, std::ptr::null());
         // SAFETY: the handle and parameters are live; the sizes are asked for by shape, the matrices are not looked at.
         let status = unsafe {
-            if batch > 1 {
-                sys::cusolverDnXsyevBatched_bufferSize(
+            if let Some(batched) = self.batched.filter(|_| batch > 1) {
+                (batched.size)(
                     self.handle,
                     self.params,
                     jobz,
@@ -134,7 +186,7 @@ impl Eigen {
                     batch as i64,
                 )
             } else {
-                sys::cusolverDnXsyevd_bufferSize(
+                (self.functions.eigen_size)(
                     self.handle,
                     self.params,
                     jobz,
@@ -151,7 +203,7 @@ impl Eigen {
                 )
             }
         };
-        status.result().map_err(|e| failed(&self.label, "size a workspace", e.0))?;
+        self.said("size a workspace", status)?;
         Ok((device, host))
     }
 
@@ -175,8 +227,8 @@ impl Eigen {
         let (side, real) = (n as i64, REAL);
         // SAFETY: of the places the caller promises; the host's part of the workspace is this handle's and large enough.
         let status = unsafe {
-            if batch > 1 {
-                sys::cusolverDnXsyevBatched(
+            if let Some(batched) = self.batched.filter(|_| batch > 1) {
+                (batched.eigen)(
                     self.handle,
                     self.params,
                     VECTORS,
@@ -196,7 +248,7 @@ impl Eigen {
                     batch as i64,
                 )
             } else {
-                sys::cusolverDnXsyevd(
+                (self.functions.eigen)(
                     self.handle,
                     self.params,
                     VECTORS,
@@ -234,9 +286,9 @@ impl Eigen {
     }
 
     /// Notes the end of a decomposition, of which something may be under way even where cuSOLVER says that it failed.
-    fn enqueued(&self, status: sys::cusolverStatus_t) -> Result<()> {
+    fn enqueued(&self, status: c_int) -> Result<()> {
         let noted = self.done.record(&self.stream);
-        status.result().map_err(|e| failed(&self.label, "decompose a matrix", e.0))?;
+        self.said("decompose a matrix", status)?;
         noted.map_err(|e| self.lost(e))
     }
 
@@ -253,11 +305,12 @@ impl Eigen {
     }
 
     fn svd_sizes(&self, rows: usize, columns: usize) -> Result<(usize, usize)> {
+        self.stream.context().bind_to_thread().map_err(|e| self.lost(e))?;
         let (mut device, mut host) = (0usize, 0usize);
         let (m, n, none) = (rows as i64, columns as i64, std::ptr::null());
         // SAFETY: the handle and parameters are live; the sizes are asked for by shape, the matrices are not looked at.
         let status = unsafe {
-            sys::cusolverDnXgesvd_bufferSize(
+            (self.functions.svd_size)(
                 self.handle,
                 self.params,
                 THIN,
@@ -280,7 +333,7 @@ impl Eigen {
                 &mut host,
             )
         };
-        status.result().map_err(|e| failed(&self.label, "size a workspace", e.0))?;
+        self.said("size a workspace", status)?;
         Ok((device, host))
     }
 
@@ -299,10 +352,10 @@ impl Eigen {
         }
         self.free_host(host_bytes)?;
         let (m, n) = (rows as i64, columns as i64);
-        let pointer = |at: u64| at as *mut std::ffi::c_void;
+        let pointer = |at: u64| at as Any;
         // SAFETY: of the places the caller promises; the host's part of the workspace is this handle's and large enough.
         let status = unsafe {
-            sys::cusolverDnXgesvd(
+            (self.functions.svd)(
                 self.handle,
                 self.params,
                 THIN,
@@ -333,25 +386,46 @@ impl Eigen {
 }
 
 /// As many singular vectors as there are singular values.
-const THIN: std::ffi::c_schar = b'S' as std::ffi::c_schar;
-const VECTORS: sys::cusolverEigMode_t = sys::cusolverEigMode_t::CUSOLVER_EIG_MODE_VECTOR;
-const LOWER: sys::cublasFillMode_t = sys::cublasFillMode_t::CUBLAS_FILL_MODE_LOWER;
-const REAL: sys::cudaDataType = sys::cudaDataType::CUDA_R_64F;
+const THIN: c_schar = b'S' as c_schar;
+/// `CUSOLVER_EIG_MODE_VECTOR`.
+const VECTORS: c_int = 1;
+/// `CUBLAS_FILL_MODE_LOWER`.
+const LOWER: c_int = 0;
+/// `CUDA_R_64F`.
+const REAL: c_int = 1;
+/// `cusolverStatus_t`, by its number.
+const STATUSES: [(c_int, &str); 9] = [
+    (1, "NOT_INITIALIZED"),
+    (2, "ALLOC_FAILED"),
+    (3, "INVALID_VALUE"),
+    (4, "ARCH_MISMATCH"),
+    (5, "MAPPING_ERROR"),
+    (6, "EXECUTION_FAILED"),
+    (7, "INTERNAL_ERROR"),
+    (8, "MATRIX_TYPE_NOT_SUPPORTED"),
+    (9, "NOT_SUPPORTED"),
+];
+const ALLOC_FAILED: c_int = 2;
 
 impl Drop for Eigen {
     fn drop(&mut self) {
         // SAFETY: both were made in `new` and are destroyed here alone. What it says changes nothing.
-        let _ = unsafe { result::dn_destroy_params(self.params) };
-        // SAFETY: see above.
-        let _ = unsafe { result::dn_destroy(self.handle) };
+        unsafe {
+            if !self.params.is_null() {
+                let _ = (self.functions.destroy_params)(self.params);
+            }
+            let _ = (self.functions.destroy)(self.handle);
+        }
     }
 }
 
-fn failed(label: &str, doing: &str, status: sys::cusolverStatus_t) -> Error {
+fn said(label: &str, doing: &str, status: c_int) -> Result<()> {
     match status {
-        sys::cusolverStatus_t::CUSOLVER_STATUS_ALLOC_FAILED => {
-            error::out_of_memory(label, doing, "cuSOLVER found no memory")
+        0 => Ok(()),
+        ALLOC_FAILED => Err(error::out_of_memory(label, doing, "cuSOLVER found no memory")),
+        _ => {
+            let status = error::status("CUSOLVER_STATUS_", &STATUSES, status);
+            Err(Error::environment(format!("cuSOLVER on {label} could not {doing}: {status}")))
         }
-        _ => Error::environment(format!("cuSOLVER on {label} could not {doing}: {status:?}")),
     }
 }

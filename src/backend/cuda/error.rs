@@ -16,6 +16,26 @@ pub fn describe(error: DriverError) -> String {
     }
 }
 
+/// Why a device cannot be opened.
+pub fn not_opened(error: DriverError) -> String {
+    let said = describe(error);
+    match error.0 {
+        CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => format!(
+            "it cannot be opened: another program has it for itself, as its compute mode is `exclusive process`, or it is \
+             partitioned (MIG) and no slice is named: {said}"
+        ),
+        _ => format!("it cannot be opened: {said}"),
+    }
+}
+
+/// A library's status by its name in the library's header: `PREFIX` and the name, or the number where it is a new one.
+pub fn status(prefix: &str, names: &[(std::ffi::c_int, &str)], status: std::ffi::c_int) -> String {
+    match names.iter().find(|(number, _)| *number == status) {
+        Some((_, name)) => format!("{prefix}{name}"),
+        None => format!("status {status}"),
+    }
+}
+
 /// An error of the driver while `doing` something (a phrase such as "copy to the device") on a device of this label.
 pub fn driver(label: &str, doing: &str, error: DriverError) -> Error {
     use CUresult as E;

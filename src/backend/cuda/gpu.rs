@@ -48,7 +48,11 @@ impl Gpu {
         least: u64,
     ) -> Result<(Self, Vec<Lane>)> {
         let label = info.label();
-        let context = CudaContext::new(info.ordinal as usize).map_err(|e| error::driver(&label, "open it", e))?;
+        let context = CudaContext::new(info.ordinal as usize).map_err(|e| match e.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => error::driver(&label, "open it", e),
+            _ => Error::environment(format!("{label}: {}", error::not_opened(e)))
+                .hint("check the device with `nvidia-smi`, name another with `--device cuda:N`, or use `--device cpu`"),
+        })?;
         // SAFETY: no `CudaSlice` is ever made here, so there is nothing whose use would have to be tracked; streams are
         // ordered by explicit events (`lane`).
         unsafe { context.disable_event_tracking() };

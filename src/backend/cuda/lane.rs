@@ -7,12 +7,13 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 
 use super::cublas::{Operand, Sides};
+use super::event::Event;
 use super::gpu::Gpu;
 use super::module::Kernels;
-use super::pinned::{Ring, waiting};
+use super::pinned::Ring;
 use super::pool::{Pool, Span};
 use super::solver::Solver;
 use super::{cusolver, error};
@@ -46,10 +47,10 @@ pub struct Lane {
     download: Arc<CudaStream>,
     up: Ring,
     down: Ring,
-    uploaded: CudaEvent,
-    computed: Vec<CudaEvent>,
-    fetched: Vec<CudaEvent>,
-    idle: CudaEvent,
+    uploaded: Event,
+    computed: Vec<Event>,
+    fetched: Vec<Event>,
+    idle: Event,
     solver: Option<Solver>,
 }
 
@@ -64,7 +65,7 @@ impl Lane {
     pub(super) fn new(context: &Arc<CudaContext>, label: &str, sizes: LaneSizes) -> Result<Self> {
         let failed = |e| error::driver(label, "make streams, events and page-locked memory", e);
         let stream = || context.new_stream().map_err(failed);
-        let event = || context.new_event(None).map_err(failed);
+        let event = || Event::new(context).map_err(failed);
         let ring = |slots, bytes: u64| Ring::new(context, slots, bytes.max(1) as usize).map_err(failed);
         let compute = stream()?;
         let solver = if sizes.solves { Some(Solver::new(&compute, label)?) } else { None };
@@ -79,7 +80,7 @@ impl Lane {
             uploaded: event()?,
             computed: (0..TURNS).map(|_| event()).collect::<Result<_>>()?,
             fetched: (0..TURNS).map(|_| event()).collect::<Result<_>>()?,
-            idle: context.new_event(Some(waiting())).map_err(failed)?,
+            idle: event()?,
             solver,
         })
     }
@@ -169,7 +170,7 @@ impl Lane {
     /// # Errors
     /// What the driver says.
     pub fn uploaded(&mut self) -> Result<()> {
-        let done = self.uploaded.record(&self.upload).and_then(|()| self.compute.wait(&self.uploaded));
+        let done = self.uploaded.record(&self.upload).and_then(|()| self.uploaded.hold(&self.compute));
         done.map_err(|e| self.failed("order a copy and a kernel", e))
     }
 
@@ -186,7 +187,7 @@ impl Lane {
     /// # Errors
     /// What the driver says.
     pub fn upload_after(&mut self, turn: usize) -> Result<()> {
-        self.upload.wait(&self.computed[turn % TURNS]).map_err(|e| self.failed("order a kernel and a copy", e))
+        self.computed[turn % TURNS].hold(&self.upload).map_err(|e| self.failed("order a kernel and a copy", e))
     }
 
     /// Lets kernels from now on wait for the copies back that were made of buffer `turn`.
@@ -194,7 +195,7 @@ impl Lane {
     /// # Errors
     /// What the driver says.
     pub fn compute_after_fetch(&mut self, turn: usize) -> Result<()> {
-        self.compute.wait(&self.fetched[turn % TURNS]).map_err(|e| self.failed("order a copy and a kernel", e))
+        self.fetched[turn % TURNS].hold(&self.compute).map_err(|e| self.failed("order a copy and a kernel", e))
     }
 
     /// Fills spans that a lease has brought with [`POISON`], before whatever is enqueued from now on: so that a read of what was
@@ -243,7 +244,7 @@ impl Lane {
         }
         self.computed(turn)?;
         let slot = self.down.turn();
-        let enqueued = self.download.wait(&self.computed[turn % TURNS]).and_then(|()| {
+        let enqueued = self.computed[turn % TURNS].hold(&self.download).and_then(|()| {
             // SAFETY: `place` checked the span; the download stream waits for the kernels that write it, and kernels that
             // write it again wait for `fetched`.
             unsafe { self.down.slot(slot).fetch(bytes, address, &self.download) }?;

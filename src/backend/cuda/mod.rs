@@ -6,8 +6,10 @@
 pub mod cublas;
 pub mod cusolver;
 pub mod error;
+pub mod event;
 pub mod gpu;
 pub mod lane;
+pub(super) mod libraries;
 pub mod module;
 #[cfg(not(merganser_fatbin))]
 mod nvrtc;

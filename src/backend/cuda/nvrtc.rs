@@ -4,13 +4,12 @@
 //! that is damaged is made again. Entries are written beside their place and renamed. That a cache cannot be used is no error.
 #![allow(unsafe_code)]
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use cudarc::nvrtc::result::{self, NvrtcError};
-use cudarc::nvrtc::sys;
-
+use super::error;
+use super::libraries::{self, Name, functions};
 use crate::error::{Error, Result};
 
 /// As in `build.rs`: contraction would change bits; the rest are the defaults that the arithmetic stands on.
@@ -18,25 +17,62 @@ const OPTIONS: [&str; 5] = ["--std=c++17", "--fmad=false", "--prec-div=true", "-
 /// Length of a digest.
 const DIGEST_BYTES: usize = 32;
 
+type Handle = *mut c_void;
+type Text = *const c_char;
+
+functions! {
+    /// What is called of NVRTC, by its manual.
+    Functions {
+        version: c"nvrtcVersion" = fn(*mut c_int, *mut c_int);
+        count_architectures: c"nvrtcGetNumSupportedArchs" = fn(*mut c_int);
+        architectures: c"nvrtcGetSupportedArchs" = fn(*mut c_int);
+        create: c"nvrtcCreateProgram" = fn(*mut Handle, Text, Text, c_int, *const Text, *const Text);
+        destroy: c"nvrtcDestroyProgram" = fn(*mut Handle);
+        compile: c"nvrtcCompileProgram" = fn(Handle, c_int, *const Text);
+        log_size: c"nvrtcGetProgramLogSize" = fn(Handle, *mut usize);
+        log: c"nvrtcGetProgramLog" = fn(Handle, *mut c_char);
+        ptx_size: c"nvrtcGetPTXSize" = fn(Handle, *mut usize);
+        ptx: c"nvrtcGetPTX" = fn(Handle, *mut c_char);
+        cubin_size: c"nvrtcGetCUBINSize" = fn(Handle, *mut usize);
+        cubin: c"nvrtcGetCUBIN" = fn(Handle, *mut c_char);
+    }
+}
+
+/// `nvrtcResult`, by its number.
+const RESULTS: [(c_int, &str); 12] = [
+    (1, "OUT_OF_MEMORY"),
+    (2, "PROGRAM_CREATION_FAILURE"),
+    (3, "INVALID_INPUT"),
+    (4, "INVALID_PROGRAM"),
+    (5, "INVALID_OPTION"),
+    (6, "COMPILATION"),
+    (7, "BUILTIN_OPERATION_FAILURE"),
+    (8, "NO_NAME_EXPRESSIONS_AFTER_COMPILATION"),
+    (9, "NO_LOWERED_NAMES_BEFORE_COMPILATION"),
+    (10, "NAME_EXPRESSION_NOT_VALID"),
+    (11, "INTERNAL_ERROR"),
+    (12, "TIME_FILE_WRITE_FAILED"),
+];
+
 /// The module `name` for a compute capability (90: 9.0): a cubin or, where NVRTC is older than the device, PTX.
 ///
 /// # Errors
 /// `Environment` if NVRTC is not installed or cannot compile for a device like this.
 pub(super) fn image(name: &str, source: &[u8], capability: i32) -> Result<Vec<u8>> {
-    // SAFETY: only looks for the library.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(Error::environment("this build compiles its CUDA kernels at first use, and NVRTC (libnvrtc.so) is missing")
-            .hint("install NVRTC of the CUDA toolkit (13.0 or newer), or build merganser where nvcc is found, or use `--device cpu`"));
-    }
-    let arch = architecture(capability).map_err(|e| nvrtc_failed("say what it compiles for", e))?;
-    let version = version().map_err(|e| nvrtc_failed("say its version", e))?;
+    let library = libraries::open(Name::Nvrtc).map_err(|why| {
+        Error::environment(format!("this build compiles its CUDA kernels at first use with NVRTC: {why}"))
+            .hint("install NVRTC of the CUDA toolkit (12.0 or newer), or build merganser where nvcc is found, or use `--device cpu`")
+    })?;
+    let nvrtc = Functions::of(library)?;
+    let arch = nvrtc.architecture(capability)?;
+    let version = nvrtc.version()?;
     let path =
         cache_folder(|name| env::var_os(name)).map(|folder| folder.join(entry_name(name, source, &arch, version)));
     if let Some(found) = path.as_deref().and_then(load) {
         return Ok(found);
     }
     tracing::info!("compiling the CUDA kernels `{name}` for {arch}");
-    let (image, log) = compile(name, source, &arch)?;
+    let (image, log) = nvrtc.image_of(name, source, &arch)?;
     if !log.is_empty() {
         tracing::debug!("NVRTC on {name}.cu: {log}");
     }
@@ -48,17 +84,6 @@ pub(super) fn image(name: &str, source: &[u8], capability: i32) -> Result<Vec<u8
     Ok(image)
 }
 
-/// `sm_NN` of the device, or the newest `compute_NN` below it that NVRTC knows.
-fn architecture(capability: i32) -> Result<String, NvrtcError> {
-    let mut count: c_int = 0;
-    // SAFETY: writes one number.
-    unsafe { sys::nvrtcGetNumSupportedArchs(&raw mut count) }.result()?;
-    let mut known = vec![0 as c_int; usize::try_from(count).unwrap_or_default()];
-    // SAFETY: writes as many numbers as the call above said, and `known` holds so many.
-    unsafe { sys::nvrtcGetSupportedArchs(known.as_mut_ptr()) }.result()?;
-    Ok(choose(capability, &known))
-}
-
 fn choose(capability: i32, known: &[c_int]) -> String {
     let newest = known.iter().copied().filter(|arch| *arch <= capability).max();
     match newest {
@@ -68,64 +93,92 @@ fn choose(capability: i32, known: &[c_int]) -> String {
     }
 }
 
-fn version() -> Result<(c_int, c_int), NvrtcError> {
-    let (mut major, mut minor) = (0, 0);
-    // SAFETY: writes two numbers.
-    unsafe { sys::nvrtcVersion(&raw mut major, &raw mut minor) }.result()?;
-    Ok((major, minor))
-}
-
 /// A program of NVRTC, destroyed when it goes.
-struct Program(sys::nvrtcProgram);
+struct Program(Handle, Functions);
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // SAFETY: made by `create_program`, destroyed here alone.
-        let _ = unsafe { result::destroy_program(self.0) };
+        // SAFETY: made by `create`, destroyed here alone.
+        let _ = unsafe { (self.1.destroy)(&mut self.0) };
     }
 }
 
-/// What NVRTC makes of a source, and what it says of it.
-fn compile(name: &str, source: &[u8], arch: &str) -> Result<(Vec<u8>, String)> {
-    let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::internal("a kernel's source holds a zero byte"));
-    let (source, file) = (text(source)?, text(format!("{name}.cu").as_bytes())?);
-    let program =
-        Program(result::create_program(&source, Some(&file)).map_err(|e| nvrtc_failed("begin a program", e))?);
-    let options: Vec<String> =
-        OPTIONS.iter().map(|o| (*o).to_owned()).chain([format!("--gpu-architecture={arch}")]).collect();
-    // SAFETY: the program is alive, and so are source and name, which it may refer to.
-    let compiled = unsafe { result::compile_program(program.0, &options) };
-    // SAFETY: the program is alive.
-    let log = unsafe { result::get_program_log(program.0) }.unwrap_or_default();
-    let log: Vec<u8> = log.into_iter().map(|c| c as u8).take_while(|c| *c != 0).collect();
-    let log = String::from_utf8_lossy(&log).into_owned();
-    if let Err(error) = compiled {
-        tracing::debug!("NVRTC on {name}.cu: {log}");
-        return Err(nvrtc_failed(&format!("compile `{name}` for {arch}"), error)
-            .hint("use NVRTC of CUDA 13.0 or newer; `-v` shows what it said"));
+impl Functions {
+    /// `sm_NN` of the device, or the newest `compute_NN` below it that NVRTC knows.
+    fn architecture(&self, capability: c_int) -> Result<String> {
+        let doing = "say what it compiles for";
+        let mut count: c_int = 0;
+        // SAFETY: writes one number.
+        said(doing, unsafe { (self.count_architectures)(&raw mut count) })?;
+        let mut known = vec![0 as c_int; usize::try_from(count).unwrap_or_default()];
+        // SAFETY: writes as many numbers as the call above said, and `known` holds so many.
+        said(doing, unsafe { (self.architectures)(known.as_mut_ptr()) })?;
+        Ok(choose(capability, &known))
     }
-    let image = if arch.starts_with("sm_") { cubin(&program) } else { ptx(&program) };
-    Ok((image.map_err(|e| nvrtc_failed("hand out what it compiled", e))?, log))
+
+    fn version(&self) -> Result<(c_int, c_int)> {
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: writes two numbers.
+        said("say its version", unsafe { (self.version)(&raw mut major, &raw mut minor) })?;
+        Ok((major, minor))
+    }
+
+    /// What NVRTC makes of a source, and what it says of it.
+    fn image_of(&self, name: &str, source: &[u8], arch: &str) -> Result<(Vec<u8>, String)> {
+        let text =
+            |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::internal("a text for NVRTC holds a zero byte"));
+        let (source, file) = (text(source)?, text(format!("{name}.cu").as_bytes())?);
+        let (mut handle, none) = (std::ptr::null_mut(), std::ptr::null());
+        // SAFETY: the pointer is to a live handle's place; both texts end in a zero byte; there are no headers.
+        let made = unsafe { (self.create)(&mut handle, source.as_ptr(), file.as_ptr(), 0, none, none) };
+        said("begin a program", made)?;
+        let program = Program(handle, *self);
+        let options = OPTIONS.iter().map(|o| (*o).to_owned()).chain([format!("--gpu-architecture={arch}")]);
+        let options = options.map(|option| text(option.as_bytes())).collect::<Result<Vec<_>>>()?;
+        let places: Vec<Text> = options.iter().map(|option| option.as_ptr()).collect();
+        // SAFETY: the program is alive, and so are its source and the options, as many as it is told.
+        let compiled = unsafe { (self.compile)(program.0, places.len() as c_int, places.as_ptr()) };
+        let log = self.bytes(&program, self.log_size, self.log).unwrap_or_default();
+        let log: Vec<u8> = log.into_iter().take_while(|c| *c != 0).collect();
+        let log = String::from_utf8_lossy(&log).into_owned();
+        if compiled != 0 {
+            tracing::debug!("NVRTC on {name}.cu: {log}");
+        }
+        said(&format!("compile `{name}` for {arch}"), compiled)
+            .map_err(|e| e.hint("use another NVRTC, of CUDA 12.0 or newer; `-v` shows what it said"))?;
+        // The text of PTX ends with a zero byte, as the driver wants it.
+        let image = match arch.starts_with("sm_") {
+            true => self.bytes(&program, self.cubin_size, self.cubin),
+            false => self.bytes(&program, self.ptx_size, self.ptx),
+        };
+        Ok((image?, log))
+    }
+
+    /// What two functions hand out of a program: how long it is, and it.
+    fn bytes(
+        &self,
+        program: &Program,
+        size: unsafe extern "C" fn(Handle, *mut usize) -> c_int,
+        get: unsafe extern "C" fn(Handle, *mut c_char) -> c_int,
+    ) -> Result<Vec<u8>> {
+        let (doing, mut bytes) = ("hand out what it compiled", 0);
+        // SAFETY: the program is alive; writes one number.
+        said(doing, unsafe { size(program.0, &raw mut bytes) })?;
+        let mut all = vec![0u8; bytes];
+        // SAFETY: writes as many bytes as the call above said, and `all` holds so many.
+        said(doing, unsafe { get(program.0, all.as_mut_ptr().cast::<c_char>()) })?;
+        Ok(all)
+    }
 }
 
-fn cubin(program: &Program) -> Result<Vec<u8>, NvrtcError> {
-    let mut bytes = 0;
-    // SAFETY: the program is alive and compiled; writes one number.
-    unsafe { sys::nvrtcGetCUBINSize(program.0, &raw mut bytes) }.result()?;
-    let mut image = vec![0u8; bytes];
-    // SAFETY: writes as many bytes as the call above said, and `image` holds so many.
-    unsafe { sys::nvrtcGetCUBIN(program.0, image.as_mut_ptr().cast::<c_char>()) }.result()?;
-    Ok(image)
-}
-
-fn ptx(program: &Program) -> Result<Vec<u8>, NvrtcError> {
-    // SAFETY: the program is alive and compiled. The text ends with a zero byte, as the driver wants it.
-    let text = unsafe { result::get_ptx(program.0) }?;
-    Ok(text.into_iter().map(|c| c as u8).collect())
-}
-
-fn nvrtc_failed(doing: &str, error: NvrtcError) -> Error {
-    Error::environment(format!("NVRTC, which compiles the CUDA kernels, could not {doing}: {:?}", error.0))
+fn said(doing: &str, result: c_int) -> Result<()> {
+    match result {
+        0 => Ok(()),
+        _ => {
+            let result = error::status("NVRTC_ERROR_", &RESULTS, result);
+            Err(Error::environment(format!("NVRTC, which compiles the CUDA kernels, could not {doing}: {result}")))
+        }
+    }
 }
 
 /// `$XDG_CACHE_HOME/merganser/kernels`, or the same in `~/.cache`.
@@ -188,21 +241,24 @@ mod tests {
     }
 
     #[test]
-    #[allow(unsafe_code, clippy::print_stderr)]
+    #[allow(clippy::print_stderr)]
     fn every_module_compiles_where_nvrtc_is_installed() {
-        // SAFETY: only looks for the library.
-        if !unsafe { sys::is_culib_present() } {
-            assert!(env::var_os("MERGANSER_REQUIRE_NVRTC").is_none(), "there is no libnvrtc.so");
-            eprintln!("skipped: there is no libnvrtc.so");
-            return;
-        }
+        let library = match libraries::open(Name::Nvrtc) {
+            Ok(library) => library,
+            Err(why) => {
+                assert!(env::var_os("MERGANSER_REQUIRE_NVRTC").is_none(), "{why}");
+                eprintln!("skipped: {why}");
+                return;
+            }
+        };
+        let nvrtc = Functions::of(library).unwrap();
         let mut count = 0;
         for (name, source) in super::super::module::MODULES {
             let text = std::str::from_utf8(source).unwrap();
             let kernels: Vec<&str> = text.lines().filter_map(kernel_of).collect();
             assert!(!kernels.is_empty(), "{name}");
             for arch in ["sm_80", "sm_90", "compute_90"] {
-                let (image, log) = compile(name, source, arch).unwrap();
+                let (image, log) = nvrtc.image_of(name, source, arch).unwrap();
                 assert_eq!(log.trim(), "", "{name} for {arch}");
                 for kernel in &kernels {
                     let is_there = image.windows(kernel.len()).any(|window| window == kernel.as_bytes());
@@ -211,7 +267,7 @@ mod tests {
             }
             count += kernels.len();
         }
-        let (major, minor) = version().unwrap();
+        let (major, minor) = nvrtc.version().unwrap();
         eprintln!("NVRTC {major}.{minor}: {count} kernels for sm_80, sm_90 and as PTX; no warning");
     }
 

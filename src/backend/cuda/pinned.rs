@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
+
+use super::event::Event;
 
 /// Slots of one size, used in turn.
 #[derive(Debug)]
@@ -17,7 +19,7 @@ pub struct Ring {
 pub struct Slot {
     ptr: *mut u8,
     bytes: usize,
-    done: CudaEvent,
+    done: Event,
     is_busy: bool,
     context: Arc<CudaContext>,
 }
@@ -27,8 +29,8 @@ unsafe impl Send for Slot {}
 
 impl Slot {
     fn new(context: &Arc<CudaContext>, bytes: usize) -> Result<Self, DriverError> {
-        let done = context.new_event(Some(waiting()))?;
-        // SAFETY: the context is current on this thread (`new_event` made it so); the memory is freed in `drop` alone.
+        let done = Event::new(context)?;
+        // SAFETY: the context is current on this thread (`Event::new` made it so); the memory is freed in `drop` alone.
         let ptr = unsafe { result::malloc_host(bytes, 0) }?.cast::<u8>();
         // SAFETY: the driver gave `bytes` bytes at `ptr`; they are made defined before any slice of them exists.
         unsafe { ptr.write_bytes(0, bytes) };
@@ -150,9 +152,4 @@ impl Ring {
     pub fn slot(&mut self, at: usize) -> &mut Slot {
         &mut self.slots[at]
     }
-}
-
-/// Events that a thread sleeps on, instead of spinning.
-pub fn waiting() -> sys::CUevent_flags {
-    sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC
 }

@@ -1,35 +1,89 @@
 //! What there is of CUDA on this machine. Each library is asked for before it is used: the bindings panic where one is missing.
+//!
+//! Nothing here opens a context but [`measure`]: what a plan asks takes nothing of a device.
 #![allow(unsafe_code)]
 
-use std::ffi::c_int;
+use std::env;
+use std::ffi::{c_int, c_void};
+use std::sync::{Once, OnceLock};
 
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
+use super::libraries::{self, Name, file_of, in_driver};
 use crate::backend::device::{Cuda, CudaDevice, Library, Version};
 
-/// The oldest CUDA that a driver must support: that of the compiler which kernels are built with.
-pub const LEAST_DRIVER: Version = Version(13, 0);
+/// The oldest CUDA that a driver must support.
+pub const LEAST_DRIVER: Version = Version(12, 0);
+/// The release of the driver that is the oldest to do so.
+const LEAST_RELEASE: &str = "525";
 /// The least compute capability that kernels are built for.
-pub const LEAST_CAPABILITY: Version = Version(8, 0);
+pub const LEAST_CAPABILITY: Version = Version(7, 5);
+
+/// Queues of work that a device is to have, as it has 8 unless asked: a lane has three streams, and two in one queue wait for each
+/// other.
+const CONNECTIONS: &str = "CUDA_DEVICE_MAX_CONNECTIONS";
 
 /// Looks for the driver, the libraries and the devices.
 pub fn find() -> Cuda {
-    let mut found = Cuda { libraries: libraries(), ..Cuda::default() };
-    // SAFETY: it only tries to load libraries of these names, whose initialisers are the driver's own.
-    if !unsafe { sys::is_culib_present() } {
-        found.problem = Some("libcuda.so.1, which comes with NVIDIA's driver, was not found".into());
-        let least = format!("install an NVIDIA driver that supports CUDA {LEAST_DRIVER} (release 580 or later)");
-        found.remedy = Some(match crate::backend::device::nvidia_driver() {
-            Some(kernel) => format!("{least}; the kernel's part is loaded ({kernel}), its library is missing here"),
-            None => least,
-        });
-        return found;
-    }
-    if let Err((problem, remedy)) = find_devices(&mut found) {
-        found.problem = Some(problem);
-        found.remedy = Some(remedy);
+    let mut found = Cuda::default();
+    let done = driver().and_then(|()| find_devices(&mut found));
+    found.libraries = libraries();
+    if let Err((problem, remedy)) = done {
+        (found.problem, found.remedy) = (Some(problem), Some(remedy));
     }
     found
+}
+
+/// The newest CUDA that the driver's library supports; `None` where there is none.
+pub(super) fn driver_version() -> Option<Version> {
+    static VERSION: OnceLock<Option<Version>> = OnceLock::new();
+    *VERSION.get_or_init(|| {
+        let function = in_driver(c"cuDriverGetVersion").ok()?;
+        // SAFETY: the driver's function of this name has this type, and may be called before the driver is started.
+        let function = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(*mut c_int) -> c_int>(function) };
+        let mut version: c_int = 0;
+        (function(&mut version) == 0)
+            .then_some(Version(version.unsigned_abs() / 1000, version.unsigned_abs() % 1000 / 10))
+    })
+}
+
+/// Whether the driver's library is there, and is what the bindings will call; else a problem and a remedy.
+fn driver() -> Result<(), (String, String)> {
+    let least =
+        format!("install an NVIDIA driver that supports CUDA {LEAST_DRIVER} (release {LEAST_RELEASE} or later)");
+    let Ok(own) = in_driver(c"cuInit") else {
+        let problem = "libcuda.so.1, which comes with NVIDIA's driver, was not found".to_owned();
+        let remedy = match crate::backend::device::nvidia_driver() {
+            Some(kernel) => format!("{least}; the kernel's part is loaded ({kernel}), its library is missing here"),
+            None => least,
+        };
+        return Err((problem, remedy));
+    };
+    static QUEUES: Once = Once::new();
+    QUEUES.call_once(|| {
+        if env::var_os(CONNECTIONS).is_none() {
+            // SAFETY: once, before the driver starts and with it whatever of it reads the environment; Rust's own reads and
+            // writes exclude each other.
+            unsafe { env::set_var(CONNECTIONS, "32") };
+        }
+    });
+    // The bindings try other names first, and a toolkit has stubs under one of them.
+    // SAFETY: it only tries to load libraries of these names, whose initialisers are the driver's own.
+    let bound = unsafe { sys::is_culib_present() }.then(|| {
+        // SAFETY: the library is there; a symbol is looked up and not used.
+        unsafe { sys::culib().get::<*const c_void>(b"cuInit\0") }.ok().map(|symbol| *symbol)
+    });
+    match bound.flatten() {
+        Some(bound) if std::ptr::eq(bound, own) => Ok(()),
+        bound => {
+            let path = bound.and_then(file_of).map_or_else(|| "libcuda.so".into(), |path| path.display().to_string());
+            let own = file_of(own).map_or_else(|| "libcuda.so.1".into(), |path| path.display().to_string());
+            Err((
+                format!("the loader finds `{path}`, a stub or another driver, before the driver's own `{own}`"),
+                "take its folder off LD_LIBRARY_PATH: stubs are for linking".to_owned(),
+            ))
+        }
+    }
 }
 
 /// Finds the devices, or says why there are none and what to do.
@@ -37,34 +91,52 @@ fn find_devices(found: &mut Cuda) -> Result<(), (String, String)> {
     let failed = |what: &str, error: DriverError| {
         let said = super::error::describe(error);
         match error.0 {
-            sys::CUresult::CUDA_ERROR_NO_DEVICE => (
-                "NVIDIA's driver finds no device".to_owned(),
-                "check `nvidia-smi`, CUDA_VISIBLE_DEVICES and, in a container, that the devices are passed to it"
-                    .to_owned(),
+            sys::CUresult::CUDA_ERROR_NO_DEVICE => no_device(),
+            sys::CUresult::CUDA_ERROR_STUB_LIBRARY => (
+                "libcuda.so.1 is a stub of the toolkit, which stands for a driver when programs are linked".to_owned(),
+                "take its folder off LD_LIBRARY_PATH, or install NVIDIA's driver".to_owned(),
             ),
             _ => (format!("NVIDIA's driver {what}: {said}"), "check the driver with `nvidia-smi`".to_owned()),
         }
     };
-    result::init().map_err(|e| failed("does not start", e))?;
-    let mut version: c_int = 0;
-    // SAFETY: the library is there, and the pointer is to a live integer.
-    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(|e| failed("does not tell its version", e))?;
-    let version = Version(version.unsigned_abs() / 1000, version.unsigned_abs() % 1000 / 10);
+    // Tells nothing of devices and may be asked before the driver starts, which an old one need not do.
+    let version = driver_version().ok_or_else(|| {
+        ("NVIDIA's driver does not tell its version".to_owned(), "check the driver with `nvidia-smi`".to_owned())
+    })?;
     found.driver = Some(version);
     if version < LEAST_DRIVER {
         return Err((
             format!("NVIDIA's driver is too old: it supports CUDA {version}, and {LEAST_DRIVER} is needed"),
-            "install a driver of release 580 or later".to_owned(),
+            format!("install a driver of release {LEAST_RELEASE} or later"),
         ));
     }
+    result::init().map_err(|e| failed("does not start", e))?;
     let count = CudaContext::device_count().map_err(|e| failed("does not count its devices", e))?;
     for ordinal in 0..count {
         found.devices.push(device(ordinal));
     }
     if found.devices.is_empty() {
-        return Err(failed("", DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)));
+        return Err(no_device());
     }
     Ok(())
+}
+
+/// That there is no device, and what hides them as far as that can be seen.
+fn no_device() -> (String, String) {
+    let hidden = "NVIDIA's driver finds no device";
+    match env::var("CUDA_VISIBLE_DEVICES") {
+        Ok(list) if list.is_empty() => (
+            format!("{hidden}: CUDA_VISIBLE_DEVICES is set and empty, which hides every device"),
+            "unset CUDA_VISIBLE_DEVICES, or name devices in it".to_owned(),
+        ),
+        Ok(list) => (
+            format!("{hidden}: CUDA_VISIBLE_DEVICES is `{list}`, which leaves none"),
+            "name devices in CUDA_VISIBLE_DEVICES as `nvidia-smi -L` lists them".to_owned(),
+        ),
+        Err(_) => {
+            (hidden.to_owned(), "check `nvidia-smi` and, in a container, that the devices are passed to it".to_owned())
+        }
+    }
 }
 
 fn device(ordinal: c_int) -> CudaDevice {
@@ -73,13 +145,13 @@ fn device(ordinal: c_int) -> CudaDevice {
         name: "unknown".into(),
         capability: Version(0, 0),
         total_bytes: 0,
-        free_bytes: 0,
+        free_bytes: None,
         multiprocessors: 0,
         problem: None,
     };
     match describe(&mut found, ordinal) {
         Err(error) => found.problem = Some(format!("it cannot be used: {}", super::error::describe(error))),
-        Ok(()) if found.capability < LEAST_CAPABILITY => {
+        Ok(()) if found.problem.is_none() && found.capability < LEAST_CAPABILITY => {
             let capability = found.capability;
             found.problem = Some(format!("its compute capability is {capability}, and {LEAST_CAPABILITY} is needed"));
         }
@@ -101,64 +173,68 @@ fn describe(found: &mut CudaDevice, ordinal: c_int) -> Result<(), DriverError> {
     found.multiprocessors = of(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
     // SAFETY: as above.
     found.total_bytes = unsafe { result::device::total_mem(device) }? as u64;
-    let (free, total) = CudaContext::new(found.ordinal as usize)?.mem_get_info()?;
-    (found.free_bytes, found.total_bytes) = (free as u64, total as u64);
+    if of(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_MODE)? == PROHIBITED {
+        found.problem = Some(
+            "its compute mode is `prohibited`, in which no program may use it (`nvidia-smi -c 0` ends that)".into(),
+        );
+    }
     Ok(())
+}
+
+/// `CU_COMPUTEMODE_PROHIBITED`.
+const PROHIBITED: u32 = 2;
+
+/// How much of a device's memory is free, for which it is opened.
+pub fn measure(device: &mut CudaDevice) {
+    if device.problem.is_some() {
+        return;
+    }
+    match CudaContext::new(device.ordinal as usize).and_then(|context| context.mem_get_info()) {
+        Ok((free, total)) => (device.free_bytes, device.total_bytes) = (Some(free as u64), total as u64),
+        Err(error) => device.problem = Some(super::error::not_opened(error)),
+    }
 }
 
 /// The libraries beside the driver's.
 fn libraries() -> Vec<Library> {
-    // SAFETY: loading a library by NVIDIA's names runs its own initialisers, nothing else.
-    let cublas = unsafe { cudarc::cublas::sys::is_culib_present() };
-    // SAFETY: see above.
-    let cusolver = unsafe { cudarc::cusolver::sys::is_culib_present() };
-    // SAFETY: see above.
-    let nvrtc = unsafe { cudarc::nvrtc::sys::is_culib_present() };
-    let library = |name, purpose, is_present: bool, version: fn() -> Option<String>| Library {
-        name,
-        purpose,
-        is_present,
-        version: is_present.then(version).flatten(),
+    let library = |name: Name, purpose, version: fn(&libraries::Library) -> Option<String>| {
+        let opened = libraries::open(name);
+        Library {
+            name: name.stem(),
+            purpose,
+            problem: opened.err().map(str::to_owned),
+            path: opened.ok().map(|library| library.path.clone()),
+            version: opened.ok().and_then(version),
+        }
     };
     vec![
-        library("cublas", "products of matrices in low-rank methods", cublas, cublas_version),
-        library("cusolver", "eigenvectors in low-rank methods", cusolver, cusolver_version),
-        library("nvrtc", "compiling kernels where the build had no nvcc", nvrtc, nvrtc_version),
+        library(Name::Cublas, "products of matrices in low-rank methods", |library| {
+            let of = |which: c_int| {
+                let function = library.symbol(c"cublasGetProperty")?;
+                // SAFETY: cuBLAS's function of this name has this type: `libraryPropertyType`, a place for a number.
+                let get =
+                    unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(c_int, *mut c_int) -> c_int>(function) };
+                let mut value = 0;
+                (get(which, &mut value) == 0).then_some(value)
+            };
+            Some(format!("{}.{}.{}", of(0)?, of(1)?, of(2)?))
+        }),
+        library(Name::Cusolver, "eigenvectors in low-rank methods", |library| {
+            let function = library.symbol(c"cusolverGetVersion")?;
+            // SAFETY: cuSOLVER's function of this name has this type.
+            let get = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(*mut c_int) -> c_int>(function) };
+            let mut version = 0;
+            // As in 11702: 11.7.2.
+            let parts = |v: c_int| format!("{}.{}.{}", v / 1000, v % 1000 / 100, v % 100);
+            (get(&mut version) == 0).then(|| parts(version))
+        }),
+        library(Name::Nvrtc, "compiling kernels where the build had no nvcc", |library| {
+            let function = library.symbol(c"nvrtcVersion")?;
+            // SAFETY: NVRTC's function of this name has this type.
+            let get =
+                unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(*mut c_int, *mut c_int) -> c_int>(function) };
+            let (mut major, mut minor) = (0, 0);
+            (get(&mut major, &mut minor) == 0).then(|| format!("{major}.{minor}"))
+        }),
     ]
-}
-
-fn cublas_version() -> Option<String> {
-    use cudarc::cublas::sys::libraryPropertyType_t as Property;
-    use cudarc::cublas::sys::{cublasGetProperty, cublasStatus_t, culib};
-    // SAFETY: the library is loaded; a symbol is looked up and not used.
-    unsafe { culib().get::<*const ()>(b"cublasGetProperty\0") }.ok()?;
-    let of = |property| {
-        let mut value: c_int = 0;
-        // SAFETY: the symbol is there, and the pointer is to a live integer.
-        let status = unsafe { cublasGetProperty(property, &mut value) };
-        (status == cublasStatus_t::CUBLAS_STATUS_SUCCESS).then_some(value)
-    };
-    Some(format!("{}.{}.{}", of(Property::MAJOR_VERSION)?, of(Property::MINOR_VERSION)?, of(Property::PATCH_LEVEL)?))
-}
-
-fn cusolver_version() -> Option<String> {
-    use cudarc::cusolver::sys::{culib, cusolverGetVersion, cusolverStatus_t};
-    // SAFETY: the library is loaded; a symbol is looked up and not used.
-    unsafe { culib().get::<*const ()>(b"cusolverGetVersion\0") }.ok()?;
-    let mut version: c_int = 0;
-    // SAFETY: the symbol is there, and the pointer is to a live integer.
-    let status = unsafe { cusolverGetVersion(&mut version) };
-    // As in 11702: 11.7.2.
-    let parts = format!("{}.{}.{}", version / 1000, version % 1000 / 100, version % 100);
-    (status == cusolverStatus_t::CUSOLVER_STATUS_SUCCESS).then_some(parts)
-}
-
-fn nvrtc_version() -> Option<String> {
-    use cudarc::nvrtc::sys::{culib, nvrtcResult, nvrtcVersion};
-    // SAFETY: the library is loaded; a symbol is looked up and not used.
-    unsafe { culib().get::<*const ()>(b"nvrtcVersion\0") }.ok()?;
-    let (mut major, mut minor): (c_int, c_int) = (0, 0);
-    // SAFETY: the symbol is there, and the pointers are to live integers.
-    let status = unsafe { nvrtcVersion(&mut major, &mut minor) };
-    (status == nvrtcResult::NVRTC_SUCCESS).then(|| format!("{major}.{minor}"))
 }

@@ -49,7 +49,7 @@ impl Open {
 
 /// Refuses what the device has no room for, before anything is asked of it.
 fn check_memory(info: &CudaDevice, size_bytes: u64, bytes: u64) -> Result<()> {
-    let free = takeable(info.free_bytes);
+    let free = takeable(info.free_bytes.unwrap_or(info.total_bytes));
     if bytes <= free {
         return Ok(());
     }
@@ -76,7 +76,7 @@ mod tests {
             name: "a GPU".into(),
             capability: Version(9, 0),
             total_bytes: 1 << 30,
-            free_bytes: 1 << 29,
+            free_bytes: Some(1 << 29),
             multiprocessors: 4,
             problem: None,
         };

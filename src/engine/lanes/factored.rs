@@ -4,6 +4,8 @@
 //! A Gram matrix's eigenvectors where its digits suffice, else a singular value decomposition. Numbers of columns are brought
 //! back before new ones go up, so that no kernel reads what a copy is changing.
 
+mod polar;
+
 use super::matrices::{COLUMN_NUMBERS, Orthogonal};
 use crate::backend::cuda::cublas::{Operand, Sides};
 use crate::backend::cuda::cusolver::{self, SvdPlace};
@@ -12,7 +14,6 @@ use crate::backend::cuda::lane::{Lane, place};
 use crate::backend::cuda::ops::low_rank as kernels;
 use crate::backend::cuda::pool::Span;
 use crate::error::{Error, Result};
-use crate::linalg::polar::{NULL_OF_COMPUTED, WELL_CONDITIONED};
 use crate::linalg::triples::{FROM_GRAM, LEAST_TRACE};
 
 /// The spans of a step, in the order of [`Orthogonal::work`].
@@ -40,6 +41,8 @@ pub(super) struct Factored<'a> {
     sums: Span,
     pub facts: Span,
     pub outs: Vec<Span>,
+    /// Whether squares of numbers that are not 0 can be.
+    squares_vanish: bool,
 }
 
 /// Kinds of numbers of columns, by their place in [`Factored::numbers`].
@@ -50,7 +53,7 @@ const SINGULAR: u64 = 4;
 const _: () = assert!(SINGULAR < COLUMN_NUMBERS);
 
 impl<'a> Factored<'a> {
-    pub fn new(gpu: &'a Gpu, matrix: Orthogonal, work: &[Span]) -> Self {
+    pub fn new(gpu: &'a Gpu, matrix: Orthogonal, work: &[Span], squares_vanish: bool) -> Self {
         let [
             stages,
             parts,
@@ -88,7 +91,13 @@ impl<'a> Factored<'a> {
             sums,
             facts,
             outs,
+            squares_vanish,
         }
+    }
+
+    /// Whether ‖A‖² tells that A is all zeros: of a model that left the matrix as it was.
+    fn is_zero(&self, whole: f64) -> bool {
+        whole == 0.0 && !self.squares_vanish
     }
 
     pub fn at(&self, span: Span, element: u64) -> Result<u64> {
@@ -173,8 +182,12 @@ impl<'a> Factored<'a> {
     }
 
     /// Eigenvectors of the Gram matrices of the parts of a group, in the Gram matrices' place; returns all eigenvalues,
-    /// ascending, of each. `wholes`: ‖A‖² of each; where squares are out of range the values are 0.
+    /// ascending, of each. `wholes`: ‖A‖² of each; where squares are out of range the values are 0. Where all are zeros nothing
+    /// is decomposed.
     pub fn vectors(&self, lane: &mut Lane, wholes: &[f64]) -> Result<Vec<f64>> {
+        if wholes.iter().all(|whole| self.is_zero(*whole)) {
+            return Ok(vec![0.0; self.matrix.r * wholes.len()]);
+        }
         let (m, n, r, count) = (self.matrix.m, self.matrix.n, self.matrix.r, wholes.len());
         let x = Operand { stride: self.matrix.elems(), ..self.operand(self.parts, 0, n)? };
         let grams = Operand { stride: (r * r) as u64, ..self.operand(self.grams, 0, r)? };
@@ -252,11 +265,12 @@ impl<'a> Factored<'a> {
     }
 
     /// The k leading singular triples of part `i` of a group, their vectors as columns from `column` on; zeros where σ is
-    /// numerically null, or at most `null`. `values`: the eigenvalues of its Gram matrix, whose place has the vectors.
+    /// numerically null, or at most `null`. `whole`: ‖A‖². `values`: the eigenvalues of its Gram matrix, whose place has the
+    /// vectors.
     pub fn triples(
         &self,
         lane: &mut Lane,
-        i: usize,
+        (i, whole): (usize, f64),
         k: usize,
         null: f64,
         values: &[f64],
@@ -266,6 +280,13 @@ impl<'a> Factored<'a> {
             return Ok(Vec::new());
         }
         let (gpu, m, n, r, long) = (self.gpu, self.matrix.m, self.matrix.n, self.matrix.r, self.matrix.long);
+        if self.is_zero(whole) {
+            for (span, rows) in [(self.lefts, m), (self.rights, n)] {
+                let (offset, bytes) = (span.offset + 8 * (column * rows) as u64, 8 * (k * rows) as u64);
+                lane.clear(gpu, Span { offset, bytes })?;
+            }
+            return Ok(vec![0.0; k]);
+        }
         let (left, right) = (self.left(column)?, self.right(column)?);
         let (short_side, long_side) = if m <= n { (left, right) } else { (right, left) };
         let most = values[r - 1];
@@ -309,85 +330,9 @@ impl<'a> Factored<'a> {
         self.put(lane, SINGULAR, singular)?;
         self.scale(lane, self.left(0)?, self.matrix.m, self.matrix.columns, SINGULAR)
     }
-
-    /// Replaces all left and all right vectors by the nearest orthonormal ones.
-    pub fn orthonormalise(&self, lane: &mut Lane) -> Result<()> {
-        self.polar(lane, self.left(0)?, self.matrix.m)?;
-        self.polar(lane, self.right(0)?, self.matrix.n)
-    }
-
-    fn polar(&self, lane: &mut Lane, z: Operand, rows: usize) -> Result<()> {
-        let (gpu, k) = (self.gpu, self.matrix.columns);
-        let elems = (rows * k) as u64;
-        let to = self.operand(self.parts, 0, rows)?;
-        // Columns are of length 1 or 0: their squares are in range.
-        let gram = self.operand(self.grams, 0, k)?;
-        lane.multiply(gpu, Sides { m: k, n: k, k: rows, batch: 1 }, z.t(), z, gram, false)?;
-        let squares = self.decompose(lane, k, 1)?;
-        if let Some(root) = self.root(lane, k, &squares)? {
-            lane.multiply(gpu, Sides { m: rows, n: k, k, batch: 1 }, z, root, to, false)?;
-        } else {
-            let singular = self.svd(lane, z, rows, k, 0)?;
-            // Vectors that several matrices share are one direction, whatever rounding makes of their difference.
-            let kept = kept(&singular, rows, NULL_OF_COMPUTED);
-            let (u, vt) = (self.operand(self.spare, 0, rows)?, self.operand(self.grams, 0, k)?);
-            if kept > 0 {
-                lane.multiply(gpu, Sides { m: rows, n: k, k: kept, batch: 1 }, u, vt, to, false)?;
-            } else {
-                lane.clear(gpu, Span { bytes: 8 * elems, ..self.parts })?;
-            }
-        }
-        self.copy(lane, to.ptr, z.ptr, elems)
-    }
-
-    /// (V λ^(-½) Vᵀ) of the first Gram matrix, whose eigenvectors V lie in its place, in the spare span; `None` where its values
-    /// span too much.
-    fn root(&self, lane: &mut Lane, k: usize, squares: &[f64]) -> Result<Option<Operand>> {
-        let (least, most) = (squares[0], squares[k - 1]);
-        let is_well = least > WELL_CONDITIONED * most;
-        if !is_well {
-            return Ok(None);
-        }
-        let by: Vec<f64> = squares.iter().map(|s| 1.0 / s.sqrt().sqrt()).collect();
-        self.put(lane, SCALE, &by)?;
-        let (v, root) = (self.operand(self.grams, 0, k)?, self.operand(self.spare, 0, k)?);
-        self.scale(lane, v, k, k, SCALE)?;
-        lane.multiply(self.gpu, Sides { m: k, n: k, k, batch: 1 }, v, v.t(), root, false)?;
-        Ok(Some(root))
-    }
-
-    /// The polar factor of the first part, row-major in the span for the change; returns the singular values.
-    pub fn polar_of_whole(&self, lane: &mut Lane) -> Result<Vec<f64>> {
-        let (gpu, m, n, r, long) = (self.gpu, self.matrix.m, self.matrix.n, self.matrix.r, self.matrix.long);
-        let wholes = self.squares(lane, 1)?;
-        let squares = self.vectors(lane, &wholes)?;
-        let (x, to) = (self.operand(self.parts, 0, n)?, self.operand(self.low, 0, n)?);
-        if let Some(root) = self.root(lane, r, &squares)? {
-            let (left, right) = if m <= n { (x, root) } else { (root, x) };
-            lane.multiply(gpu, Sides { m: n, n: m, k: r, batch: 1 }, left, right, to, false)?;
-            return Ok(squares.into_iter().map(f64::sqrt).collect());
-        }
-        let z = self.tall(lane, 0)?;
-        let singular = self.svd(lane, z, long, r, 0)?;
-        let kept = kept(&singular, long, 0.0);
-        let (u, vt) = (self.operand(self.spare, 0, long)?, self.operand(self.grams, 0, r)?);
-        if kept > 0 {
-            let (left, right) = if m <= n { (u, vt) } else { (vt.t(), u.t()) };
-            lane.multiply(gpu, Sides { m: n, n: m, k: kept, batch: 1 }, left, right, to, false)?;
-        } else {
-            lane.clear(gpu, self.low)?;
-        }
-        Ok(singular)
-    }
 }
 
 /// Whether the Gram matrix of a matrix with this sum of squares neither overflows nor underflows.
 fn in_range(whole: f64) -> bool {
     whole.is_finite() && whole > LEAST_TRACE
-}
-
-/// How many singular values, descending, are not numerically null.
-fn kept(singular: &[f64], long: usize, null: f64) -> usize {
-    let null = (long as f64 * f64::EPSILON).max(null) * singular.first().copied().unwrap_or_default();
-    singular.iter().filter(|s| **s > null).count()
 }

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::matrices::{EXPECTED, LEAST, Says, arrange};
 use super::needs::range;
+use crate::backend::cuda::cusolver::Eigen;
 use crate::backend::cuda::gpu::{Gpu, takeable};
 use crate::backend::cuda::lane::{Lane, LaneSizes};
 use crate::backend::device::CudaDevice;
@@ -30,7 +31,10 @@ pub fn expect(plan: &mut Plan, devices: &[CudaDevice], limit: Option<u64>) -> Re
 
 /// Plans for devices that are not open and whose solver is taken to say so.
 fn plan_by(plan: &mut Plan, devices: &[CudaDevice], limit: Option<u64>, says: &Says<'_>) -> Result<()> {
-    let pools: Vec<u64> = devices.iter().map(|d| takeable(d.free_bytes).min(limit.unwrap_or(u64::MAX))).collect();
+    let pools: Vec<u64> = devices
+        .iter()
+        .map(|d| takeable(d.free_bytes.unwrap_or(d.total_bytes)).min(limit.unwrap_or(u64::MAX)))
+        .collect();
     let (fit, together) = arrange(plan, pools.iter().copied().min().unwrap_or_default(), says)?;
     plan.use_devices(devices.to_vec(), pools, &fit, together)?;
     let (wanted, _) = wish(plan);
@@ -79,14 +83,22 @@ impl Gpus {
             lanes.push(opened);
         }
         let pools: Vec<u64> = gpus.iter().map(|gpu| gpu.pool().bytes()).collect();
-        if solves && let Some(lane) = lanes.first_mut().and_then(|of| of.first_mut()) {
-            // What the libraries really ask for, and the memory that there really is.
-            lane.bind()?;
-            let eigen = &lane.solver()?.eigen;
+        if solves {
+            // What the libraries really ask for, and the memory that there really is. Devices may differ: a batch goes to any of
+            // them, so what the greediest asks for counts.
+            let mut firsts: Vec<&mut Lane> = lanes.iter_mut().filter_map(|of| of.first_mut()).collect();
+            let mut solvers = Vec::with_capacity(firsts.len());
+            for lane in &mut firsts {
+                lane.bind()?;
+                solvers.push(&lane.solver()?.eigen);
+            }
+            let most = |asks: &dyn Fn(&Eigen) -> Result<u64>| {
+                solvers.iter().try_fold(0, |most, eigen| Ok(asks(eigen)?.max(most)))
+            };
             let says = Says {
-                workspace: &|r, count| eigen.workspace_bytes(r, count),
-                batch: &|r, wanted| eigen.batch(r, wanted),
-                svd: &|rows, columns| eigen.svd_bytes(rows, columns),
+                workspace: &|r, count| most(&|eigen| eigen.workspace_bytes(r, count)),
+                batch: &|r, wanted| solvers.iter().map(|eigen| eigen.batch(r, wanted)).min().unwrap_or(1),
+                svd: &|rows, columns| most(&|eigen| eigen.svd_bytes(rows, columns)),
             };
             let (fit, together) = arrange(plan, pools.iter().copied().min().unwrap_or_default(), &says)?;
             plan.use_devices(devices.to_vec(), pools, &fit, together)?;

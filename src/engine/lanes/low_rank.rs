@@ -214,12 +214,22 @@ impl Job<'_, '_> {
     fn tasks(&self, lane: &mut Lane, tasks: Range<usize>, facts: &mut [LowRankFacts]) -> Result<()> {
         self.go_on()?;
         let whole = self.wholes(lane, &tasks)?;
-        self.decompose(lane, &tasks)?;
-        let mut kept = Vec::with_capacity(whole.len());
         let (gpu, Matrix { m, n, r, most, .. }) = (self.gpu, self.matrix);
-        for (i, whole) in whole.iter().enumerate() {
-            let mut values = vec![0f64; r];
-            lane.get(gpu, self.spans.values, 8 * (i * r) as u64, bytemuck::cast_slice_mut(&mut values))?;
+        // Zeros are not decomposed: models leave matrices as they were, all but a few where they were fine-tuned by adapters.
+        let mut values = vec![0f64; r * whole.len()];
+        for these in runs(&whole, |whole| *whole != 0.0) {
+            self.decompose(lane, &these)?;
+            let here = &mut values[these.start * r..these.end * r];
+            lane.get(gpu, self.spans.values, 8 * (these.start * r) as u64, bytemuck::cast_slice_mut(here))?;
+            self.converged(lane, &tasks, &these)?;
+        }
+        for these in runs(&whole, |whole| *whole == 0.0) {
+            let side = 8 * (r * r) as u64;
+            let (offset, bytes) = (self.spans.grams.offset + these.start as u64 * side, these.len() as u64 * side);
+            lane.clear(gpu, Span { offset, bytes })?;
+        }
+        let mut kept = Vec::with_capacity(whole.len());
+        for (i, (whole, values)) in whole.iter().zip(values.chunks_exact(r)).enumerate() {
             // Ascending; rounding may leave values that are not positive where they should be 0.
             let squares: Vec<f64> = values.iter().rev().map(|x| x.max(0.0)).take(most).collect();
             let k = self.rank.of(m as u64, n as u64, &squares) as usize;
@@ -230,7 +240,6 @@ impl Job<'_, '_> {
             facts.precision.push("float64");
             kept.push(k);
         }
-        self.converged(lane, &tasks)?;
         lane.clear(gpu, Span { bytes: 16 * whole.len() as u64, ..self.spans.norms })?;
         let mut first = 0;
         while first < kept.len() {
@@ -273,18 +282,18 @@ impl Job<'_, '_> {
         Ok(whole)
     }
 
-    /// Eigenvectors of the Gram matrices of some tasks of every matrix, in the Gram matrices' place.
-    fn decompose(&self, lane: &mut Lane, tasks: &Range<usize>) -> Result<()> {
+    /// Eigenvectors of the Gram matrices of some task vectors, in the Gram matrices' place.
+    fn decompose(&self, lane: &mut Lane, these: &Range<usize>) -> Result<()> {
         let (gpu, spans) = (self.gpu, &self.spans);
-        let (Matrix { m, n, r, .. }, count) = (self.matrix, self.members.len() * tasks.len());
+        let (Matrix { m, n, r, .. }, count, begin) = (self.matrix, these.len(), these.start as u64);
         let (elems, side) = (self.matrix.elems(), (r * r) as u64);
-        let a = Operand { ptr: self.at(spans.parts, 0)?, ld: n, stride: elems, is_transposed: false };
-        let grams = Operand { ptr: self.at(spans.grams, 0)?, ld: r, stride: side, is_transposed: false };
+        let a = Operand { ptr: self.at(spans.parts, begin * elems)?, ld: n, stride: elems, is_transposed: false };
+        let grams = Operand { ptr: self.at(spans.grams, begin * side)?, ld: r, stride: side, is_transposed: false };
         // X Xᵀ is n×n, Xᵀ X is m×m: the smaller.
         let (left, right, k) = if m <= n { (a.t(), a, n) } else { (a, a.t(), m) };
         lane.multiply(gpu, Sides { m: r, n: r, k, batch: count }, left, right, grams, false)?;
         let batch = lane.solver()?.eigen.batch(r, count);
-        for first in (0..count).step_by(batch) {
+        for first in these.clone().step_by(batch) {
             let at = cusolver::Place {
                 matrices: self.at(spans.grams, first as u64 * side)?,
                 values: self.at(spans.values, (first * r) as u64)?,
@@ -292,17 +301,17 @@ impl Job<'_, '_> {
                 workspace: place(gpu, spans.solver, 0, 0)?,
                 workspace_bytes: spans.solver.bytes,
             };
-            lane.decompose(gpu, r, batch.min(count - first), at)?;
+            lane.decompose(gpu, r, batch.min(these.end - first), at)?;
         }
         Ok(())
     }
 
-    /// Fails unless the decompositions of some tasks of every matrix converged.
-    fn converged(&self, lane: &mut Lane, tasks: &Range<usize>) -> Result<()> {
+    /// Fails unless the decompositions of some task vectors converged.
+    fn converged(&self, lane: &mut Lane, tasks: &Range<usize>, these: &Range<usize>) -> Result<()> {
         let (gpu, r) = (self.gpu, self.matrix.r);
-        let mut infos = vec![0i32; self.members.len() * tasks.len()];
-        lane.get(gpu, self.spans.infos, 0, bytemuck::cast_slice_mut(&mut infos))?;
-        let Some(i) = infos.iter().position(|info| *info != 0) else { return Ok(()) };
+        let mut infos = vec![0i32; these.len()];
+        lane.get(gpu, self.spans.infos, 4 * these.start as u64, bytemuck::cast_slice_mut(&mut infos))?;
+        let Some(i) = infos.iter().position(|info| *info != 0).map(|i| these.start + i) else { return Ok(()) };
         let text = format!("the eigenvectors of a {r}×{r} matrix did not converge on {}", gpu.label);
         let error = Error::environment(text).hint("use `--device cpu` for this recipe");
         Err(error.at_tensor(&self.members[i / tasks.len()].tensor.name))
@@ -357,4 +366,16 @@ impl Job<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// The longest runs of a list's places where something holds.
+fn runs<T>(list: &[T], holds: impl Fn(&T) -> bool) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for (i, _) in list.iter().enumerate().filter(|(_, x)| holds(x)) {
+        match runs.last_mut().filter(|run| run.end == i) {
+            Some(run) => run.end = i + 1,
+            None => runs.push(i..i + 1),
+        }
+    }
+    runs
 }

@@ -22,6 +22,9 @@ use crate::error::{Error, Kind, Result};
 use crate::linalg::polar::NULL_OF_COMPUTED;
 use crate::ops::{LowRankFacts, MatrixRule, RunFacts};
 
+/// The least weight, but 0, with which squares of stored numbers of 32 bits are not lost.
+const LEAST_WEIGHT: f64 = 1e-60;
+
 /// The task vectors of a matrix.
 struct Vectors<'a> {
     centring: Centring<'a>,
@@ -55,13 +58,14 @@ impl LaneWorker<'_, '_> {
         let stage = member.stage(engine, gpu);
         let Some(mut loaded) = Loaded::lease(&stage, &mut self.lane, index, &needs)? else { return Ok(()) };
         let lane = &mut self.lane;
-        let work = Factored::new(gpu, matrix, &loaded.lease.work);
+        let weights = member.work.scaled_weights();
+        let squares_vanish = tensor.wide || weights.iter().any(|w| *w != 0.0 && w.abs() < LEAST_WEIGHT);
+        let work = Factored::new(gpu, matrix, &loaded.lease.work, squares_vanish);
         let (geometry, blob) = member.measured(engine);
         lane.put(gpu, work.stages, 0, &blob.bytes)?;
         work.clear(lane)?;
         let stages = blob.at(place(gpu, work.stages, 0, 0)?);
         let centring = Centring { work: member.work, wide: tensor.wide, geometry, stages };
-        let weights = member.work.scaled_weights();
         let mut facts = LowRankFacts::default();
         let done = loaded.all(&stage, lane, &mut self.raw, &mut |lane, sources| {
             let vectors = Vectors { centring, sources, weights: weights.clone() };
@@ -112,8 +116,11 @@ impl Factored<'_> {
             }
             MatrixRule::TaskSingular => {
                 let all = self.specific(lane, vectors, false, facts, go_on)?;
-                self.orthonormalise(lane)?;
-                self.scale_left(lane, &all)?;
+                // Of zeros alone all vectors are zeros.
+                if all.iter().any(|s| *s > 0.0) {
+                    self.orthonormalise(lane)?;
+                    self.scale_left(lane, &all)?;
+                }
                 1.0
             }
             MatrixRule::CommonAndSpecific { .. } => {
@@ -121,10 +128,12 @@ impl Factored<'_> {
                 let wholes = self.squares(lane, 1)?;
                 let values = self.vectors(lane, &wholes)?;
                 let at = self.matrix.each * models;
-                let common = self.triples(lane, 0, self.matrix.common, 0.0, &values, at)?;
+                let common = self.triples(lane, (0, wholes[0]), self.matrix.common, 0.0, &values, at)?;
                 let mut all = self.specific(lane, vectors, true, facts, go_on)?;
                 all.extend(common);
-                self.orthonormalise(lane)?;
+                if all.iter().any(|s| *s > 0.0) {
+                    self.orthonormalise(lane)?;
+                }
                 mean(&all, facts)
             }
         };
@@ -181,7 +190,7 @@ impl Factored<'_> {
             let values = if each > 0 { self.vectors(lane, &wholes)? } else { vec![0.0; r * tasks.len()] };
             for (i, t) in tasks.enumerate() {
                 let null = if outside { NULL_OF_COMPUTED * sizes[i] } else { 0.0 };
-                let singular = self.triples(lane, i, each, null, &values[i * r..(i + 1) * r], t * each)?;
+                let singular = self.triples(lane, (i, wholes[i]), each, null, &values[i * r..(i + 1) * r], t * each)?;
                 facts.rank.push(each as u64);
                 if !outside {
                     let kept: f64 = singular.iter().map(|s| s * s).sum();

@@ -180,8 +180,14 @@ fn exact<C: Widen + RealField>(vectors: &mut TaskVectors<'_, C>, t: usize, rank:
     let shape = vectors.shape;
     let mut grams = grams::<_, f64>(vectors, t..t + 1)?;
     let Some(Gram { lower, whole }) = grams.pop() else { return Err(Error::internal("no Gram matrix")) };
-    let mut reduced = Symmetric::reduce(lower)?;
     let (m, n) = (shape.m as u64, shape.n as u64);
+    if whole == 0.0 {
+        // A model that left the matrix as it was: nothing is decomposed.
+        let k = rank.of(m, n, &vec![0.0; rank.most(m, n) as usize]) as usize;
+        let (basis, product) = (Mat::zeros(shape.short(), k), Mat::zeros(shape.long(), k));
+        return Ok(Truncated { basis, product, energy: 1.0, precision: "float64" });
+    }
+    let mut reduced = Symmetric::reduce(lower)?;
     // Rounding may leave values that are not positive where they should be 0.
     let values: Vec<f64> =
         reduced.tridiagonal.values(rank.most(m, n) as usize).into_iter().map(|x| x.max(0.0)).collect();
@@ -194,7 +200,7 @@ fn exact<C: Widen + RealField>(vectors: &mut TaskVectors<'_, C>, t: usize, rank:
     Ok(Truncated {
         basis: rounded(basis.as_ref()),
         product: rounded(product.as_ref()),
-        energy: if whole == 0.0 { 1.0 } else { (values[..k].iter().sum::<f64>() / whole).min(1.0) },
+        energy: (values[..k].iter().sum::<f64>() / whole).min(1.0),
         precision: "float64",
     })
 }
