@@ -118,12 +118,19 @@ impl Cuda {
 
     /// The same with what is free of each device's memory, for which each is opened for a moment.
     #[must_use]
-    pub fn measured(mut self) -> Self {
+    pub fn measured(self) -> Self {
         #[cfg(feature = "cuda")]
-        if self.problem.is_none() {
-            self.devices.iter_mut().for_each(super::cuda::probe::measure);
-        }
-        self
+        let measured = |mut device| {
+            super::cuda::probe::measure(&mut device);
+            device
+        };
+        #[cfg(not(feature = "cuda"))]
+        let measured = |device| device;
+        let devices = match self.problem {
+            None => self.devices.into_iter().map(measured).collect(),
+            Some(_) => self.devices,
+        };
+        Self { devices, ..self }
     }
 
     /// The devices that can be used.

@@ -198,7 +198,7 @@ mod tests {
         // Some of the directions dwarf others, as in task vectors, and most are not there at all.
         for (n, rank) in [(96, 96), (96, 5), (96, 40), (64, 1), (128, 33)] {
             let factors: Vec<Vec<f64>> =
-                (0..rank).map(|k| (0..n).map(|_| random() * 0.5f64.powi(k as i32)).collect()).collect();
+                (0..rank).map(|k| (0..n).map(|_| random() * 0.5f64.powi(k)).collect()).collect();
             let mut gram = vec![0.0; n * n];
             for factor in &factors {
                 for j in 0..n {
