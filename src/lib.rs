@@ -79,6 +79,7 @@ pub mod recipe;
 pub mod report;
 pub mod saliency;
 mod suggest;
+mod tokenizer;
 pub mod units;
 
 pub use error::{Error, Result};

@@ -191,20 +191,81 @@ fn the_base_alone_is_a_model_where_the_rule_does_not_read_the_base() {
 fn what_has_no_effect_is_said() {
     let recipe = recipe(
         "merge_method: task_arithmetic\nbase_model: a\nmodels:\n- {model: a, parameters: {weight: 1}}\n\
-         - {model: b, parameters: {density: 0.5}}\n- {model: ./b}\nparameters:\n  rescale: true\n  lambda: 0.5\n\
+         - {model: b, parameters: {density: 0.5}}\n- {model: c, layer_range: [0, 4]}\nparameters:\n  rescale: true\n  lambda: 0.5\n\
          dtype: bf16\nout_dtype: float32\n",
     );
     assert_eq!(
         recipe.warnings,
         [
             "recipe.yaml:4: `weight` of the base has no effect with task_arithmetic",
-            "recipe.yaml:5: `density` has no effect with task_arithmetic",
-            "recipe.yaml:6: `./b` is the model of line 5 again: it counts twice",
-            "recipe.yaml:8: `rescale` has no effect with task_arithmetic",
+            "recipe.yaml:5: `density` has no effect with task_arithmetic; mergekit ignores it too",
+            "recipe.yaml:6: `layer_range` has no effect under `models`, which merges whole models; mergekit ignores it too",
+            "recipe.yaml:8: `rescale` has no effect with task_arithmetic; mergekit ignores it too",
             "recipe.yaml:10: `dtype` has no effect beside `out_dtype`: merging computes in float32 or better",
         ]
     );
     assert_eq!(recipe.parameters.names().collect::<Vec<_>>(), ["lambda"]);
+}
+
+#[test]
+fn what_mergekit_ignores_is_a_warning() {
+    for (text, expected) in [
+        (
+            "normalize: true\nmerge_method: linear\nmodels: [{model: b}]\n",
+            "1: `normalize` has no effect outside `parameters`",
+        ),
+        ("name: n\nmerge_method: linear\nmodels: [{model: b}]\n", "1: `name` has no effect here"),
+        ("merge_method: linear\nmodels: [{model: b, weight: 2}]\n", "2: `weight` has no effect outside `parameters`"),
+        (
+            "merge_method: linear\nmodels: [{model: b}]\nparameters: {int8_mask: true}\n",
+            "3: `int8_mask` has no effect with linear",
+        ),
+        (
+            "merge_method: linear\nmodels: [{model: b, parameters: {normalize: false}}]\n",
+            "2: `normalize` under a model has no effect: it is one value for the whole merge",
+        ),
+        (
+            "merge_method: ties\nbase_model: a\nmodels: [{model: b}]\nparameters: {lamda: 2}\n",
+            "4: `lamda` has no effect with ties (did you mean `lambda`?)",
+        ),
+        (
+            "merge_method: ties\nbase_model: a\nmodels: [{model: b}]\nparameters: {dtype: bfloat16}\n",
+            "4: `dtype` has no effect with ties",
+        ),
+        (
+            "merge_method: slerp\nbase_model: a\nmodels: [{model: b, parameters: {weight: [{filter: x, value: 1}]}}]\nparameters: {t: 1}\n",
+            "3: `weight` has no effect with slerp",
+        ),
+    ] {
+        let warnings = recipe(text).warnings;
+        assert_eq!(warnings, [format!("recipe.yaml:{expected}; mergekit ignores it too")], "{text}");
+    }
+}
+
+#[test]
+fn the_base_alone_and_truth_values_and_empty_lists_read_as_in_mergekit() {
+    let base = recipe("merge_method: ties\nbase_model: a\nmodels: [{model: a}]\n");
+    assert!(base.models.is_empty() && base.base_in_models.is_some());
+    let recipe = ties("{weight: true}", "{weight: [], density: false}");
+    assert_eq!(recipe.per_model(0, "weight", "x", 0.0).unwrap(), Value::Float(1.0));
+    assert_eq!(recipe.per_model(1, "weight", "x", 0.0).unwrap(), Value::Float(1.0));
+    assert_eq!(recipe.per_model(0, "density", "x", 0.0).unwrap(), Value::Float(0.0));
+}
+
+#[test]
+fn parameters_of_a_slice_count_between_a_sources_and_the_recipes() {
+    let recipe = recipe(
+        "merge_method: linear\nparameters: {weight: 1, normalize: false}\nslices:\n- sources:\n\
+         \x20 - {model: a, layer_range: [0, 2], parameters: {weight: 3}}\n  - {model: b, layer_range: [2, 4]}\n\
+         \x20 parameters: {weight: 2}\n- sources:\n  - {model: a, layer_range: [2, 4]}\n",
+    );
+    let module = &recipe.modules[0];
+    let [first, second] = [0, 1].map(|at| recipe.of_slice(module, &module.slices[at]));
+    let weight = |part: &Recipe, i| part.per_model(i, "weight", "x", 0.0).unwrap();
+    assert_eq!([weight(&first, 0), weight(&first, 1), weight(&second, 0)], [3.0, 2.0, 1.0].map(Value::Float));
+    assert_eq!(first.global("normalize", "x", 0.0).unwrap(), Value::Bool(false));
+    assert_eq!(recipe.models.iter().map(|m| m.model.written.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(module.slices[0].sources[1].layers, Some(2..4));
 }
 
 #[test]

@@ -19,5 +19,5 @@ pub use bus::install_bus_handler;
 pub use header::{Header, MAX_HEADER_BYTES, MAX_RANK, Tensor, read_header};
 pub use layers::{Layer, LayerMap};
 pub use open::Checkpoint;
-pub use shard::Shard;
+pub use shard::{Made, Shard};
 pub use text::{escaped, is_unsafe, printable, quoted, quoted_path};

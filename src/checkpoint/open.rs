@@ -3,10 +3,13 @@
 use super::discover;
 use super::header::Tensor;
 use super::index::Index;
-use super::shard::Shard;
+use super::shard::{Made, Shard};
 use super::text::{quoted, quoted_path};
+use crate::dtype::{Dtype, DtypeExt};
 use crate::{Error, Result};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// An open checkpoint. Only headers have been read; every shard's file is open for [`Shard::bytes`].
 #[derive(Debug)]
@@ -14,7 +17,11 @@ pub struct Checkpoint {
     path: PathBuf,
     folder: Option<PathBuf>,
     label: String,
-    shards: Vec<Shard>,
+    shards: Vec<Arc<Shard>>,
+    /// What is made and lies in no file; tensors of these have a shard behind those of `shards`.
+    made: Vec<Arc<Shard>>,
+    /// What tensors that were replaced are stored as.
+    replaced: BTreeMap<usize, Dtype>,
     tensors: Vec<Tensor>,
     /// Positions in `tensors`, sorted by name.
     by_name: Vec<usize>,
@@ -44,7 +51,7 @@ impl Checkpoint {
         let (mut shards, mut tensors) = (Vec::new(), Vec::new());
         for file in found.shards {
             let (shard, mut held) = Shard::open(file, shards.len(), mapped)?;
-            shards.push(shard);
+            shards.push(Arc::new(shard));
             tensors.append(&mut held);
         }
         let mut by_name: Vec<usize> = (0..tensors.len()).collect();
@@ -60,7 +67,16 @@ impl Checkpoint {
             .hint("the shards do not belong together; download the checkpoint again into an empty folder"));
         }
         let label = label(path);
-        let checkpoint = Self { path: path.to_owned(), folder: found.folder, label, shards, tensors, by_name };
+        let checkpoint = Self {
+            path: path.to_owned(),
+            folder: found.folder,
+            label,
+            shards,
+            made: Vec::new(),
+            replaced: BTreeMap::new(),
+            tensors,
+            by_name,
+        };
         if let Some(index) = &found.index {
             checkpoint.check_index(index)?;
         }
@@ -113,7 +129,7 @@ impl Checkpoint {
     }
 
     /// The files, sorted by name.
-    pub fn shards(&self) -> &[Shard] {
+    pub fn shards(&self) -> &[Arc<Shard>] {
         &self.shards
     }
 
@@ -135,7 +151,47 @@ impl Checkpoint {
 
     /// The shard that holds one of this checkpoint's tensors.
     pub fn shard_of(&self, tensor: &Tensor) -> &Shard {
-        &self.shards[tensor.shard]
+        self.shared_shard(tensor.shard)
+    }
+
+    /// The same, to be kept by what is made of the tensor.
+    pub(crate) fn shared_shard(&self, shard: usize) -> &Arc<Shard> {
+        match shard.checked_sub(self.shards.len()) {
+            None => &self.shards[shard],
+            Some(made) => &self.made[made],
+        }
+    }
+
+    /// What a tensor is stored as, also where one that is made and wider stands in its place.
+    pub fn stored_dtype(&self, at: usize) -> Dtype {
+        self.replaced.get(&at).copied().unwrap_or(self.tensors[at].dtype)
+    }
+
+    /// Puts a tensor that is made in the place of a stored one, under the same name. Its bytes must be what shape and dtype
+    /// make.
+    pub(crate) fn replace(&mut self, at: usize, dtype: Dtype, shape: Vec<u64>, made: Arc<dyn Made>) -> Result<()> {
+        let tensor = &mut self.tensors[at];
+        self.replaced.entry(at).or_insert(tensor.dtype);
+        let size = dtype.size_bytes().unwrap_or(1);
+        let elems = shape.iter().try_fold(1_u64, |elems, dim| elems.checked_mul(*dim));
+        let (Some(elems), Some(bytes)) = (elems, elems.and_then(|elems| elems.checked_mul(size))) else {
+            return Err(Error::input(format!(
+                "{} would have the shape {shape:?}, which is too large",
+                quoted(&tensor.name)
+            )));
+        };
+        let label = self.path.join(&tensor.name);
+        *tensor = Tensor {
+            name: std::mem::take(&mut tensor.name),
+            dtype,
+            shape,
+            elems,
+            shard: self.shards.len() + self.made.len(),
+            begin: 0,
+            bytes,
+        };
+        self.made.push(Arc::new(Shard::made(label, bytes, made)));
+        Ok(())
     }
 
     /// Bytes of all tensors together.
@@ -148,7 +204,7 @@ impl Checkpoint {
     /// # Errors
     /// `Input`, naming the first file that changed.
     pub fn check_unchanged(&self) -> Result<()> {
-        self.shards.iter().try_for_each(Shard::check_unchanged)
+        self.shards.iter().try_for_each(|shard| shard.check_unchanged())
     }
 }
 

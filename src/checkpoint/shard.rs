@@ -1,4 +1,4 @@
-//! One safetensors file of a checkpoint: open, its header validated, its bytes at hand.
+//! One file of a checkpoint: open, its header validated, its bytes at hand; or a tensor that is made as it is read.
 
 use super::header::{self, Header, LENGTH_BYTES, Tensor};
 use super::map::LazyMap;
@@ -6,28 +6,47 @@ use super::text::quoted_path;
 use crate::{Error, Result};
 use rustix::fs::Advice;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::ErrorKind;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Bytes of one readahead request. The kernel cuts a request silently at what the device takes in one, which is never
 /// less than this (a single request for 256 MiB was seen to read 8 MiB); small requests cost nothing measurable.
 const READAHEAD_BYTES: u64 = 128 << 10;
 
-/// One `.safetensors` file, open for reading.
+/// A tensor that no file holds as it is needed: its bytes are made of stored ones when they are asked for.
+pub trait Made: fmt::Debug + Send + Sync {
+    /// Appends the bytes of `range`, which lies inside the tensor.
+    ///
+    /// # Errors
+    /// As [`Shard::bytes`], of the files that it is made of.
+    fn make(&self, range: Range<u64>, out: &mut Vec<u8>) -> Result<()>;
+
+    /// The stored bytes that a range is mostly made of, for readahead and release.
+    fn of(&self, range: Range<u64>) -> Option<(&Shard, Range<u64>)>;
+}
+
+/// One file, open for reading, or one tensor that is made.
 #[derive(Debug)]
 pub struct Shard {
     path: PathBuf,
-    file: File,
+    data: Data,
     size: u64,
     modified: (i64, i64),
     header_bytes: u64,
     header_digest: u128,
     metadata: BTreeMap<String, String>,
-    map: LazyMap,
+}
+
+#[derive(Debug)]
+enum Data {
+    File { file: File, map: LazyMap },
+    Made(Arc<dyn Made>),
 }
 
 impl Shard {
@@ -51,25 +70,40 @@ impl Shard {
         let Header { tensors, metadata, bytes } = header::parse(&label, &raw[LENGTH_BYTES as usize..], size, index)?;
         let shard = Self {
             path,
-            file,
+            data: Data::File { file, map: LazyMap::new(mapped) },
             size,
             modified: (facts.mtime(), facts.mtime_nsec()),
             header_bytes: bytes,
             header_digest: twox_hash::XxHash3_128::oneshot(&raw),
             metadata,
-            map: LazyMap::new(mapped),
         };
         Ok((shard, tensors))
+    }
+
+    /// A tensor of so many bytes that is made as it is read; `label` stands for a path in messages.
+    pub(super) fn made(label: PathBuf, size: u64, made: Arc<dyn Made>) -> Self {
+        Self {
+            path: label,
+            data: Data::Made(made),
+            size,
+            modified: (0, 0),
+            header_bytes: 0,
+            header_digest: 0,
+            metadata: BTreeMap::new(),
+        }
+    }
+
+    /// What lies in the file, from a map or from positioned reads; `None` for a tensor that is made.
+    fn map(&self) -> Option<&[u8]> {
+        match &self.data {
+            Data::File { file, map } => map.get(file, self.size, &self.path),
+            Data::Made(_) => None,
+        }
     }
 
     /// Where the file is.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The open file.
-    pub fn file(&self) -> &File {
-        &self.file
     }
 
     /// The file's size in bytes, as validated.
@@ -100,7 +134,7 @@ impl Shard {
     /// Whether [`bytes`](Self::bytes) gives a view of the mapped file. If not, it reads into its caller's scratch, and
     /// that is memory to count. Maps the file if that was not tried yet.
     pub fn is_mapped(&self) -> bool {
-        self.map.get(&self.file, self.size, &self.path).is_some()
+        self.map().is_some()
     }
 
     /// The bytes of `range` (offsets in the file), which must lie inside the file as validated.
@@ -120,7 +154,7 @@ impl Shard {
         if range.start == range.end {
             return Ok(&[]);
         }
-        if let Some(map) = self.map.get(&self.file, self.size, &self.path) {
+        if let Some(map) = self.map() {
             // A mapped file's offsets fit into usize.
             return Ok(&map[range.start as usize..range.end as usize]);
         }
@@ -132,8 +166,19 @@ impl Shard {
         let len = usize::try_from(wanted).map_err(|_| no_memory())?;
         scratch.clear();
         scratch.try_reserve_exact(len).map_err(|_| no_memory())?;
-        scratch.resize(len, 0);
-        read(&self.file, &self.path, scratch, range.start)?;
+        match &self.data {
+            Data::File { file, .. } => {
+                scratch.resize(len, 0);
+                read(file, &self.path, scratch, range.start)?;
+            }
+            Data::Made(made) => {
+                made.make(range, scratch)?;
+                if scratch.len() != len {
+                    let path = quoted_path(&self.path);
+                    return Err(Error::internal(format!("{path} was made of {} bytes, not {len}", scratch.len())));
+                }
+            }
+        }
         Ok(scratch)
     }
 
@@ -141,9 +186,18 @@ impl Shard {
     pub fn will_need(&self, range: Range<u64>) {
         let end = range.end.min(self.size);
         let mut at = range.start;
+        let file = match &self.data {
+            Data::File { file, .. } => file,
+            Data::Made(made) => {
+                if let Some((shard, range)) = made.of(at..end) {
+                    shard.will_need(range);
+                }
+                return;
+            }
+        };
         while at < end {
             let step = READAHEAD_BYTES.min(end - at);
-            if let Err(error) = rustix::fs::fadvise(&self.file, at, NonZeroU64::new(step), Advice::WillNeed) {
+            if let Err(error) = rustix::fs::fadvise(file, at, NonZeroU64::new(step), Advice::WillNeed) {
                 tracing::trace!(%error, "readahead refused");
                 return;
             }
@@ -158,8 +212,17 @@ impl Shard {
     /// would leave a page resident for every piece of a large tensor.
     pub fn release(&self, range: Range<u64>) {
         let end = range.end.min(self.size);
-        if let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(end)) {
-            self.map.release(start..end);
+        match &self.data {
+            Data::File { map, .. } => {
+                if let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(end)) {
+                    map.release(start..end);
+                }
+            }
+            Data::Made(made) => {
+                if let Some((shard, range)) = made.of(range.start..end) {
+                    shard.release(range);
+                }
+            }
         }
     }
 
@@ -168,7 +231,9 @@ impl Shard {
     /// # Errors
     /// `Input`, naming the file and what changed.
     pub fn check_unchanged(&self) -> Result<()> {
-        let facts = self.file.metadata().map_err(|e| Error::io(format!("stat {}", quoted_path(&self.path)), &e))?;
+        // The files that a tensor is made of are checked as shards of their own.
+        let Data::File { file, .. } = &self.data else { return Ok(()) };
+        let facts = file.metadata().map_err(|e| Error::io(format!("stat {}", quoted_path(&self.path)), &e))?;
         if facts.size() != self.size {
             return Err(changed(&self.path, &format!("it had {} bytes, now it has {}", self.size, facts.size())));
         }

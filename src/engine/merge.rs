@@ -99,10 +99,11 @@ pub(super) fn merge_with(request: &Request<'_>, gpus: Option<&Gpus>, progress: &
     let phase = |name: &str, seconds: std::time::Duration| Phase { name: name.into(), seconds: seconds.as_secs_f64() };
     let phases = vec![phase("prepare", prepared), phase("merge", merged - prepared), phase("sync", synced - merged)];
     let timings = Timings::new(synced.as_secs_f64(), progress.read_bytes(), progress.written_bytes(), phases);
-    let copies = match plan.reference().folder() {
+    let mut copies = match plan.reference().folder() {
         Some(folder) => Copies::choose(folder, plan.recipe.out_dtype)?,
         None => Copies::default(),
     };
+    plan.files.apply(&mut copies)?;
     let manifest = manifest(plan, &work.finished(), timings)?;
     let title = request.out.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let card = card(plan, &manifest, &title, copies.has("config.json"));

@@ -298,7 +298,7 @@ fn source_files(extraction: &Extraction<'_>, finished: &HashMap<String, JournalE
     let all = store.checkpoint.tensors();
     let known: HashMap<&str, &str> =
         finished.values().flat_map(|e| &e.sources).map(|s| (s.tensor.as_str(), s.digest.as_str())).collect();
-    let file = |(index, shard): (usize, &crate::checkpoint::Shard)| {
+    let file = |(index, shard): (usize, &std::sync::Arc<crate::checkpoint::Shard>)| {
         let here = || all.iter().filter(move |t| t.shard == index);
         let names: Vec<&str> = here().map(|t| t.name.as_str()).filter(|name| known.contains_key(name)).collect();
         let mut digests = SourceDigests::new(shard.header_digest(), names.iter().copied());

@@ -3,9 +3,11 @@
 use regex::RegexSet;
 
 use super::Source;
+use super::outputs::Part;
 use crate::checkpoint::Tensor;
 use crate::dtype::DtypeExt;
 use crate::error::{Error, Result};
+use crate::recipe::{OutputKind, Recipe};
 
 /// One tensor that does not fit, and what to do about it.
 struct Misfit {
@@ -54,6 +56,27 @@ pub(super) fn tensors_fit(sources: &[Source], models: &[usize], copied: &RegexSe
             Err(Error::input(message + &others).hint(hint))
         }
     }
+}
+
+/// Whether the rest of a recipe can be done slice by slice.
+///
+/// # Errors
+/// `Input`, if it stores factors, or prunes task vectors of slices with different numbers of models.
+pub(super) fn takes_slices(recipe: &Recipe, parts: &[Part]) -> Result<()> {
+    let file = recipe.path.display();
+    let line = recipe.modules.first().map_or(1, |module| module.line);
+    if recipe.output.kind != OutputKind::Merged {
+        let word = recipe.output.kind.word();
+        return Err(Error::input(format!(
+            "{file}:{line}: `output: {word}` stores factors of whole models, not of slices"
+        )));
+    }
+    let first = parts.first().map_or(0, |part| part.participants.len());
+    if !recipe.stages.is_empty() && parts.iter().any(|part| part.participants.len() != first) {
+        let message = "`task_vector_stages` weighs tensors of all slices against each other: each needs as many models";
+        return Err(Error::input(format!("{file}:{line}: {message}")));
+    }
+    Ok(())
 }
 
 fn misfit(tensor: &Tensor, found: Option<&Tensor>, label: &str, reference: &str) -> Option<Misfit> {

@@ -5,9 +5,14 @@ pub mod batches;
 mod check;
 pub mod devices;
 mod factors;
+pub mod files;
 pub mod graph;
 pub mod memory;
+mod outputs;
 mod show;
+mod stack;
+mod tokens;
+mod towers;
 
 use std::collections::BTreeSet;
 
@@ -16,13 +21,15 @@ use regex::RegexSet;
 use crate::checkpoint::{Checkpoint, LayerMap, Shard, Tensor};
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Error, Result};
-use crate::ops::{Combine, ParamKind, Program, Prune, Rule, StageContext, TensorContext, Value};
+use crate::ops::{Blend, Combine, ParamKind, Program, Prune, Rule, Sparsify, StageContext, TensorContext, Value};
 use crate::output::{Layout, TensorSpec};
-use crate::recipe::{Listed, ModelRef, Recipe, compile_names};
+use crate::recipe::{Recipe, compile_names};
 pub use devices::OnDevices;
 pub use factors::Factors;
+pub use files::Files;
 use graph::Graph;
 use memory::{Lanes, Memory};
+use outputs::{Output, Part, Parts};
 
 /// What a merge may use and how it lays out its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +134,8 @@ pub struct Plan {
     pub tensors: Vec<TensorPlan>,
     /// What is said of factors, where the recipe wants them stored.
     pub factors: Option<Factors>,
+    /// The output's small files, where they are not the reference's.
+    pub files: Files,
     /// The output's files.
     pub layout: Layout,
     /// The steps that make the output tensors.
@@ -145,32 +154,39 @@ impl Plan {
     /// # Errors
     /// `Input` for checkpoints that are damaged or do not fit together, and for a memory budget that cannot do.
     pub fn new(recipe: Recipe, options: Options) -> Result<Self> {
-        let participants = recipe.participants();
-        let (sources, model_sources) = open_sources(&recipe, &participants)?;
-        let reference = &sources[0].checkpoint;
-        let layers = LayerMap::new(reference.tensors().iter().map(|t| t.name.as_str()));
         let copied = compile_names(&recipe.copy)?;
-        check::tensors_fit(&sources, &model_sources, &copied)?;
+        let mut parts = Parts::open(&recipe)?;
+        let mut files = Files::of_slices(&recipe, &parts);
+        let token_warnings = tokens::plan(&recipe, &mut parts, &mut files)?;
+        let is_copied = |name: &str, t: &Tensor| copied.is_match(name) || !t.dtype.is_mergeable_float();
+        let made = if recipe.modules.is_empty() {
+            check::tensors_fit(&parts.sources, &parts.parts[0].sources, &copied)?;
+            parts.whole(|t| is_copied(&t.name, t))?
+        } else {
+            check::takes_slices(&recipe, &parts.parts)?;
+            parts.sliced(&recipe, is_copied)?
+        };
+        let layers = LayerMap::new(made.iter().map(|output| output.name.as_str()));
 
-        let planner = Planner { recipe: &recipe, options, participants, sources: &sources, model_sources, copied };
-        let mut tensors = Vec::with_capacity(reference.tensors().len());
-        for (index, tensor) in reference.tensors().iter().enumerate() {
-            let layer = layers.group(&tensor.name).unwrap_or_default();
-            tensors.push(planner.tensor(index, tensor, layer, layers.groups()[layer].t)?);
-        }
+        let planner = Planner { options, parts: &parts };
+        let mut tensors = made
+            .iter()
+            .map(|output| planner.tensor(output, layers.group(&output.name).unwrap_or_default()))
+            .collect::<Result<Vec<_>>>()?;
         check_stages(&recipe, &tensors)?;
-        let factors = Factors::plan(&recipe, &planner.participants, &sources, &mut tensors)?;
+        let Parts { sources, parts } = parts;
+        let factors = Factors::plan(&recipe, &parts[0].participants, &sources, &mut tensors)?;
 
         let specs: Vec<_> = tensors
             .iter()
-            .enumerate()
-            .map(|(i, t)| TensorSpec {
+            .map(|t| TensorSpec {
                 name: t.name.clone(),
                 folder: t.folder.clone(),
                 dtype: t.dtype,
                 shape: t.shape.clone(),
-                bytes: match reference.tensors().get(i) {
-                    Some(stored) if t.program == Program::Copy => stored.bytes,
+                // Of what is copied the elements may be smaller than a byte.
+                bytes: match (&t.program, t.base) {
+                    (Program::Copy, Some(from)) => sources[from.source].checkpoint.tensors()[from.tensor].bytes,
                     _ => t.elems * t.elem_bytes,
                 },
             })
@@ -179,10 +195,11 @@ impl Plan {
         let layout = Layout::with_metadata(&specs, options.shard_bytes, &metadata)?;
         let memory = Memory::fit(&tensors, options, Lanes::default())?;
         let graph = Graph::new(&tensors, &layers, memory.chunk_elems);
-        let mut warnings = idle_patterns(&recipe, &planner.copied, &sources);
+        let mut warnings = idle_patterns(&recipe, &copied, &sources);
+        warnings.extend(token_warnings);
         warnings.extend(factors.iter().flat_map(|f| f.warnings.clone()));
         let devices = None;
-        Ok(Self { recipe, options, sources, layers, tensors, factors, layout, graph, memory, devices, warnings })
+        Ok(Self { recipe, options, sources, layers, tensors, factors, files, layout, graph, memory, devices, warnings })
     }
 
     /// The checkpoint that lends names, dtypes, copied tensors and configuration files: the base, or the first model.
@@ -240,92 +257,57 @@ fn idle_patterns(recipe: &Recipe, copied: &RegexSet, sources: &[Source]) -> Vec<
     warnings
 }
 
-/// Opens each distinct checkpoint once; the second list gives the source of every participant.
-fn open_sources(recipe: &Recipe, participants: &[Listed]) -> Result<(Vec<Source>, Vec<usize>)> {
-    let mut sources: Vec<Source> = Vec::new();
-    let mut paths = Vec::new();
-    let mut open = |model: &ModelRef, is_base| -> Result<usize> {
-        let path = model.path.canonicalize().unwrap_or_else(|_| model.path.clone());
-        if let Some(known) = paths.iter().position(|p| *p == path) {
-            return Ok(known);
-        }
-        let checkpoint = Checkpoint::open(&model.path)?;
-        sources.push(Source { is_base, written: model.written.clone(), checkpoint });
-        paths.push(path);
-        Ok(sources.len() - 1)
-    };
-    if let Some(base) = &recipe.base {
-        open(base, true)?;
-    }
-    let models = participants
-        .iter()
-        .map(|p| match (p, &recipe.base) {
-            (Listed::Model(i), _) => open(&recipe.models[*i].model, false),
-            (Listed::Base, Some(base)) => open(base, true),
-            (Listed::Base, None) => Err(Error::internal("the base takes part, but there is none")),
-        })
-        .collect::<Result<Vec<_>>>()?;
-    if sources.is_empty() {
-        return Err(Error::internal("a recipe without models"));
-    }
-    Ok((sources, models))
-}
-
 struct Planner<'a> {
-    recipe: &'a Recipe,
     options: Options,
-    participants: Vec<Listed>,
-    sources: &'a [Source],
-    model_sources: Vec<usize>,
-    copied: RegexSet,
+    parts: &'a Parts,
 }
 
 impl Planner<'_> {
-    fn tensor(&self, index: usize, tensor: &Tensor, layer: usize, t: f64) -> Result<TensorPlan> {
-        let here = SourceTensor { source: 0, tensor: index };
-        if self.copied.is_match(&tensor.name) || !tensor.dtype.is_mergeable_float() {
-            return Ok(self.copy(here, tensor, layer));
+    fn stored(&self, at: SourceTensor) -> &Tensor {
+        &self.parts.sources[at.source].checkpoint.tensors()[at.tensor]
+    }
+
+    fn tensor(&self, output: &Output, layer: usize) -> Result<TensorPlan> {
+        let part = &self.parts.parts[output.part];
+        let (here, tensor, name, t) = (output.reference, self.stored(output.reference), &output.name, output.t);
+        let stored_dtype = self.parts.sources[here.source].checkpoint.stored_dtype(here.tensor);
+        if output.is_copied && stored_dtype == tensor.dtype {
+            return Ok(self.copy(here, name, layer));
         }
         let mut stages = Vec::new();
-        for (index, stage) in self.recipe.stages.iter().enumerate() {
+        for (index, stage) in part.recipe.stages.iter().enumerate() {
             let Rule::Stage(rule) = stage.spec.rule else {
                 return Err(Error::internal(format!("`{}` is not a stage", stage.spec.name)));
             };
-            let values = stage.values(&tensor.name, t)?;
-            let context = StageContext { index, tensor: &tensor.name, models: self.participants.len(), values };
+            let values = stage.values(name, t)?;
+            let context = StageContext { index, tensor: name, models: part.participants.len(), values };
             stages.extend(rule(&context)?);
         }
-        let Rule::Method(rule) = self.recipe.method.rule else {
-            return Err(Error::internal(format!("`{}` is not a method", self.recipe.method.name)));
-        };
         let has_stages = !stages.is_empty();
-        let program = rule(&TensorContext {
-            tensor: &tensor.name,
-            shape: &tensor.shape,
-            seed: self.options.seed,
-            models: self.participants.len(),
-            values: self.recipe.values(&self.participants, &tensor.name, t)?,
-            stages,
-        })?;
-        let models = self.model_tensors(&tensor.name)?;
-        let dtype = self.recipe.out_dtype.unwrap_or(tensor.dtype);
-        let stored = |at: &SourceTensor| &self.sources[at.source].checkpoint.tensors()[at.tensor];
+        // The base alone stays as it is, whatever the method adds to it; so does what is copied, in its own type.
+        let (program, models) = if part.participants.is_empty() || output.is_copied {
+            let combine = Combine::Scale { factor: 1.0 };
+            (Program::Blend(Blend { stages: Vec::new(), sparsify: Sparsify::None, combine }), vec![here])
+        } else {
+            (self.program(part, output, stages)?, output.inputs.clone())
+        };
+        let dtype = part.recipe.out_dtype.filter(|_| !output.is_copied).unwrap_or(stored_dtype);
         if let Program::Blend(blend) = &program
             && blend.combine == (Combine::Scale { factor: 1.0 })
-            && stored(&models[0]).dtype == dtype
+            && self.stored(models[0]).dtype == dtype
         {
-            return Ok(self.copy(models[0], stored(&models[0]), layer));
+            return Ok(self.copy(models[0], name, layer));
         }
         let reads_base = match &program {
             Program::Blend(blend) => blend.combine.reads_base(),
             Program::LowRank(work) => work.reads_base(),
             Program::Copy | Program::Factor { .. } => has_stages,
         };
-        let wide = models.iter().map(stored).any(|t| t.dtype == Dtype::F64)
+        let wide = models.iter().any(|at| self.stored(*at).dtype == Dtype::F64)
             || dtype == Dtype::F64
             || (reads_base && tensor.dtype == Dtype::F64);
         Ok(TensorPlan {
-            name: tensor.name.clone(),
+            name: name.clone(),
             folder: None,
             shape: tensor.shape.clone(),
             elems: tensor.elems,
@@ -340,10 +322,28 @@ impl Planner<'_> {
         })
     }
 
-    fn copy(&self, from: SourceTensor, tensor: &Tensor, layer: usize) -> TensorPlan {
+    /// What the method does to a tensor.
+    fn program(&self, part: &Part, output: &Output, stages: Vec<Prune>) -> Result<Program> {
+        let recipe = &part.recipe;
+        let Rule::Method(rule) = recipe.method.rule else {
+            return Err(Error::internal(format!("`{}` is not a method", recipe.method.name)));
+        };
+        let inputs: Vec<&str> = output.inputs.iter().map(|at| self.stored(*at).name.as_str()).collect();
+        rule(&TensorContext {
+            tensor: &output.name,
+            shape: &self.stored(output.reference).shape,
+            seed: self.options.seed,
+            models: part.participants.len(),
+            values: recipe.values(&part.participants, &output.name, &inputs, output.t)?,
+            stages,
+        })
+    }
+
+    fn copy(&self, from: SourceTensor, name: &str, layer: usize) -> TensorPlan {
+        let tensor = self.stored(from);
         let elem_bytes = tensor.dtype.size_bytes().unwrap_or(1);
         TensorPlan {
-            name: tensor.name.clone(),
+            name: name.to_owned(),
             folder: None,
             shape: tensor.shape.clone(),
             elems: tensor.bytes / elem_bytes,
@@ -356,19 +356,6 @@ impl Planner<'_> {
             layer,
             factors: Vec::new(),
         }
-    }
-
-    fn model_tensors(&self, name: &str) -> Result<Vec<SourceTensor>> {
-        self.model_sources
-            .iter()
-            .map(|source| {
-                let checkpoint = &self.sources[*source].checkpoint;
-                let tensor = checkpoint
-                    .position(name)
-                    .ok_or_else(|| Error::internal(format!("`{name}` vanished from `{}`", checkpoint.label())))?;
-                Ok(SourceTensor { source: *source, tensor })
-            })
-            .collect()
     }
 }
 

@@ -1,50 +1,109 @@
-//! What mergekit's configurations may hold that merganser does not do: told apart from mistakes, by name.
+//! What mergekit's configurations hold beyond what merganser reads: told apart from mistakes, by name.
 
-use crate::methods;
-use crate::ops::{ParamSpec, Role};
+use crate::methods::REGISTRY;
+use crate::ops::Role;
 
-/// Top-level keys of mergekit with what to do instead.
-pub(super) const KEYS: [(&str, &str); 5] = [
-    ("slices", "merge whole models: list them under `models`"),
-    ("modules", "merge whole models: list them under `models`"),
-    ("tokenizer_source", "leave it out: the base's tokenizer is copied as it is"),
-    ("tokenizer", "leave it out: the base's tokenizer is copied as it is"),
-    ("chat_template", "leave it out: the base's chat template is copied as it is"),
+/// mergekit's methods.
+const METHODS: [&str; 20] = [
+    "linear",
+    "slerp",
+    "passthrough",
+    "task_arithmetic",
+    "ties",
+    "dare_ties",
+    "dare_linear",
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "della",
+    "della_linear",
+    "model_stock",
+    "nuslerp",
+    "multislerp",
+    "karcher",
+    "nearswap",
+    "sce",
+    "arcee_fusion",
+    "ram",
+    "ramplus_tl",
 ];
 
-/// Methods of mergekit, each with the method here that does most nearly the same.
-const METHODS: [(&str, &str); 13] = [
-    ("breadcrumbs", "dare_linear"),
-    ("breadcrumbs_ties", "ties"),
-    ("della", "dare_ties"),
-    ("della_linear", "dare_linear"),
-    ("sce", "ties"),
-    ("model_stock", "linear"),
-    ("nuslerp", "slerp"),
-    ("multislerp", "linear"),
-    ("karcher", "linear"),
-    ("nearswap", "slerp"),
-    ("ram", "magmax"),
-    ("ramplus_tl", "magmax"),
-    ("arcee_fusion", "ties"),
+/// Parameters of mergekit's methods, those of today's releases and of earlier ones, and what recipes took for one.
+const PARAMETERS: [&str; 31] = [
+    "weight",
+    "density",
+    "gamma",
+    "epsilon",
+    "scale",
+    "normalize",
+    "rescale",
+    "int8_mask",
+    "lambda",
+    "t",
+    "select_topk",
+    "filter_wise",
+    "max_iter",
+    "tol",
+    "eps",
+    "normalize_weights",
+    "nuslerp_row_wise",
+    "nuslerp_flatten",
+    "r",
+    "alpha",
+    "embed_slerp",
+    "dtype",
+    "out_dtype",
+    "lamda",
+    "lambda_",
+    "dare_pruning_rate",
+    "drop_rate",
+    "smooth",
+    "allow_negative_weights",
+    "random_seed",
+    "seed",
 ];
 
-/// Parameters that mergekit accepts for a method and ignores.
-const WITHOUT_EFFECT: [(&str, &[&str]); 1] = [("task_arithmetic", &["density", "rescale"])];
+/// Top-level keys that published recipes hold and that neither mergekit nor merganser reads.
+const TOP: [&str; 14] = [
+    "name",
+    "random_seed",
+    "seed",
+    "description",
+    "author",
+    "license",
+    "tags",
+    "version",
+    "comment",
+    "model_name",
+    "output_dir",
+    "lora_merge_cache",
+    "trust_remote_code",
+    "allow_crimes",
+];
 
-/// For a method that mergekit has and merganser has not: the nearest here.
-pub(super) fn nearest_method(name: &str) -> Option<&'static str> {
-    METHODS.iter().find(|(n, _)| *n == name).map(|(_, near)| *near)
+/// Whether mergekit has a method of this name.
+pub(super) fn is_mergekits(method: &str) -> bool {
+    METHODS.contains(&method)
 }
 
-/// For a parameter that mergekit accepts here without effect: what it is where it has one.
-pub(super) fn without_effect(method: &str, key: &str) -> Option<&'static ParamSpec> {
-    let (_, keys) = WITHOUT_EFFECT.iter().find(|(m, _)| *m == method)?;
-    keys.contains(&key).then_some(())?;
-    methods::REGISTRY
-        .iter()
-        .filter(|m| m.role == Role::Method)
-        .find_map(|m| m.parameters.iter().find(|p| p.name == key))
+/// Whether it is a parameter of merganser's own methods and stages alone.
+pub(super) fn is_only_ours(key: &str) -> bool {
+    let has = |mergekits: bool| {
+        let methods = REGISTRY.iter().filter(|m| (m.role == Role::Method && is_mergekits(m.name)) == mergekits);
+        methods.flat_map(|m| m.parameters).any(|p| p.name == key)
+    };
+    !PARAMETERS.contains(&key) && has(false) && !has(true)
+}
+
+/// Whether mergekit's users know a top-level key that mergekit ignores: a parameter outside `parameters`, or a remark.
+pub(super) fn is_ignored_at_top(key: &str) -> bool {
+    TOP.contains(&key) || PARAMETERS.contains(&key)
+}
+
+/// Whether it is, or was, a parameter of some method of mergekit.
+pub(super) fn is_parameter(key: &str) -> bool {
+    let elsewhere = ["dtype", "out_dtype", "seed", "random_seed"];
+    (PARAMETERS.contains(&key) && !elsewhere.contains(&key))
+        || REGISTRY.iter().flat_map(|m| m.parameters).any(|p| p.name == key)
 }
 
 #[cfg(test)]
@@ -52,19 +111,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_method_to_each_of_mergekits_exists_here() {
-        for (name, near) in METHODS {
-            assert!(methods::find(near).is_some_and(|m| m.role == Role::Method), "{name}: {near}");
-        }
-    }
-
-    #[test]
-    fn parameters_without_effect_have_one_elsewhere() {
-        for (method, keys) in WITHOUT_EFFECT {
-            for key in keys {
-                assert!(without_effect(method, key).is_some(), "{method}: {key}");
+    fn parameters_of_methods_that_mergekit_has_are_not_ours_alone() {
+        for method in REGISTRY.iter().filter(|m| m.role == Role::Method && is_mergekits(m.name)) {
+            for parameter in method.parameters {
+                assert!(!is_only_ours(parameter.name), "{}: {}", method.name, parameter.name);
             }
         }
-        assert!(without_effect("ties", "density").is_none());
+        for own in ["keep", "rank", "rank_ratio", "energy", "eligible", "granularity"] {
+            assert!(is_only_ours(own), "{own}");
+        }
+        assert!(!is_only_ours("frobnicate") && !is_only_ours("lamda"));
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::value::default_of;
-use super::{Listed, Recipe, Stage};
+use super::{ChatTemplate, Listed, Module, Recipe, SliceSource, Stage, Token, TokenFrom, Tokenizer, TokenizerSource};
 use crate::dtype::DtypeExt;
 use crate::ops::Value;
 
@@ -30,12 +30,67 @@ pub(super) fn recipe(recipe: &Recipe) -> Json {
         "copy": recipe.copy,
         "out_dtype": recipe.out_dtype.and_then(DtypeExt::recipe_name),
     });
+    if !recipe.modules.is_empty() {
+        all["modules"] = recipe.modules.iter().map(module).collect();
+    }
+    if let Some(tokenizer) = &recipe.tokenizer {
+        all["tokenizer"] = tokens(tokenizer);
+    }
+    match &recipe.chat_template {
+        None => {}
+        Some(ChatTemplate::Auto) => all["chat_template"] = "auto".into(),
+        Some(ChatTemplate::Text(text)) => all["chat_template"] = text.as_str().into(),
+    }
     // A recipe that merges a model reads as it did before there was anything else to write.
     if let Some(factors) = recipe.output.to_json() {
         all["output"] = recipe.output.kind.word().into();
         all["factors"] = factors;
     }
     all
+}
+
+/// A module with its slices.
+fn module(module: &Module) -> Json {
+    let source = |source: &SliceSource| {
+        json!({
+            "model": source.model.written,
+            "layer_range": source.layers.as_ref().map(|layers| [layers.start, layers.end]),
+            "parameters": source.parameters.to_json(),
+        })
+    };
+    let slices = module.slices.iter().map(|slice| {
+        json!({
+            "sources": slice.sources.iter().map(source).collect::<Vec<_>>(),
+            "base_model": slice.base.as_ref().map(|base| base.written.as_str()),
+            "parameters": slice.parameters.to_json(),
+        })
+    });
+    json!({"name": module.name, "slices": slices.collect::<Vec<_>>(), "parameters": module.parameters.to_json()})
+}
+
+/// The output's vocabulary.
+fn tokens(tokenizer: &Tokenizer) -> Json {
+    let from = |from: &TokenFrom| match from {
+        TokenFrom::Zero => json!({"kind": "zero"}),
+        TokenFrom::Model(model) => model.written.as_str().into(),
+        TokenFrom::Token(model, Token::Text(text)) => {
+            json!({"kind": "model_token", "model": model.written, "token": text})
+        }
+        TokenFrom::Token(model, Token::Id(id)) => {
+            json!({"kind": "model_token", "model": model.written, "token_id": id})
+        }
+    };
+    let rules = tokenizer
+        .tokens
+        .iter()
+        .map(|rule| (rule.token.clone(), json!({"source": rule.source.as_ref().map(from), "force": rule.force})));
+    let source = match &tokenizer.source {
+        TokenizerSource::Union => "union",
+        TokenizerSource::Base => "base",
+        TokenizerSource::Model(model) => &model.written,
+    };
+    let rules: Map<String, Json> = rules.collect();
+    json!({"source": source, "tokens": rules, "pad_to_multiple_of": tokenizer.pad_to_multiple_of})
 }
 
 /// A stage with its defaults filled in, in the order of its specification.

@@ -13,6 +13,7 @@ use crate::ops::{BaseModel, MethodSpec, ParamSpec, Resolved, Scope, Value, Value
 mod dtypes;
 mod foreign;
 mod json;
+mod listing;
 mod models;
 mod output;
 mod parameters;
@@ -20,12 +21,16 @@ mod patterns;
 mod read;
 mod reader;
 mod scalar;
+mod slices;
+mod tokens;
 mod value;
 mod yaml;
 
 pub use output::{Others, Output, OutputKind};
 pub use parameters::Parameters;
 pub use patterns::compile_names;
+pub use slices::{Module, Slice, SliceSource};
+pub use tokens::{ChatTemplate, Token, TokenFrom, TokenRule, Tokenizer, TokenizerSource};
 
 /// A validated recipe. Paths are resolved; every parameter is known to its method and in range.
 #[derive(Debug, Clone)]
@@ -38,14 +43,23 @@ pub struct Recipe {
     pub method: &'static MethodSpec,
     /// `base_model`.
     pub base: Option<ModelRef>,
-    /// `models`, without the base (which, if listed, is kept in `base`).
+    /// `models`, without the base (which, if listed, is kept in `base`); with slices, every model that they name.
     pub models: Vec<Model>,
     /// Whether the base stands in `models` too, with these parameters (its place in the list, its parameters).
     pub base_in_models: Option<(usize, Parameters)>,
     /// The recipe's own `parameters`.
     pub parameters: Parameters,
+    /// Parameters that count before the recipe's own, the innermost first: a slice's and its module's, in the recipe
+    /// of [`Recipe::of_slice`].
+    pub around: Vec<Parameters>,
+    /// `slices` or `modules`; empty where whole models are merged.
+    pub modules: Vec<Module>,
     /// `task_vector_stages`, in order.
     pub stages: Vec<Stage>,
+    /// `tokenizer_source` or `tokenizer`; `None`: the base's is copied as it is.
+    pub tokenizer: Option<Tokenizer>,
+    /// `chat_template`.
+    pub chat_template: Option<ChatTemplate>,
     /// `copy`: regular expressions that match whole names of tensors taken from the base as they are.
     pub copy: Vec<String>,
     /// `out_dtype`, or else `dtype`: what merged float tensors are stored as; `None`: each keeps the base's dtype.
@@ -70,6 +84,8 @@ pub struct ModelRef {
 pub struct Model {
     /// Its checkpoint.
     pub model: ModelRef,
+    /// Its line in the recipe.
+    pub line: usize,
     /// Its own `parameters`.
     pub parameters: Parameters,
 }
@@ -120,27 +136,27 @@ impl Recipe {
     /// Input, if the method requires the parameter and none of its filters matches the tensor. Internal, if the method
     /// has no such parameter.
     pub fn global(&self, name: &str, tensor: &str, t: f64) -> Result<Value> {
-        self.resolve(&[&self.parameters], name, tensor, t)
+        self.resolve(None, name, tensor, t)
     }
 
     /// The value of a parameter for `models[i]`: its own, else the recipe's, else the default. Errors as
     /// [`Recipe::global`].
     pub fn per_model(&self, i: usize, name: &str, tensor: &str, t: f64) -> Result<Value> {
         let model = self.models.get(i).ok_or_else(|| Error::internal(format!("the recipe has no model {i}")))?;
-        self.resolve(&[&model.parameters, &self.parameters], name, tensor, t)
+        self.resolve(Some(&model.parameters), name, tensor, t)
     }
 
     /// The value of a parameter for the base where it takes part as one of the models. Errors as [`Recipe::global`].
     pub fn of_base(&self, name: &str, tensor: &str, t: f64) -> Result<Value> {
         match &self.base_in_models {
-            Some((_, own)) => self.resolve(&[own, &self.parameters], name, tensor, t),
+            Some((_, own)) => self.resolve(Some(own), name, tensor, t),
             None => self.global(name, tensor, t),
         }
     }
 
-    /// Whether the recipe's own `parameters` name this parameter, be it for some tensors only.
+    /// Whether the recipe's own `parameters`, or those of the slice, name this parameter, be it for some tensors only.
     pub fn global_is_set(&self, name: &str) -> bool {
-        self.parameters.is_set(name)
+        self.around.iter().chain([&self.parameters]).any(|level| level.is_set(name))
     }
 
     /// The entries of `models` in the order of the recipe.
@@ -172,17 +188,23 @@ impl Recipe {
 
     /// The values of the method's parameters for one tensor at `t` of the way from the first layer to the last (0 for tensors
     /// outside the layers). Errors as [`Recipe::global`].
-    pub fn values(&self, participants: &[Listed], tensor: &str, t: f64) -> Result<Values> {
+    ///
+    /// Filters of a parameter of the whole merge see the output's name `tensor`; those of a model's see the name of its own
+    /// tensor in `inputs`, which with slices is another.
+    pub fn values(&self, participants: &[Listed], tensor: &str, inputs: &[&str], t: f64) -> Result<Values> {
         let mut values = Values::default();
         for spec in self.method.parameters {
             let value = match spec.scope {
                 Scope::Global => Resolved::One(self.global(spec.name, tensor, t)?),
                 Scope::PerModel => {
-                    let of = |listed: &Listed| match listed {
-                        Listed::Base => self.of_base(spec.name, tensor, t),
-                        Listed::Model(i) => self.per_model(*i, spec.name, tensor, t),
+                    let of = |(at, listed): (usize, &Listed)| {
+                        let name = inputs.get(at).copied().unwrap_or(tensor);
+                        match listed {
+                            Listed::Base => self.of_base(spec.name, name, t),
+                            Listed::Model(i) => self.per_model(*i, spec.name, name, t),
+                        }
                     };
-                    Resolved::Each(participants.iter().map(of).collect::<Result<_>>()?)
+                    Resolved::Each(participants.iter().enumerate().map(of).collect::<Result<_>>()?)
                 }
             };
             values.push(spec.name, value);
@@ -196,9 +218,33 @@ impl Recipe {
         json::recipe(self)
     }
 
-    fn resolve(&self, settings: &[&Parameters], name: &str, tensor: &str, t: f64) -> Result<Value> {
+    /// What is merged by itself: a slice of a module, as a recipe of its sources.
+    pub fn of_slice(&self, module: &Module, slice: &Slice) -> Self {
+        let mut part = self.clone();
+        part.modules.clear();
+        part.around = vec![slice.parameters.clone(), module.parameters.clone()];
+        part.base = slice.base.clone().or(part.base);
+        part.base_in_models = slice
+            .sources
+            .iter()
+            .enumerate()
+            .find(|(_, source)| source.is_base)
+            .map(|(at, source)| (at, source.parameters.clone()));
+        let models = slice.sources.iter().filter(|source| !source.is_base);
+        part.models = models
+            .map(|source| Model {
+                model: source.model.clone(),
+                line: source.line,
+                parameters: source.parameters.clone(),
+            })
+            .collect();
+        part
+    }
+
+    fn resolve(&self, own: Option<&Parameters>, name: &str, tensor: &str, t: f64) -> Result<Value> {
         let spec = spec_of(self.method, name)?;
-        resolve(settings, spec, tensor, t).ok_or_else(|| {
+        let settings: Vec<&Parameters> = own.into_iter().chain(&self.around).chain([&self.parameters]).collect();
+        resolve(&settings, spec, tensor, t).ok_or_else(|| {
             let line = self.parameters.setting(name).map_or(1, |s| s.line);
             let message = format!("parameter `{name}` has no value for {}: no filter matches", yaml::quote(tensor));
             yaml::error_at(&self.path.display().to_string(), line, message)

@@ -17,20 +17,25 @@ pub(super) fn read(reader: &Reader, node: &Node, key: &str) -> Result<(ModelRef,
         };
         return Err(error.hint("write the path of a checkpoint: a folder, or one .safetensors file"));
     };
-    if written.trim().is_empty() || node.is_null() {
-        let error = reader.error(node.line, format_args!("`{key}` is empty"));
+    read_name(reader, if node.is_null() { "" } else { written }, node.line, key)
+}
+
+/// Reads a checkpoint's name that stands on a line.
+pub(super) fn read_name(reader: &Reader, written: &str, line: usize, key: &str) -> Result<(ModelRef, PathBuf)> {
+    if written.trim().is_empty() {
+        let error = reader.error(line, format_args!("`{key}` is empty"));
         return Err(error.hint("write the path of a checkpoint: a folder, or one .safetensors file"));
     }
     if written.contains('\0') {
-        return Err(reader.error(node.line, format_args!("`{key}` holds a NUL character: {}", quote(written))));
+        return Err(reader.error(line, format_args!("`{key}` holds a NUL character: {}", quote(written))));
     }
     let path = reader.folder.join(written);
     let identity = if reader.on_disk {
-        std::fs::canonicalize(&path).map_err(|e| absent(reader, node.line, written, &path, &e))?
+        std::fs::canonicalize(&path).map_err(|e| absent(reader, line, written, &path, &e))?
     } else {
         lexical(&path)
     };
-    Ok((ModelRef { written: written.clone(), path }, identity))
+    Ok((ModelRef { written: written.to_owned(), path }, identity))
 }
 
 /// Why a checkpoint cannot be reached, and what its name may have meant.

@@ -50,6 +50,8 @@ impl Parameters {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     Recipe,
+    /// A slice's or a module's: like the recipe's, for a part of the layers.
+    Part,
     Model,
     Stage,
 }
@@ -59,50 +61,82 @@ pub(super) fn parameter_of(method: &MethodSpec, name: &str) -> Option<&'static P
     method.parameters.iter().find(|p| p.name == name)
 }
 
-/// Reads a `parameters` mapping.
-pub(super) fn read(reader: &mut Reader, at: &Entry, method: &'static MethodSpec, place: Place) -> Result<Parameters> {
+/// Reads a `parameters` mapping; mistakes in it are noted, so that those after the first are found too.
+pub(super) fn read(reader: &Reader, at: &Entry, method: &'static MethodSpec, place: Place) -> Result<Parameters> {
     let entries = reader.map(&at.value, "`parameters`")?;
     let mut settings = Vec::new();
     for entry in entries {
-        let Some(spec) = known(reader, entry, method, place)? else { continue };
-        if let Some(setting) = setting(reader, entry, spec)? {
-            settings.push(setting);
-        }
+        let Some(Some(spec)) = reader.keep(known(reader, entry, method, place)) else { continue };
+        settings.extend(reader.keep(setting(reader, entry, spec)).flatten());
     }
     for group in method.exclusive {
         let mut given = settings.iter().filter(|s| group.contains(&s.spec.name));
         if let (Some(first), Some(second)) = (given.next(), given.next()) {
             let message = format!("`{}` and `{}` exclude each other", first.spec.name, second.spec.name);
             let names = list_of_names(group.iter().copied(), "or");
-            return Err(reader.error(second.line, message).hint(format!("give at most one of {names}")));
+            reader.keep::<()>(Err(reader.error(second.line, message).hint(format!("give at most one of {names}"))));
         }
     }
     Ok(Parameters { settings })
 }
 
-/// The specification of a key, `None` for one that is accepted without effect, or the error that says where it belongs.
+/// The specification of a key, `None` for one that has no effect, or the error that says where it belongs.
 fn known(
-    reader: &mut Reader,
+    reader: &Reader,
     entry: &Entry,
     method: &'static MethodSpec,
     place: Place,
 ) -> Result<Option<&'static ParamSpec>> {
     let key = entry.key.as_str();
-    let own = parameter_of(method, key);
-    let idle = foreign::without_effect(method.name, key);
-    if let Some(spec) = own.or(idle) {
-        if place == Place::Model && spec.scope == Scope::Global {
-            let message = format!("`{key}` stands in a model's `parameters`, but it is one value for the whole merge");
-            return Err(reader.error(entry.line, message).hint("move it to the recipe's own `parameters`"));
+    let as_in_mergekit = method.role == Role::Method && foreign::is_mergekits(method.name);
+    if let Some(spec) = parameter_of(method, key) {
+        if place != Place::Model || spec.scope != Scope::Global {
+            return Ok(Some(spec));
         }
-        if own.is_none() {
-            // Read all the same, so that a wrong value does not pass here and fail under another method.
-            setting(reader, entry, spec)?;
-            reader.warn(entry.line, format_args!("`{key}` has no effect with {}", method.name));
+        if as_in_mergekit {
+            let message = format!(
+                "`{key}` under a model has no effect: it is one value for the whole merge; mergekit ignores it too"
+            );
+            reader.warn(entry.line, message);
+            return Ok(None);
         }
-        return Ok(own);
+        let message = format!("`{key}` stands in a model's `parameters`, but it is one value for the whole merge");
+        return Err(reader.error(entry.line, message).hint("move it to the recipe's own `parameters`"));
     }
-    Err(unknown(reader, entry, method, place))
+    if !as_in_mergekit || foreign::is_only_ours(key) {
+        return Err(unknown(reader, entry, method, place));
+    }
+    ignored(reader, entry)?;
+    let near = nearest(key, method.parameters.iter().map(|p| p.name)).filter(|_| !is_parameter(key));
+    let near = near.map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default();
+    let message = format!("{} has no effect with {}{near}; mergekit ignores it too", quote(key), method.name);
+    reader.warn(entry.line, message);
+    Ok(None)
+}
+
+/// Whether any method or stage has a parameter of this name.
+fn is_parameter(key: &str) -> bool {
+    crate::methods::REGISTRY.iter().any(|m| parameter_of(m, key).is_some())
+}
+
+/// A value that nothing reads must still have a form that mergekit takes.
+fn ignored(reader: &Reader, entry: &Entry) -> Result<()> {
+    let wrong = |node: &Node| {
+        let message = format!("{} is no value of a parameter: {}", quote(&entry.key), node.describe());
+        Err(reader
+            .error(node.line, message)
+            .hint("a value is a number, a truth value, a word, a list of these, or `{filter: …, value: …}`"))
+    };
+    let has_value = |node: &Node| match &node.data {
+        Data::Map(entries) => entries.iter().any(|e| e.key == "value"),
+        Data::Scalar { .. } => true,
+        Data::List(_) => false,
+    };
+    match &entry.value.data {
+        Data::List(items) => items.iter().find(|item| !has_value(item)).map_or(Ok(()), |item| wrong(item)),
+        _ if has_value(&entry.value) => Ok(()),
+        _ => wrong(&entry.value),
+    }
 }
 
 fn unknown(reader: &Reader, entry: &Entry, method: &MethodSpec, place: Place) -> Error {
@@ -115,7 +149,7 @@ fn unknown(reader: &Reader, entry: &Entry, method: &MethodSpec, place: Place) ->
         .partition(|m| m.role == Role::Method);
     if methods.is_empty() && stages.is_empty() {
         let whose = match place {
-            Place::Recipe => "`parameters`".to_string(),
+            Place::Recipe | Place::Part => "`parameters`".to_string(),
             Place::Model => "a model's `parameters`".to_string(),
             Place::Stage => format!("`parameters` of the stage `{}`", method.name),
         };
@@ -145,9 +179,12 @@ fn parameters_of(method: &MethodSpec) -> String {
 }
 
 /// One parameter's setting; `None` if it is null.
-fn setting(reader: &mut Reader, entry: &Entry, spec: &'static ParamSpec) -> Result<Option<Setting>> {
+fn setting(reader: &Reader, entry: &Entry, spec: &'static ParamSpec) -> Result<Option<Setting>> {
     let node = &entry.value;
-    if node.is_null() {
+    // As in mergekit, an empty list says nothing: the next level's value counts.
+    if node.is_null()
+        || (spec.kind != ParamKind::Patterns && matches!(&node.data, Data::List(items) if items.is_empty()))
+    {
         return Ok(None);
     }
     let (rules, form) = match &node.data {
@@ -167,7 +204,7 @@ fn setting(reader: &mut Reader, entry: &Entry, spec: &'static ParamSpec) -> Resu
 }
 
 /// A list of `{filter, value}`.
-fn rules(reader: &mut Reader, spec: &'static ParamSpec, items: &[Rc<Node>]) -> Result<Vec<Rule>> {
+fn rules(reader: &Reader, spec: &'static ParamSpec, items: &[Rc<Node>]) -> Result<Vec<Rule>> {
     let mut rules: Vec<Rule> = Vec::with_capacity(items.len());
     for item in items {
         let Data::Map(entries) = &item.data else {
@@ -240,15 +277,14 @@ fn value(reader: &Reader, spec: &'static ParamSpec, node: &Node) -> Result<Value
         return Err(wrong(expected(spec.kind)));
     }
     let number = || {
+        // As in mergekit: a weight of `true` is 1.
+        if !quoted && let Some(truth) = scalar::plain_boolean(text) {
+            return Ok(Number::Int(truth.into()));
+        }
         scalar::number(text).map_err(|reason| match reason {
             NotNumber::NotFinite => wrong("a finite number"),
             NotNumber::Octal => wrong(expected(spec.kind))
                 .hint("YAML readers differ on a leading zero, some count in eights: write the number without it"),
-            NotNumber::Other if !quoted && scalar::boolean(text).is_some() => {
-                let message =
-                    format!("parameter `{}` must be a number, found the truth value {}", spec.name, quote(text));
-                reader.error(node.line, message)
-            }
             NotNumber::Other => wrong(expected(spec.kind)),
         })
     };

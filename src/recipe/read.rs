@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use super::listing::{self, Listing, Named, check_models, named};
 use super::parameters::{self, Place};
 use super::reader::{Reader, list_of_names, text};
+use super::slices::{self, Around, Module};
 use super::yaml::{self, Data, Entry, Node, quote};
-use super::{Model, Parameters, Recipe, Stage, dtypes, foreign, models, output, patterns};
+use super::{Model, ModelRef, Parameters, Recipe, Stage, dtypes, foreign, models, output, patterns, tokens};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::methods::{self, REGISTRY};
@@ -13,10 +15,12 @@ use crate::ops::{BaseModel, MethodSpec, ParamDefault, Role};
 use crate::suggest::nearest;
 
 /// The keys of a recipe.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 15] = [
     "merge_method",
     "base_model",
     "models",
+    "slices",
+    "modules",
     "parameters",
     "task_vector_stages",
     "copy",
@@ -24,13 +28,13 @@ const KEYS: [&str; 10] = [
     "out_dtype",
     "output",
     "factors",
+    "tokenizer_source",
+    "tokenizer",
+    "chat_template",
 ];
 
 /// Most stages: far above use, and a bound on the work that a recipe can ask for.
 const MOST_STAGES: usize = 64;
-
-/// Above what any method takes by an order of magnitude.
-const FAR_TOO_MANY_MODELS: usize = 1000;
 
 /// Reads a recipe. `on_disk`: whether its models must exist.
 pub(super) fn recipe(bytes: &[u8], path: &Path, on_disk: bool) -> Result<Recipe> {
@@ -48,25 +52,20 @@ pub(super) fn recipe(bytes: &[u8], path: &Path, on_disk: bool) -> Result<Recipe>
         return Err(Error::input(format!("{file}: the recipe is empty")).hint(hint));
     };
     let folder = path.parent().unwrap_or(Path::new(""));
-    let mut reader = Reader { file: &file, folder, on_disk, warnings: Vec::new() };
-    let keys = Keys::read(&reader, &root)?;
-    let mut recipe = keys.recipe(&mut reader)?;
+    let reader = Reader::new(&file, folder, on_disk);
+    let read = reader.keep(Keys::read(&reader, &root).and_then(|keys| keys.recipe(&reader)));
+    let mut recipe = reader.finish(read.flatten())?;
     recipe.path = path.to_path_buf();
     recipe.text = text.to_string();
-    recipe.warnings = reader.warnings;
+    recipe.warnings = reader.warnings();
     Ok(recipe)
 }
 
 /// The entries of the top level, known and not null.
 struct Keys<'n> {
     entries: Vec<&'n Entry>,
-}
-
-/// Entries of `models`, taken apart.
-#[derive(Default)]
-struct Listing {
-    models: Vec<Model>,
-    base: Option<(usize, Parameters)>,
+    /// Whether there were others, one of which may be a key that seems to be missing.
+    has_unknown: bool,
 }
 
 impl<'n> Keys<'n> {
@@ -74,65 +73,93 @@ impl<'n> Keys<'n> {
         let Data::Map(all) = &root.data else {
             return Err(reader.error(root.line, format_args!("a recipe is a mapping, found {}", root.describe())));
         };
-        let mut entries = Vec::new();
+        let (mut entries, mut has_unknown) = (Vec::new(), false);
         for entry in all {
             if KEYS.contains(&entry.key.as_str()) {
                 entries.push(entry);
-            } else if let Some((key, hint)) = foreign::KEYS.iter().find(|(key, _)| *key == entry.key) {
-                if !entry.value.is_null() {
-                    return Err(reader.error(entry.line, format_args!("`{key}` is not supported yet")).hint(*hint));
-                }
+            } else if foreign::is_ignored_at_top(&entry.key) {
+                listing::warn_idle(reader, entry);
             } else {
-                return Err(unknown(reader, entry));
+                reader.keep::<()>(Err(unknown(reader, entry)));
+                has_unknown = true;
             }
         }
         entries.retain(|e| !e.value.is_null());
-        Ok(Self { entries })
+        Ok(Self { entries, has_unknown })
     }
 
     fn get(&self, key: &str) -> Option<&'n Entry> {
         self.entries.iter().copied().find(|e| e.key == key)
     }
 
-    fn recipe(&self, reader: &mut Reader) -> Result<Recipe> {
-        let method_at = self.get("merge_method").ok_or_else(|| {
-            Error::input(format!("{}: `merge_method` is missing", reader.file)).hint(methods_here(Role::Method))
-        })?;
-        let method = method(reader, method_at)?;
-        let base = self.get("base_model").map(|e| models::read(reader, &e.value, "base_model")).transpose()?;
-        if base.is_none() && method.base == BaseModel::Required {
-            let message =
-                format!("method `{}` needs `base_model`: the model that the others were trained from", method.name);
-            return Err(reader.error(method_at.line, message));
-        }
-        let models_at = self.get("models").ok_or_else(|| {
-            Error::input(format!("{}: `models` is missing", reader.file))
-                .hint("list the models to merge: `models: [{model: path}, …]`")
-        })?;
-        let listing = listing(reader, models_at, method, base.as_ref().map(|(_, identity)| identity))?;
-        let counted = match method.base {
-            BaseModel::Required => 0,
-            // Where the rule does not read the base, a listed base is a model like any other.
-            BaseModel::Optional | BaseModel::JoinsByWeight => usize::from(listing.base.is_some()),
+    /// The recipe; `None` after mistakes that leave nothing to read the rest against, all of them noted.
+    fn recipe(&self, reader: &Reader) -> Result<Option<Recipe>> {
+        let (simple, full) = (self.get("tokenizer_source"), self.get("tokenizer"));
+        let tokenizer = reader.keep(tokens::read(reader, simple, full)).flatten();
+        let template = self.get("chat_template");
+        let chat_template = template.and_then(|entry| reader.keep(tokens::chat_template(reader, entry)).flatten());
+        let base = self.get("base_model").and_then(|e| reader.keep(models::read(reader, &e.value, "base_model")));
+        let out_dtype = reader.keep(self.out_dtype(reader)).flatten();
+        let copy = match self.get("copy") {
+            Some(entry) => reader.keep(patterns::read(reader, &entry.value, "copy")).unwrap_or_default(),
+            None => Vec::new(),
         };
-        check_count(reader, models_at, method, listing.models.len() + counted)?;
+        let Some((method_at, method)) = reader.keep(self.method(reader)).flatten() else {
+            self.look_for_models(reader);
+            return Ok(None);
+        };
+        let before = reader.found();
         let parameters = match self.get("parameters") {
-            Some(entry) => parameters::read(reader, entry, method, Place::Recipe)?,
+            Some(entry) => reader.keep(parameters::read(reader, entry, method, Place::Recipe)).unwrap_or_default(),
             None => Parameters::default(),
         };
-        check_required(reader, method_at, method, &parameters, &listing.models)?;
+        if self.get("base_model").is_none() && method.base == BaseModel::Required {
+            let message =
+                format!("method `{}` needs `base_model`: the model that the others were trained from", method.name);
+            reader.keep::<()>(Err(reader.error(method_at.line, message)));
+        }
+        let sound = reader.found() == before;
+        let before = reader.found();
+        let Some((content, listing, modules)) = reader.keep(self.content(reader, method, base.as_ref())).flatten()
+        else {
+            return Ok(None);
+        };
+        // What could not be read is not missing as well.
+        let listed = reader.found() == before;
+        if content.key == "models" && listed {
+            let (models, has_base) = (listing.models.len(), listing.base.is_some());
+            reader.keep(check_models(reader, content.line, method, models, has_base));
+            let given = |name: &str| {
+                let by_model = models > 0 && listing.models.iter().all(|m| m.parameters.is_set(name));
+                parameters.is_set(name) || by_model
+            };
+            if sound {
+                reader.keep(check_required(reader, method_at.line, method, given));
+            }
+        }
+        if listed && sound {
+            reader.keep(check_slices(reader, &modules, method, &parameters));
+        }
+        if let (Some((base, _)), "models", true) = (&base, content.key.as_str(), listed)
+            && method.base == BaseModel::JoinsByWeight
+            && listing.base.is_none()
+            && !parameters.is_set("weight")
+        {
+            let message = format!(
+                "the base {} is not listed and has no weight: it takes no part in the average (in mergekit that is an error)",
+                quote(&base.written)
+            );
+            reader.warn(method_at.line, message);
+        }
         let stages = match self.get("task_vector_stages") {
-            Some(entry) => stages(reader, entry, method, base.is_some())?,
+            Some(entry) => {
+                reader.keep(stages(reader, entry, method, self.get("base_model").is_some())).unwrap_or_default()
+            }
             None => Vec::new(),
         };
-        let copy = match self.get("copy") {
-            Some(entry) => patterns::read(reader, &entry.value, "copy")?,
-            None => Vec::new(),
-        };
-        let out_dtype = self.out_dtype(reader)?;
         let (written, factors) = (self.get("output"), self.get("factors"));
         let output = output::read(reader, written, factors, method, &parameters, !stages.is_empty())?;
-        Ok(Recipe {
+        Ok(Some(Recipe {
             path: PathBuf::new(),
             text: String::new(),
             method,
@@ -140,15 +167,72 @@ impl<'n> Keys<'n> {
             models: listing.models,
             base_in_models: listing.base,
             parameters,
+            around: Vec::new(),
+            modules,
             stages,
+            tokenizer,
+            chat_template,
             copy,
             out_dtype,
             output,
             warnings: Vec::new(),
-        })
+        }))
     }
 
-    fn out_dtype(&self, reader: &mut Reader) -> Result<Option<Dtype>> {
+    /// The method; `None` where its key may be one that is misspelt, and was told.
+    fn method(&self, reader: &Reader) -> Result<Option<(&'n Entry, &'static MethodSpec)>> {
+        match self.get("merge_method") {
+            Some(at) => Ok(Some((at, method(reader, at)?))),
+            None if self.has_unknown => Ok(None),
+            None => {
+                let error = Error::input(format!("{}: `merge_method` is missing", reader.file));
+                Err(error.hint(methods_here(Role::Method)))
+            }
+        }
+    }
+
+    /// What is merged: the key that says so, and whole models or slices of them; `None` as for [`Self::method`].
+    fn content(
+        &self,
+        reader: &Reader,
+        method: &'static MethodSpec,
+        base: Option<&(ModelRef, PathBuf)>,
+    ) -> Result<Option<(&'n Entry, Listing, Vec<Module>)>> {
+        let given: Vec<&Entry> = ["models", "slices", "modules"].iter().filter_map(|key| self.get(key)).collect();
+        let [at] = given[..] else {
+            let Some(second) = given.get(1) else {
+                if self.has_unknown {
+                    return Ok(None);
+                }
+                return Err(Error::input(format!("{}: `models` is missing", reader.file))
+                    .hint("list the models to merge: `models: [{model: path}, …]`"));
+            };
+            let message = format!("a recipe has `{}` or `{}`, not both", given[0].key, second.key);
+            return Err(reader.error(second.line, message));
+        };
+        let around = Around { method, base };
+        let modules = match at.key.as_str() {
+            "models" => {
+                let listing = listing::read(reader, at, method, base.map(|(_, identity)| identity))?;
+                return Ok(Some((at, listing, Vec::new())));
+            }
+            "slices" => {
+                let slices = slices::slices(reader, at, &around)?;
+                vec![Module { name: None, line: at.line, parameters: Parameters::default(), slices }]
+            }
+            _ => slices::modules(reader, at, &around)?,
+        };
+        Ok(Some((at, models_of(&modules), modules)))
+    }
+
+    /// Looks for the models of a recipe whose method is unknown, so that those that are missing are named as well.
+    fn look_for_models(&self, reader: &Reader) {
+        for at in ["models", "slices", "modules"].iter().filter_map(|key| self.get(key)) {
+            look_for_models(reader, &at.value);
+        }
+    }
+
+    fn out_dtype(&self, reader: &Reader) -> Result<Option<Dtype>> {
         let read = |key| match self.get(key) {
             Some(entry) => dtypes::read(reader, entry).map(|dtype| dtype.map(|d| (entry, d))),
             None => Ok(None),
@@ -168,7 +252,7 @@ impl<'n> Keys<'n> {
 fn unknown(reader: &Reader, entry: &Entry) -> Error {
     let key = entry.key.as_str();
     let message = format!("unknown key {}", quote(key));
-    if REGISTRY.iter().any(|m| parameters::parameter_of(m, key).is_some()) {
+    if foreign::is_only_ours(key) {
         return reader.error(entry.line, message).hint(format!("`{key}` is a parameter: put it under `parameters`"));
     }
     reader.unknown_key(entry.line, message, key, &KEYS)
@@ -200,113 +284,73 @@ fn method(reader: &Reader, entry: &Entry) -> Result<&'static MethodSpec> {
             let hint = format!("put it in front of a method: `task_vector_stages: [{{stage: {}}}]`", spec.name);
             Err(error.hint(hint).hint(methods_here(Role::Method)))
         }
-        None => match foreign::nearest_method(&name) {
-            Some(near) => {
-                let message = format!("unknown method `{name}`: mergekit has it, merganser does not yet");
-                Err(reader
-                    .error(line, message)
-                    .hint(format!("the nearest in kind is `{near}`"))
-                    .hint(methods_here(Role::Method)))
-            }
-            None => {
-                let error = reader.error(line, format_args!("unknown method {}", quote(&name)));
-                Err(with_names(error, &name, Role::Method))
-            }
-        },
+        None if foreign::is_mergekits(&name) => {
+            let message = format!("unknown method `{name}`: mergekit has it, merganser does not yet");
+            Err(reader.error(line, message).hint(methods_here(Role::Method)))
+        }
+        None => {
+            let error = reader.error(line, format_args!("unknown method {}", quote(&name)));
+            Err(with_names(error, &name, Role::Method))
+        }
     }
 }
 
-/// Whether a method takes so many models.
-fn check_count(reader: &Reader, at: &Entry, method: &MethodSpec, found: usize) -> Result<()> {
-    let (least, most) = method.models;
-    if (least..=most).contains(&found) {
-        return Ok(());
-    }
-    let takes = match (least, most) {
-        (1, 1) => "exactly 1 model".to_string(),
-        (least, most) if least == most => format!("exactly {least} models"),
-        (least, most) => format!("{least} to {most} models"),
-    };
-    let besides = if method.base == BaseModel::Required { " besides the base" } else { "" };
-    Err(reader.error(at.line, format_args!("method `{}` takes {takes}{besides}, found {found}", method.name)))
-}
-
-/// Reads `models`.
-fn listing(reader: &mut Reader, at: &Entry, method: &'static MethodSpec, base: Option<&PathBuf>) -> Result<Listing> {
+/// Every model that the slices name, once.
+fn models_of(modules: &[Module]) -> Listing {
     let mut listing = Listing::default();
-    let mut seen: Vec<(PathBuf, usize)> = Vec::new();
-    let items = reader.list(&at.value, "`models`")?;
-    // Too many by far: not looked up on disk and compared one by one, only to be counted.
-    if items.len() > method.models.1.max(FAR_TOO_MANY_MODELS) {
-        check_count(reader, at, method, items.len())?;
-    }
-    for (place, item) in items.iter().enumerate() {
-        let (named, parameters_at) = named(reader, item, "models", "model")?;
-        let (model, identity) = models::read(reader, named, "model")?;
-        let own = match parameters_at {
-            Some(entry) => parameters::read(reader, entry, method, Place::Model)?,
-            None => Parameters::default(),
-        };
-        if base == Some(&identity) {
-            if listing.base.is_some() {
-                let message = format!("the base {} stands in `models` twice", quote(&model.written));
-                return Err(reader.error(item.line, message).hint("list it once"));
-            }
-            if method.base == BaseModel::Required && own.names().next().is_some() {
-                let names = list_of_names(own.names(), "and");
-                reader.warn(item.line, format_args!("{names} of the base has no effect with {}", method.name));
-            }
-            listing.base = Some((place, own));
-            continue;
+    for source in modules.iter().flat_map(|m| &m.slices).flat_map(|s| &s.sources).filter(|source| !source.is_base) {
+        if !listing.models.iter().any(|known| known.model.path == source.model.path) {
+            let (model, line) = (source.model.clone(), source.line);
+            listing.models.push(Model { model, line, parameters: Parameters::default() });
         }
-        if let Some((_, first)) = seen.iter().find(|(other, _)| *other == identity) {
-            let message = format!("{} is the model of line {first} again: it counts twice", quote(&model.written));
-            reader.warn(item.line, message);
-        } else {
-            seen.push((identity, item.line));
-        }
-        listing.models.push(Model { model, parameters: own });
     }
-    Ok(listing)
+    listing
 }
 
-/// The `key` and the `parameters` of an entry of the list `of`.
-fn named<'n>(reader: &Reader, item: &'n Node, of: &str, key: &str) -> Result<(&'n Node, Option<&'n Entry>)> {
-    let Data::Map(entries) = &item.data else {
-        let message = format!("an entry of `{of}` must be a mapping, found {}", item.describe());
-        return Err(reader.error(item.line, message).hint(format!("write `- {key}: …`")));
-    };
-    let (mut name, mut parameters) = (None, None);
-    for entry in entries {
-        match entry.key.as_str() {
-            k if k == key => name = Some(&*entry.value),
-            "parameters" => parameters = Some(entry),
-            "layer_range" => {
-                let error = reader.error(entry.line, "`layer_range` is not supported yet");
-                return Err(error.hint("merge whole models: leave it out"));
-            }
-            k => {
-                let message = format!("unknown key {} in an entry of `{of}`", quote(k));
-                return Err(reader.unknown_key(entry.line, message, k, &[key, "parameters"]));
+/// Notes every `model` in there that is not on this machine.
+fn look_for_models(reader: &Reader, node: &Node) {
+    match &node.data {
+        Data::Scalar { .. } => {}
+        Data::List(items) => items.iter().for_each(|item| look_for_models(reader, item)),
+        Data::Map(entries) => {
+            for entry in entries {
+                match entry.key.as_str() {
+                    "model" => drop(reader.keep(models::read(reader, &entry.value, "model"))),
+                    "parameters" => {}
+                    _ => look_for_models(reader, &entry.value),
+                }
             }
         }
     }
-    match name {
-        Some(name) => Ok((name, parameters)),
-        None => Err(reader.error(item.line, format_args!("an entry of `{of}` has no `{key}`"))),
+}
+
+/// Whether each slice has as many sources as the method takes, and the parameters that it requires.
+fn check_slices(reader: &Reader, modules: &[Module], method: &MethodSpec, parameters: &Parameters) -> Result<()> {
+    for (module, slice) in modules.iter().flat_map(|module| module.slices.iter().map(move |slice| (module, slice))) {
+        let has_base = slice.sources.iter().any(|source| source.is_base);
+        let models = slice.sources.len() - usize::from(has_base);
+        reader.keep(check_models(reader, slice.line, method, models, has_base));
+        let given = |name: &str| {
+            let around = [&slice.parameters, &module.parameters, parameters];
+            let mut own = slice.sources.iter().filter(|source| !source.is_base).peekable();
+            let by_source = own.peek().is_some() && own.all(|source| source.parameters.is_set(name));
+            around.iter().any(|level| level.is_set(name)) || by_source
+        };
+        check_required(reader, slice.line, method, given)?;
     }
+    Ok(())
 }
 
 /// Reads `task_vector_stages`.
-fn stages(reader: &mut Reader, at: &Entry, method: &'static MethodSpec, has_base: bool) -> Result<Vec<Stage>> {
+fn stages(reader: &Reader, at: &Entry, method: &'static MethodSpec, has_base: bool) -> Result<Vec<Stage>> {
     let items = reader.list(&at.value, "`task_vector_stages`")?;
     if items.len() > MOST_STAGES {
         return Err(reader.error(at.line, format_args!("{} stages are more than {MOST_STAGES}", items.len())));
     }
     let mut stages = Vec::with_capacity(items.len());
     for item in items {
-        let (named, parameters_at) = named(reader, item, "task_vector_stages", "stage")?;
-        let spec = stage(reader, named)?;
+        let Named { name, parameters: parameters_at, .. } = named(reader, item, "task_vector_stages", "stage", false)?;
+        let spec = stage(reader, name)?;
         let parameters = match parameters_at {
             Some(entry) => parameters::read(reader, entry, spec, Place::Stage)?,
             None => Parameters::default(),
@@ -357,18 +401,11 @@ fn stage(reader: &Reader, node: &Node) -> Result<&'static MethodSpec> {
 }
 
 /// Whether every required parameter is given for every model, at least for some tensors.
-fn check_required(
-    reader: &Reader,
-    at: &Entry,
-    method: &MethodSpec,
-    parameters: &Parameters,
-    models: &[Model],
-) -> Result<()> {
+fn check_required(reader: &Reader, line: usize, method: &MethodSpec, given: impl Fn(&str) -> bool) -> Result<()> {
     for spec in method.parameters.iter().filter(|p| p.default == ParamDefault::Required) {
-        let by_model = !models.is_empty() && models.iter().all(|m| m.parameters.is_set(spec.name));
-        if !parameters.is_set(spec.name) && !by_model {
+        if !given(spec.name) {
             let message = format!("method `{}` needs the parameter `{}`: {}", method.name, spec.name, spec.help);
-            return Err(reader.error(at.line, message).hint(format!("write `parameters: {{{}: …}}`", spec.name)));
+            return Err(reader.error(line, message).hint(format!("write `parameters: {{{}: …}}`", spec.name)));
         }
     }
     Ok(())

@@ -1,10 +1,11 @@
 //! What every part of the reader shares: where the recipe is, its warnings, and the shapes of YAML it asks for.
 
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::path::Path;
 
 use super::yaml::{self, Data, Entry, Node};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::suggest::nearest;
 
 /// A recipe being read.
@@ -15,16 +16,51 @@ pub(super) struct Reader<'a> {
     pub folder: &'a Path,
     /// Whether the models must exist.
     pub on_disk: bool,
-    pub warnings: Vec<String>,
+    /// Lines and texts.
+    pub warnings: RefCell<Vec<(usize, String)>>,
+    /// Mistakes so far: all of them are told at once.
+    pub mistakes: RefCell<Vec<Error>>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    pub fn new(file: &'a str, folder: &'a Path, on_disk: bool) -> Self {
+        Self { file, folder, on_disk, warnings: RefCell::default(), mistakes: RefCell::default() }
+    }
+
+    /// What was read; `None` for a mistake, which is noted so that reading can go on.
+    pub fn keep<T>(&self, read: Result<T>) -> Option<T> {
+        read.map_err(|mistake| self.mistakes.borrow_mut().push(mistake)).ok()
+    }
+
+    /// The warnings, by line.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.warnings.take();
+        warnings.sort_by_key(|(line, _)| *line);
+        warnings.into_iter().map(|(_, text)| text).collect()
+    }
+
+    /// How many mistakes were noted so far.
+    pub fn found(&self) -> usize {
+        self.mistakes.borrow().len()
+    }
+
+    /// The value, unless any mistake was noted: then all of them as one error.
+    pub fn finish<T>(&self, value: Option<T>) -> Result<T> {
+        let mut mistakes = self.mistakes.take();
+        mistakes.sort_by_key(|mistake| place_of(self.file, mistake).unwrap_or_default());
+        match (mistakes.len(), value) {
+            (0, Some(value)) => Ok(value),
+            (0, None) => Err(Error::internal(format!("{}: nothing was read, and no mistake was found", self.file))),
+            (1, _) => Err(mistakes.remove(0)),
+            _ => Err(all_at_once(self.file, &mistakes)),
+        }
+    }
     pub fn error(&self, line: usize, message: impl Display) -> Error {
         yaml::error_at(self.file, line, message)
     }
 
-    pub fn warn(&mut self, line: usize, message: impl Display) {
-        self.warnings.push(format!("{}:{line}: {message}", self.file));
+    pub fn warn(&self, line: usize, message: impl Display) {
+        self.warnings.borrow_mut().push((line, format!("{}:{line}: {message}", self.file)));
     }
 
     /// The error for a key that is none of `known`, with the nearest of them.
@@ -53,6 +89,29 @@ impl Reader<'_> {
             _ => Err(self.error(node.line, format_args!("{what} must be a list, found {}", node.describe()))),
         }
     }
+}
+
+/// Several mistakes as one error: a line each, and each hint once.
+fn all_at_once(file: &str, mistakes: &[Error]) -> Error {
+    // Not the reader's place to call a missing disk the user's mistake: the first that is none decides.
+    let environment = mistakes.iter().any(|m| m.kind() == Kind::Environment);
+    let message = mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let mut error = if environment { Error::environment(message) } else { Error::input(message) };
+    for mistake in mistakes {
+        for hint in mistake.hints() {
+            let place = place_of(file, mistake).map(|line| format!("line {line}: ")).unwrap_or_default();
+            let hint = format!("{place}{hint}");
+            if !error.hints().contains(&hint) {
+                error = error.hint(hint);
+            }
+        }
+    }
+    error
+}
+
+/// The line that a mistake names.
+fn place_of(file: &str, mistake: &Error) -> Option<usize> {
+    mistake.to_string().strip_prefix(file)?.strip_prefix(':')?.split(':').next()?.parse().ok()
 }
 
 /// The text of a key's scalar; `None` if it is null.

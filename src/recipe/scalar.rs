@@ -32,6 +32,12 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
+/// What PyYAML reads as a truth value where it stands plain.
+pub(super) fn plain_boolean(text: &str) -> Option<bool> {
+    let is_word = matches!(text.to_ascii_lowercase().as_str(), "true" | "yes" | "on" | "false" | "no" | "off");
+    boolean(text).filter(|_| is_word)
+}
+
 /// A decimal number: `1`, `-0.5`, `.5`, `5.`, `1e-5`, `1_000`.
 pub(super) fn number(text: &str) -> Result<Number, NotNumber> {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);

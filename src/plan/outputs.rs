@@ -1,0 +1,170 @@
+//! What is written, and of which tensors: the outputs of a recipe, each with the sources that are merged for it.
+//!
+//! Whole models are one part, whose outputs are the reference's tensors. With slices each slice is a part: its layers are
+//! numbered on from those of the slice before, and so a layer's tensors come of tensors of other names.
+
+use super::stack::Stack;
+use super::towers::Towers;
+use super::{Source, SourceTensor};
+use crate::checkpoint::{Checkpoint, Tensor, quoted};
+use crate::error::{Error, Result};
+use crate::ops::BaseModel;
+use crate::recipe::{Listed, ModelRef, Module, Recipe, Slice};
+
+/// What is merged by one rule with one set of sources.
+pub(super) struct Part {
+    /// The recipe of its sources: a slice's parameters count before the whole recipe's.
+    pub recipe: Recipe,
+    /// Who takes part, in model order.
+    pub participants: Vec<Listed>,
+    /// The source of each participant.
+    pub sources: Vec<usize>,
+    /// The source that lends names, dtypes and copied tensors, and θ₀ where there is one.
+    pub reference: usize,
+}
+
+/// One output tensor.
+pub(super) struct Output {
+    /// Its part.
+    pub part: usize,
+    pub name: String,
+    /// Its place in gradients.
+    pub t: f64,
+    pub reference: SourceTensor,
+    /// Whether the reference's tensor is copied.
+    pub is_copied: bool,
+    /// The participants' tensors; none where the reference's is copied.
+    pub inputs: Vec<SourceTensor>,
+}
+
+/// The parts of a recipe and the checkpoints that they are made of.
+pub(super) struct Parts {
+    pub sources: Vec<Source>,
+    pub parts: Vec<Part>,
+}
+
+impl Parts {
+    /// Opens every checkpoint once.
+    pub fn open(recipe: &Recipe) -> Result<Self> {
+        let mut parts = Self { sources: Vec::new(), parts: Vec::new() };
+        let mut paths = Vec::new();
+        if let Some(base) = &recipe.base {
+            parts.source(base, true, &mut paths)?;
+        }
+        if recipe.modules.is_empty() {
+            let participants = recipe.participants();
+            parts.add(recipe.clone(), participants, &mut paths)?;
+        }
+        for (module, slice) in slices(recipe) {
+            let part = recipe.of_slice(module, slice);
+            let mut participants = part.participants();
+            // A base that is no source of a slice takes no part in it.
+            participants.retain(|p| *p != Listed::Base || part.base_in_models.is_some());
+            parts.add(part, participants, &mut paths)?;
+        }
+        Ok(parts)
+    }
+
+    fn source(&mut self, model: &ModelRef, is_base: bool, paths: &mut Vec<std::path::PathBuf>) -> Result<usize> {
+        let path = model.path.canonicalize().unwrap_or_else(|_| model.path.clone());
+        if let Some(known) = paths.iter().position(|p| *p == path) {
+            return Ok(known);
+        }
+        let checkpoint = Checkpoint::open(&model.path)?;
+        self.sources.push(Source { is_base, written: model.written.clone(), checkpoint });
+        paths.push(path);
+        Ok(self.sources.len() - 1)
+    }
+
+    fn add(&mut self, recipe: Recipe, participants: Vec<Listed>, paths: &mut Vec<std::path::PathBuf>) -> Result<()> {
+        let mut sources = Vec::with_capacity(participants.len());
+        for participant in &participants {
+            sources.push(match (participant, &recipe.base) {
+                (Listed::Model(i), _) => self.source(&recipe.models[*i].model, false, paths)?,
+                (Listed::Base, Some(base)) => self.source(base, true, paths)?,
+                (Listed::Base, None) => return Err(Error::internal("the base takes part, but there is none")),
+            });
+        }
+        let needs_base = recipe.method.base == BaseModel::Required;
+        let lends =
+            recipe.base.as_ref().filter(|_| needs_base || recipe.base_in_models.is_some() || recipe.modules.is_empty());
+        let reference = match (lends, sources.first()) {
+            (Some(base), _) => self.source(base, true, paths)?,
+            (None, Some(first)) => *first,
+            (None, None) => return Err(Error::internal("a recipe without models")),
+        };
+        self.parts.push(Part { recipe, participants, sources, reference });
+        Ok(())
+    }
+
+    /// The outputs of whole models: the reference's tensors.
+    pub fn whole(&self, copied: impl Fn(&Tensor) -> bool) -> Result<Vec<Output>> {
+        let part = &self.parts[0];
+        let reference = &self.sources[part.reference].checkpoint;
+        let layers = crate::checkpoint::LayerMap::new(reference.tensors().iter().map(|t| t.name.as_str()));
+        let outputs = reference.tensors().iter().enumerate().map(|(tensor, stored)| {
+            let t = layers.layer(&stored.name).map_or(0.0, |layer| layer.t);
+            let is_copied = copied(stored);
+            let inputs = if is_copied { Vec::new() } else { self.inputs(part, &stored.name)? };
+            let reference = SourceTensor { source: part.reference, tensor };
+            Ok(Output { part: 0, name: stored.name.clone(), t, reference, is_copied, inputs })
+        });
+        outputs.collect()
+    }
+
+    /// The participants' tensors of this name.
+    fn inputs(&self, part: &Part, name: &str) -> Result<Vec<SourceTensor>> {
+        let each = part.sources.iter().map(|source| {
+            let checkpoint = &self.sources[*source].checkpoint;
+            let tensor = checkpoint
+                .position(name)
+                .ok_or_else(|| Error::internal(format!("`{name}` vanished from `{}`", checkpoint.label())))?;
+            Ok(SourceTensor { source: *source, tensor })
+        });
+        each.collect()
+    }
+
+    /// The outputs of slices.
+    pub fn sliced(&self, recipe: &Recipe, copied: impl Fn(&str, &Tensor) -> bool) -> Result<Vec<Output>> {
+        let towers: Vec<Towers> = self.sources.iter().map(|s| Towers::of(&s.checkpoint)).collect();
+        let mut outputs = Vec::new();
+        let mut part = 0;
+        let file = recipe.path.display().to_string();
+        for module in &recipe.modules {
+            let parts = part..part + module.slices.len();
+            part = parts.end;
+            Stack { all: self, towers: &towers, file: &file, module, parts }.outputs(&copied, &mut outputs)?;
+        }
+        self.check_modules(recipe, &towers, &outputs)?;
+        Ok(outputs)
+    }
+
+    /// Every module of the model must be there: a tensor that none of them makes is not left out in silence.
+    fn check_modules(&self, recipe: &Recipe, towers: &[Towers], outputs: &[Output]) -> Result<()> {
+        let made: std::collections::HashSet<&str> = outputs.iter().map(|o| o.name.as_str()).collect();
+        let named: Vec<&str> = recipe.modules.iter().filter_map(|m| m.name.as_deref()).collect();
+        let (reference, towers) = (self.parts[0].reference, &towers[self.parts[0].reference]);
+        let is_left = |name: &str| {
+            let module = towers.module_of(name);
+            let list = towers.named(module).map(|tower| tower.list.as_str());
+            !made.contains(name) && !named.contains(&module) && list.is_none_or(|list| !named.contains(&list))
+        };
+        let all = self.sources[reference].checkpoint.tensors();
+        let left: Vec<&str> = all.iter().map(|t| t.name.as_str()).filter(|name| is_left(name)).collect();
+        let (Some(first), true) = (left.first(), !named.is_empty()) else { return Ok(()) };
+        let line = recipe.modules.first().map_or(1, |m| m.line);
+        Err(Error::input(format!(
+            "{}:{line}: no module makes {} tensors of `{}`, {} first: they belong to the module `{}`",
+            recipe.path.display(),
+            left.len(),
+            self.sources[reference].written,
+            quoted(first),
+            towers.module_of(first)
+        ))
+        .hint("name that module too: `modules: {NAME: {models: […]}}`"))
+    }
+}
+
+fn slices(recipe: &Recipe) -> impl Iterator<Item = (&Module, &Slice)> {
+    recipe.modules.iter().flat_map(|module| module.slices.iter().map(move |slice| (module, slice)))
+}
