@@ -1,4 +1,6 @@
-"""Runs mergekit on recipes, inside the environment that `run` makes: mergekit_driver.py OUT RECIPE…
+"""Runs mergekit on recipes, inside the environment that `run` makes: mergekit_driver.py [--whole] OUT RECIPE…
+
+With --whole the tokenizer is handled too, and adapters are merged beside OUT.
 
 Debian's torch is older than what transformers 5 and peft import. Neither takes part in a merge of a known architecture with
 full checkpoints, so empty modules stand in for the parts that would not load.
@@ -41,17 +43,21 @@ from mergekit.options import MergeOptions  # noqa: E402
 
 
 def main():
-    out = os.path.abspath(sys.argv[1])
+    arguments = sys.argv[1:]
+    whole = arguments[0] == "--whole"
+    out, *recipes = arguments[whole:]
+    out = os.path.abspath(out)
     logging.disable(logging.WARNING)
     torch.manual_seed(1)
     torch.set_grad_enabled(False)
-    for path in sys.argv[2:]:
+    for path in recipes:
         folder, file = os.path.split(os.path.abspath(path))
         os.chdir(folder)  # mergekit takes model paths relative to the working directory
         with open(file, encoding="utf-8") as handle:
             config = MergeConfiguration.model_validate(yaml.safe_load(handle))
         name = os.path.splitext(file)[0]
-        run_merge(config, os.path.join(out, name), MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True))
+        run_merge(config, os.path.join(out, name), MergeOptions(
+            copy_tokenizer=whole, write_model_card=False, quiet=True, lora_merge_cache=os.path.join(out, "adapted") if whole else None))
 
 
 if __name__ == "__main__":
