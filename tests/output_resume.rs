@@ -24,6 +24,10 @@ fn journal(out: &Path) -> std::path::PathBuf {
 fn as_of_another_boot(out: &Path) {
     let mut text = String::new();
     for line in fs::read_to_string(journal(out)).unwrap().lines() {
+        if !line.starts_with("{\"done\"") {
+            text += &format!("{line}\n");
+            continue;
+        }
         let (body, _) = line.rsplit_once(",\"check\"").unwrap();
         let (head, tail) = body.rsplit_once("\"boot\":\"").unwrap();
         let body = format!("{head}\"boot\":\"another-{tail}}}");
@@ -56,7 +60,8 @@ fn a_journal_torn_at_any_byte_still_ends_with_the_right_output() {
     for cut in 0..=whole.len() {
         fs::write(journal(&out), &whole[..cut]).unwrap();
         let work = work(open(&out, 1, true, false).unwrap());
-        let lines = whole[..cut].iter().filter(|&&b| b == b'\n').count();
+        // The first line lists the files.
+        let lines = whole[..cut].iter().filter(|&&b| b == b'\n').count().saturating_sub(1);
         assert_eq!(work.finished().len(), lines, "cut at {cut}");
         counts.insert(lines);
         if cut % 97 == 0 {

@@ -29,6 +29,8 @@ const THIS_DONE: &str = "holds the finished output of this very merge";
 const WAITING: &str = "an interrupted merge into";
 const DIFFERS: &str = "is not this one: `seed` was 2, is now 1";
 const DAMAGED: &str = "is damaged";
+const NO_MANIFEST: &str = "nothing tells that merganser wrote";
+const STRANGER: &str = "was not written by merganser";
 
 /// A state: its name, how it is made, and what comes of it without options, with `--resume`, with `--overwrite`,
 /// with both.
@@ -37,21 +39,32 @@ type Row = (&'static str, fn(&Path), [&'static str; 4]);
 const TABLE: &[Row] = &[
     ("nothing", |_| {}, ["fresh", "fresh", "fresh", "fresh"]),
     ("an empty OUT", |out| fs::create_dir(out).unwrap(), ["fresh", "fresh", "fresh", "fresh"]),
-    ("a foreign OUT", foreign, [FILLED, FILLED, "fresh", "fresh"]),
+    ("a foreign OUT", foreign, [FILLED, FILLED, NO_MANIFEST, NO_MANIFEST]),
+    ("OUT done by another plan, a photo put in it", photo_in_output, [OTHER_DONE, OTHER_DONE, STRANGER, STRANGER]),
+    ("OUT done by this plan, a photo put in it", |out| add_photo(out, 1), [THIS_DONE, "done", STRANGER, "done"]),
+    (
+        "a photo where a replaced output is set aside",
+        |out| {
+            finished_output(out, 2);
+            fs::create_dir(old(out)).unwrap();
+            fs::write(old(out).join("photo.jpg"), "kept").unwrap();
+        },
+        [OTHER_DONE, OTHER_DONE, NO_MANIFEST, NO_MANIFEST],
+    ),
     ("OUT is a file", |out| fs::write(out, "").unwrap(), ["is a file", "is a file", "is a file", "is a file"]),
     ("OUT done by this plan", |out| finished_output(out, 1), [THIS_DONE, "done", "fresh", "done"]),
     ("OUT done by another plan", |out| finished_output(out, 2), [OTHER_DONE, OTHER_DONE, "fresh", "fresh"]),
     ("OUT done by this plan, then cut", cut_output, ["is not whole", "is not whole", "fresh", "fresh"]),
-    ("OUT with a damaged manifest", damaged_output, [OTHER_DONE, OTHER_DONE, "fresh", "fresh"]),
+    ("OUT with a damaged manifest", damaged_output, [OTHER_DONE, OTHER_DONE, NO_MANIFEST, NO_MANIFEST]),
     ("interrupted", |out| interrupted(out, 1, false), [WAITING, "goes on with 2", "fresh", "goes on with 2"]),
     ("another interrupted", |out| interrupted(out, 2, false), [WAITING, DIFFERS, "fresh", "fresh"]),
     (
-        "a foreign OUT, interrupted over it",
+        "a foreign OUT, interrupted before it was filled",
         |out| {
-            foreign(out);
             interrupted(out, 1, true);
+            foreign(out);
         },
-        [FILLED, FILLED, "fresh", "goes on with 2"],
+        [FILLED, FILLED, NO_MANIFEST, NO_MANIFEST],
     ),
     (
         "OUT done by this plan, another interrupted over it",
@@ -71,7 +84,23 @@ const TABLE: &[Row] = &[
     ),
     ("an empty work folder", |out| fs::create_dir(partial(out)).unwrap(), ["fresh", "fresh", "fresh", "fresh"]),
     ("killed before the plan was noted", killed_early, ["fresh", "fresh", "fresh", "fresh"]),
-    ("a work folder of unknown things", unknown_partial, [WAITING, DAMAGED, "fresh", "fresh"]),
+    ("a work folder of unknown things", unknown_partial, [STRANGER, STRANGER, STRANGER, STRANGER]),
+    (
+        "interrupted, a photo put into the work folder",
+        |out| {
+            interrupted(out, 1, false);
+            fs::write(partial(out).join("photo.jpg"), "kept").unwrap();
+        },
+        [STRANGER, STRANGER, STRANGER, STRANGER],
+    ),
+    (
+        "complete but for the rename, a photo put into the work folder",
+        |out| {
+            complete_partial(out, 1);
+            fs::write(partial(out).join("photo.jpg"), "kept").unwrap();
+        },
+        [STRANGER, STRANGER, STRANGER, STRANGER],
+    ),
     ("a damaged plan", damaged_plan, [WAITING, DAMAGED, "fresh", "fresh"]),
     (
         "the work folder is a file",
@@ -94,6 +123,19 @@ const TABLE: &[Row] = &[
 fn foreign(out: &Path) {
     fs::create_dir(out).unwrap();
     fs::write(out.join("precious"), "kept").unwrap();
+}
+
+fn photo_in_output(out: &Path) {
+    add_photo(out, 2);
+}
+
+fn add_photo(out: &Path, seed: u64) {
+    finished_output(out, seed);
+    fs::write(out.join("photo.jpg"), "kept").unwrap();
+}
+
+fn old(out: &Path) -> std::path::PathBuf {
+    out.with_file_name("out.merganser-old")
 }
 
 fn cut_output(out: &Path) {
@@ -142,11 +184,15 @@ fn every_state_meets_every_combination_of_options_as_the_table_says() {
             let out = dir.path().join("out");
             make(&out);
             let before = out.is_dir().then(|| names(&out));
+            let beside = everything(dir.path());
             let found = outcome(&out, resume, overwrite);
             let is_right = if found.starts_with("error") { found.contains(wanted) } else { found == *wanted };
             assert!(is_right, "{state}, resume {resume}, overwrite {overwrite}: {found}, wanted {wanted}");
             if found != "done" {
                 assert_eq!(out.is_dir().then(|| names(&out)), before, "{state}: opening left OUT alone");
+            }
+            if wanted == &NO_MANIFEST || wanted == &STRANGER {
+                assert_eq!(everything(dir.path()), beside, "{state}: a refusal changes nothing");
             }
         }
     }
@@ -164,6 +210,10 @@ fn whatever_goes_on_ends_with_the_same_output_and_nothing_beside_it() {
             make(&out);
             if let Opened::Work(work) = open(&out, 1, flags.0, flags.1).unwrap() {
                 complete(work).unwrap();
+            }
+            if state.contains("photo") {
+                assert_eq!(fs::read_to_string(out.join("photo.jpg")).unwrap(), "kept", "{state}");
+                continue;
             }
             assert_eq!(stored(&out), expected(), "{state} {flags:?}");
             let report = merganser::report::verify::verify(&out, 2, &|_| {}).unwrap();
@@ -183,16 +233,17 @@ fn whatever_goes_on_ends_with_the_same_output_and_nothing_beside_it() {
 fn the_old_output_is_whole_until_the_new_one_is() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    foreign(&out);
+    finished_output(&out, 2);
+    let old = everything(&out);
     let work = work(open(&out, 1, false, true).unwrap());
     for i in 0..tensors().len() {
-        assert_eq!(fs::read_to_string(out.join("precious")).unwrap(), "kept");
+        assert_eq!(everything(&out), old);
         write_tensor(&work, i);
     }
     work.sync().unwrap();
-    assert_eq!(names(&out), ["precious"]);
+    assert_eq!(everything(&out), old);
     complete(work).unwrap();
-    assert!(!out.join("precious").exists());
+    assert_ne!(everything(&out), old);
 }
 
 #[test]
@@ -204,8 +255,33 @@ fn an_out_that_fills_meanwhile_is_not_replaced_unless_told_to() {
     let error = complete(first).unwrap_err();
     assert!(error.to_string().contains("filled by someone else"), "{error}");
     assert_eq!(names(&out), ["precious"]);
+    let error = open(&out, 1, true, true).unwrap_err();
+    assert!(error.to_string().contains("precious"), "{error}");
+    fs::remove_file(out.join("precious")).unwrap();
     assert!(matches!(open(&out, 1, true, true).unwrap(), Opened::AlreadyDone(_)));
     assert_eq!(stored(&out), expected());
+}
+
+#[test]
+fn what_is_put_into_out_or_the_work_folder_while_a_merge_runs_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    finished_output(&out, 2);
+    for place in [out.clone(), partial(&out)] {
+        let work = work(open(&out, 1, true, true).unwrap());
+        let photo = place.join("photo.jpg");
+        fs::write(&photo, "kept").unwrap();
+        let error = complete(work).unwrap_err();
+        assert!(error.to_string().contains("photo.jpg` was not written by merganser"), "{error}");
+        assert_eq!(fs::read_to_string(&photo).unwrap(), "kept");
+        fs::remove_file(&photo).unwrap();
+        match open(&out, 1, true, true).unwrap() {
+            Opened::AlreadyDone(_) => {}
+            Opened::Work(work) => drop(complete(work).unwrap()),
+        }
+        assert_eq!(stored(&out), expected());
+        finished_output(&out, 2);
+    }
 }
 
 #[test]
@@ -214,6 +290,9 @@ fn a_linked_out_is_replaced_where_it_leads() {
     let (real, out) = (dir.path().join("real"), dir.path().join("out"));
     foreign(&real);
     std::os::unix::fs::symlink(&real, &out).unwrap();
+    assert!(open(&out, 1, false, true).unwrap_err().to_string().contains("precious"));
+    fs::remove_dir_all(&real).unwrap();
+    finished_output(&real, 2);
     complete(work(open(&out, 1, false, true).unwrap())).unwrap();
     assert!(out.is_symlink() && !real.is_symlink());
     assert_eq!(stored(&real), expected());

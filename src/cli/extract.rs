@@ -49,7 +49,7 @@ pub(super) struct Extract {
     /// Go on with an interrupted extraction into DIR; start where there is none
     #[arg(long)]
     resume: bool,
-    /// Replace DIR, once the new output is complete
+    /// Replace DIR, an earlier output, once the new one is complete; a file in it that merganser did not write refuses it
     #[arg(long)]
     overwrite: bool,
     #[command(flatten)]

@@ -37,7 +37,7 @@ pub(super) struct Merge {
     /// Go on with an interrupted merge into OUT; start where there is none
     #[arg(long)]
     resume: bool,
-    /// Replace OUT, once the new output is complete
+    /// Replace OUT, an earlier output, once the new one is complete; a file in it that merganser did not write refuses it
     #[arg(long)]
     overwrite: bool,
     #[command(flatten)]

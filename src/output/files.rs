@@ -38,6 +38,11 @@ struct DataFile {
 }
 
 impl DataFiles {
+    /// The files' names.
+    pub fn names(layout: &Layout) -> impl Iterator<Item = String> {
+        layout.files().iter().map(|f| f.name.clone())
+    }
+
     /// Which files of `layout` stand in `folder` with their full size.
     pub fn existing(folder: &Path, layout: &Layout) -> Vec<bool> {
         let is_whole = |f: &FileLayout| {

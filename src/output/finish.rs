@@ -11,9 +11,10 @@ use rustix::io::Errno;
 
 use super::copy::{Content, MAX_BYTES, SmallFile};
 use super::files::write_error;
-use super::found::{JOURNAL_NAME, PLAN_NAME};
+use super::found::{JOURNAL_NAME, PLAN_NAME, check_replaceable, check_work_folder};
 use super::layout::INDEX_NAME;
 use super::lock::{LOCK_NAME, Lock};
+use super::ours::Ours;
 use super::target::Target;
 use super::workdir::WorkDir;
 use crate::error::{Error, Result};
@@ -38,8 +39,8 @@ impl WorkDir {
     ///
     /// # Errors
     ///
-    /// A tensor is missing (internal), the disk failed (environment), OUT was filled by someone else meanwhile
-    /// (input). Everything is kept for `--resume` then, and OUT is as it was.
+    /// A tensor is missing (internal), the disk failed (environment), OUT was filled by someone else meanwhile, or
+    /// something that is not ours lies in it or in the work folder (input). Everything is kept for `--resume` then, and OUT is as it was.
     pub fn finish(self, mut manifest: Manifest, card: &str, files: &[SmallFile]) -> Result<Finished> {
         self.sync()?;
         let folder = self.folder().to_owned();
@@ -55,7 +56,11 @@ impl WorkDir {
         let adapters: BTreeSet<&str> = taken.iter().filter_map(|name| Some(name.split_once('/')?.0)).collect();
         taken.extend([CARD_NAME, MANIFEST_NAME, LOCK_NAME, PLAN_NAME, JOURNAL_NAME]);
         taken.extend(&adapters);
-        for file in index.iter().chain(files) {
+        let small = || index.iter().chain(files);
+        self.announce(small().map(|f| f.name.clone()).chain([CARD_NAME.into(), MANIFEST_NAME.into()]).collect())?;
+        check_work_folder(&folder, &self.fingerprint, &self.layout)?;
+        let ours = Ours::of_work(&folder, Some(&self.layout));
+        for file in small() {
             let plain = match file.name.split_once('/') {
                 Some((folder, name)) if adapters.contains(folder) => name,
                 _ => &file.name,
@@ -66,7 +71,7 @@ impl WorkDir {
             listed.push(write_small(&folder, &file.name, &file.content, self.resume_hint())?);
         }
         adapters.iter().try_for_each(|adapter| sync_folder(&folder.join(adapter)))?;
-        write_small(&folder, CARD_NAME, &Content::Bytes(card.into()), self.resume_hint())?;
+        listed.push(write_small(&folder, CARD_NAME, &Content::Bytes(card.into()), self.resume_hint())?);
         manifest.fingerprint = self.fingerprint.digest().to_owned();
         manifest.files = listed;
         // Last: a folder with a manifest is a complete output.
@@ -75,7 +80,8 @@ impl WorkDir {
         sync_folder(&folder)?;
         taken.remove(PLAN_NAME);
         taken.remove(JOURNAL_NAME);
-        remove_all_but(&folder, &taken)?;
+        // What an earlier attempt left that has no place in this output.
+        ours.remove(&folder, &taken)?;
         sync_folder(&folder)?;
         let Self { target, lock, overwrite, data, .. } = self;
         drop(data);
@@ -96,6 +102,7 @@ pub(super) fn place(target: &Target, lock: Lock, overwrite: bool) -> Result<Vec<
                 return Err(Error::input(format!("`{out}` was filled by someone else while the merge ran"))
                     .hint("the merge is complete: `--resume --overwrite` replaces what is there"));
             }
+            check_replaceable(target)?;
             exchange(target)?;
         }
         Err(e) => return Err(cannot_place(target, &e)),
@@ -108,9 +115,9 @@ pub(super) fn place(target: &Target, lock: Lock, overwrite: bool) -> Result<Vec<
     }
     drop(lock);
     if fs::symlink_metadata(&target.old).is_ok()
-        && let Err(e) = fs::remove_dir_all(&target.old)
+        && let Err(e) = Ours::remove_output(&target.old)
     {
-        warnings.push(format!("the replaced output is still in `{}`, remove it by hand: {e}", target.old.display()));
+        warnings.push(format!("`{}` is left behind: {e}", target.old.display()));
     }
     for warning in &warnings {
         tracing::warn!("{warning}");
@@ -123,7 +130,7 @@ fn exchange(target: &Target) -> Result<()> {
     let cannot = |e: &std::io::Error| cannot_place(target, e);
     // What an earlier replacement could not delete: OUT is complete, so nobody waits for it.
     if fs::symlink_metadata(&target.old).is_ok() {
-        fs::remove_dir_all(&target.old).map_err(|e| cannot(&e))?;
+        Ours::remove_output(&target.old)?;
     }
     match renameat_with(CWD, &target.partial, CWD, &target.path, RenameFlags::EXCHANGE) {
         Ok(()) => fs::rename(&target.partial, &target.old).map_err(|e| cannot(&e)),
@@ -146,24 +153,6 @@ fn cannot_place(target: &Target, e: &std::io::Error) -> Error {
         target.path.display()
     ))
     .hint("the merge is complete: with the cause removed, the same command with `--resume` ends it")
-}
-
-/// Removes everything in a folder but the entries of these names.
-pub(super) fn remove_all_but(folder: &Path, keep: &BTreeSet<&str>) -> Result<()> {
-    let cannot = |path: &Path, e: &std::io::Error| {
-        Error::environment(format!("cannot remove `{}`: {e}", path.display())).hint("remove it by hand")
-    };
-    for entry in fs::read_dir(folder).map_err(|e| cannot(folder, &e))? {
-        let entry = entry.map_err(|e| cannot(folder, &e))?;
-        if entry.file_name().to_str().is_some_and(|name| keep.contains(name)) {
-            continue;
-        }
-        let path = entry.path();
-        let is_dir = entry.file_type().map_err(|e| cannot(&path, &e))?.is_dir();
-        let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        removed.map_err(|e| cannot(&path, &e))?;
-    }
-    Ok(())
 }
 
 /// Writes one small file and waits until it is on the disk.
@@ -250,9 +239,20 @@ mod tests {
     fn what_an_earlier_replacement_left_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let target = target(dir.path());
-        fs::create_dir_all(target.old.join("stale")).unwrap();
+        fs::create_dir_all(&target.old).unwrap();
+        let manifest = crate::report::manifest::tests::sample();
+        fs::write(target.old.join(MANIFEST_NAME), manifest.to_text().unwrap()).unwrap();
         exchange(&target).unwrap();
-        assert!(target.old.join("deep").exists() && !target.old.join("stale").exists());
+        assert!(target.old.join("deep").exists() && !target.old.join(MANIFEST_NAME).exists());
+    }
+
+    #[test]
+    fn what_is_set_aside_and_is_not_ours_stops_a_replacement_before_anything_moves() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = target(dir.path());
+        fs::create_dir_all(target.old.join("photos")).unwrap();
+        assert!(exchange(&target).is_err());
+        assert!(target.old.join("photos").exists() && target.path.join("deep/old").exists());
     }
 
     #[test]

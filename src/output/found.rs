@@ -8,9 +8,10 @@ use super::files::DataFiles;
 use super::fingerprint::Fingerprint;
 use super::layout::Layout;
 use super::lock::LOCK_NAME;
+use super::ours::{Ours, not_ours};
 use super::target::Target;
 use super::workdir::OpenOptions;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::report::manifest::{MANIFEST_NAME, Manifest};
 
 /// Keeps the fingerprint of the plan that an unfinished output belongs to.
@@ -31,7 +32,7 @@ pub(super) enum Found {
 }
 
 /// Decides about an OUT with something in it: `Some` if it is what this plan would make, `None` if it may be
-/// replaced at the end, else the error that says why not.
+/// replaced at the end, which it may only if all of it is ours, else the error that says why not.
 pub(super) fn may_replace(target: &Target, options: &OpenOptions, layout: &Layout) -> Result<Option<Box<Manifest>>> {
     let shown = target.shown.display();
     let manifest = Manifest::read(&target.path).ok();
@@ -39,7 +40,7 @@ pub(super) fn may_replace(target: &Target, options: &OpenOptions, layout: &Layou
     let broken = broken_file(&target.path, layout);
     match manifest {
         Some(manifest) if options.resume && is_this && broken.is_none() => return Ok(Some(Box::new(manifest))),
-        _ if options.overwrite => return Ok(None),
+        _ if options.overwrite => return check_replaceable(target).map(|()| None),
         _ => {}
     }
     let is_started = look(&target.partial).is_ok_and(|f| !matches!(f, Found::Nothing));
@@ -55,6 +56,48 @@ pub(super) fn may_replace(target: &Target, options: &OpenOptions, layout: &Layou
     } else {
         error.hint("`--overwrite` replaces it once the new output is complete; or give another folder to `-o`")
     })
+}
+
+/// Refuses to replace an OUT, or what an earlier replacement left beside it, in which there is something that is not ours.
+pub(super) fn check_replaceable(target: &Target) -> Result<()> {
+    for folder in [&target.path, &target.old] {
+        match fs::symlink_metadata(folder) {
+            Ok(facts) if facts.is_dir() => {}
+            Ok(_) => return Err(not_ours(folder)),
+            Err(_) => continue,
+        }
+        let mut entries =
+            fs::read_dir(folder).map_err(|e| Error::io(format_args!("look into `{}`", folder.display()), &e))?;
+        let Some(first) = entries.next() else { continue };
+        let ours = Ours::of_output(folder).map_err(|e| {
+            let first = first.map_or_else(|_| folder.clone(), |entry| entry.path());
+            if e.kind() != Kind::Input {
+                return e;
+            }
+            Error::input(format!("nothing tells that merganser wrote `{}`: {e}", first.display()))
+                .hint("`--overwrite` replaces outputs of merganser alone: give another folder to `-o`, or remove this one yourself")
+        })?;
+        if let Some(stranger) = ours.stranger(folder)? {
+            return Err(not_ours(&stranger));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a work folder in which there is something that is not ours. `layout` is this merge's.
+pub(super) fn check_work_folder(partial: &Path, fingerprint: &Fingerprint, layout: &Layout) -> Result<()> {
+    if !partial.is_dir() {
+        return Ok(());
+    }
+    let is_this = || Fingerprint::read(&partial.join(PLAN_NAME)).is_ok_and(|f| f.as_ref() == Some(fingerprint));
+    let stranger = || Ours::of_work(partial, is_this().then_some(layout)).stranger(partial);
+    // Another process may just be ending its merge here: a second look sees what that left.
+    match stranger().and_then(|found| if found.is_some() { stranger() } else { Ok(None) }) {
+        Ok(Some(stranger)) => Err(not_ours(&stranger)),
+        Ok(None) => Ok(()),
+        Err(_) if !partial.exists() => Ok(()),
+        Err(e) => Err(e),
+    }
 }
 
 fn manifest_exists(folder: &Path) -> bool {

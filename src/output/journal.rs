@@ -3,7 +3,7 @@
 //! Every line ends with a check of itself, so that what a crash tore or a disk lost is never believed: reading stops
 //! at the first line that does not hold, and the file is cut there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -66,6 +66,8 @@ enum Line {
     Done(JournalEntry),
     /// Writing this data file back to the disk failed: nothing noted of it so far can be believed.
     Doubt { file: String },
+    /// Files of these names are about to be made: what is listed is ours to remove.
+    Files { names: Vec<String> },
 }
 
 /// What a journal said.
@@ -102,6 +104,7 @@ impl Record {
                     record.done.insert(entry.tensor.clone(), entry);
                 }
                 Some(Line::Doubt { file }) => record.done.retain(|tensor, _| file_of(tensor) != Some(&file)),
+                Some(Line::Files { .. }) => {}
                 _ => {
                     record.damaged = true;
                     return Ok(record);
@@ -110,6 +113,21 @@ impl Record {
             record.valid_bytes += line.len() as u64;
         }
     }
+}
+
+/// The files that a journal lists, of whatever plan; none of one that cannot be read.
+pub(super) fn listed_files(path: &Path) -> BTreeSet<String> {
+    let mut listed = BTreeSet::new();
+    let Ok(file) = File::open(path) else { return listed };
+    let mut reader = BufReader::new(file);
+    let mut line = Vec::new();
+    while reader.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+        if let Some(Line::Files { names }) = unseal(&line) {
+            listed.extend(names);
+        }
+        line.clear();
+    }
+    listed
 }
 
 /// A line with its check and newline.
@@ -154,13 +172,19 @@ impl Journal {
         self.append(&seal(&line)?)?;
         match line {
             Line::Done(entry) => Ok(entry),
-            Line::Doubt { .. } => Err(Error::internal("a journal entry changed its kind")),
+            _ => Err(Error::internal("a journal entry changed its kind")),
         }
     }
 
     /// Notes that nothing written to this data file so far can be believed.
     pub fn doubt(&mut self, file: &str) -> Result<()> {
         self.append(&seal(&Line::Doubt { file: file.into() })?)?;
+        self.sync()
+    }
+
+    /// Notes files before they are made, so that they are known as ours.
+    pub fn files(&mut self, names: Vec<String>) -> Result<()> {
+        self.append(&seal(&Line::Files { names })?)?;
         self.sync()
     }
 

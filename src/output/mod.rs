@@ -17,6 +17,7 @@ pub mod journal;
 pub mod layout;
 mod lock;
 pub mod nonfinite;
+mod ours;
 pub mod source_digest;
 mod target;
 pub mod workdir;

@@ -9,10 +9,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::files::DataFiles;
 use super::fingerprint::Fingerprint;
 use super::finish;
-use super::found::{Found, JOURNAL_NAME, PLAN_DRAFT_NAME, PLAN_NAME, broken_file, look, may_replace, refused};
-use super::journal::{Journal, JournalEntry, Record};
+use super::found::{
+    Found, JOURNAL_NAME, PLAN_DRAFT_NAME, PLAN_NAME, broken_file, check_work_folder, look, may_replace, refused,
+};
+use super::journal::{Journal, JournalEntry, Record, listed_files};
 use super::layout::{Layout, Placement};
 use super::lock::{LOCK_NAME, Lock};
+use super::ours::Ours;
 use super::target::{OutState, Target};
 use crate::error::{Error, Result};
 use crate::report::manifest::Manifest;
@@ -83,7 +86,10 @@ impl WorkDir {
             return Ok(Opened::AlreadyDone(manifest));
         }
         let resume_hint = if is_filled { "`--resume --overwrite`" } else { "`--resume`" };
+        // Before anything is made in it, and again once nobody else can be at work there.
+        check_work_folder(&target.partial, &options.fingerprint, layout)?;
         let lock = Lock::take(&target)?;
+        check_work_folder(&target.partial, &options.fingerprint, layout)?;
         let goes_on = match look(&target.partial)? {
             Found::Nothing => false,
             Found::Plan(found) if options.resume && found == options.fingerprint => true,
@@ -246,6 +252,11 @@ impl WorkDir {
         }
     }
 
+    /// Notes files that are about to be made in the work folder.
+    pub(super) fn announce(&self, names: Vec<String>) -> Result<()> {
+        self.progress().journal.files(names)
+    }
+
     fn progress(&self) -> MutexGuard<'_, Progress> {
         // A thread that panicked while it held this left a journal whose lines check themselves.
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
@@ -265,7 +276,8 @@ fn start(partial: &Path, layout: &Layout, fingerprint: &Fingerprint, resume_hint
     };
     write()
         .map_err(|e| super::files::write_error(&e, &plan, format_args!("write `{}`", plan.display()), resume_hint))?;
-    let journal = Journal::open(partial.join(JOURNAL_NAME), 0)?;
+    let mut journal = Journal::open(partial.join(JOURNAL_NAME), 0)?;
+    journal.files(DataFiles::names(layout).collect())?;
     let (data, _) = DataFiles::open(partial, layout, false, resume_hint)?;
     Ok((data, journal, Record::default()))
 }
@@ -280,7 +292,11 @@ fn go_on(partial: &Path, layout: &Layout, resume_hint: &str) -> Result<Parts> {
     if record.damaged {
         tracing::warn!(journal = %path.display(), "the end of the journal is damaged; what it noted is done again");
     }
+    let listed = listed_files(&path);
     let mut journal = Journal::open(path, record.valid_bytes)?;
+    if DataFiles::names(layout).any(|name| !listed.contains(&name)) {
+        journal.files(DataFiles::names(layout).collect())?;
+    }
     // A lost file is made anew at its full size below; were that not noted first, the next resume would take its
     // zeros for finished tensors.
     for (file, whole) in layout.files().iter().zip(DataFiles::existing(partial, layout)) {
@@ -296,7 +312,7 @@ fn go_on(partial: &Path, layout: &Layout, resume_hint: &str) -> Result<Parts> {
 
 /// Empties the work folder, but for the lock that this process holds.
 fn wipe(partial: &Path) -> Result<()> {
-    finish::remove_all_but(partial, &[LOCK_NAME].into())
+    Ours::of_work(partial, None).remove(partial, &[LOCK_NAME].into())
 }
 
 /// What tells this boot of the machine from others; empty if the system does not say.

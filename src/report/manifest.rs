@@ -47,8 +47,7 @@ pub struct Manifest {
     pub seed: u64,
     /// How long it took.
     pub timings: Timings,
-    /// The output's files except the model card, which is the user's to edit; set by
-    /// [`crate::output::WorkDir::finish`].
+    /// All files of the output but this one; set by [`crate::output::WorkDir::finish`].
     pub files: Vec<OutputFile>,
     /// The output's tensors, in the base's order.
     pub tensors: Vec<OutputTensor>,

@@ -133,5 +133,8 @@ pub fn partial(out: &Path) -> PathBuf {
 /// How many tensors the journal of an unfinished merge notes as finished.
 pub fn journalled(out: &Path) -> usize {
     let journal = std::fs::read(partial(out).join("merganser.journal.jsonl")).unwrap_or_default();
-    journal.iter().filter(|b| **b == b'\n').count()
+    journal
+        .split_inclusive(|b| *b == b'\n')
+        .filter(|line| line.starts_with(b"{\"done\"") && line.ends_with(b"\n"))
+        .count()
 }

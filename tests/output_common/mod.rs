@@ -159,6 +159,21 @@ pub fn expected() -> Vec<(String, Vec<u8>)> {
     all
 }
 
+/// Every file under a folder by its path, with its content.
+pub fn everything(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.insert(path.clone(), vec![]);
+            all.extend(everything(&path));
+        } else {
+            all.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    all
+}
+
 /// Names in a folder, sorted.
 pub fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> =
