@@ -7,7 +7,7 @@ import numpy as np
 import analysis
 import tables
 from analysis import BELOW, HEADLINE
-from settings import PLAIN, Setting
+from settings import FOUND, PLAIN, Setting
 from tables import interval, markdown, short, signed
 
 SEED, DRAWS, SPLITS = 20250609, 1000, 100
@@ -25,15 +25,18 @@ def candidates(results, plain, random=False):
 def front_of(results, plain):
     """What the search found in front of one method: (plain data, Markdown)."""
     staged, random = candidates(results, plain), candidates(results, plain, random=True)
-    default = Setting(plain.method, plain.parameters, stage=())
+    stages = {"`lwptv` with its defaults": (), "`lwptv` as found best": FOUND[plain.method]}
+    named = [(label, Setting(plain.method, plain.parameters, stage=stage)) for label, stage in stages.items()]
+    named = [(label, curve) for label, curve in named if curve in results.curves()]
     draws = results.bootstrap(DRAWS, np.random.default_rng(SEED))
     text = [f"### In front of `{short(plain)}`", "", tables.gain_table(results, plain, staged + random, draws), ""]
     data = {"gains": gain_figures(results, plain, staged + random)}
-    if default in results.curves() and random:
-        data["over_random"], lines = over_random(results, plain, default, random, draws)
-        text += lines
+    if random:
+        for label, curve in named:
+            data.setdefault("over_random", {})[curve.key], lines = over_random(results, plain, label, curve, random, draws)
+            text += lines
     if len(staged) > 1:
-        data["cross_fit"], lines = cross_fits(results, plain, staged, default)
+        data["cross_fit"], lines = cross_fits(results, plain, staged, named)
         text += lines
     return data, text
 
@@ -45,26 +48,25 @@ def gain_figures(results, plain, curves):
              "gain_below_best_id": {str(below): whole[curve][below][0] for below in BELOW}} for curve in curves]
 
 
-def over_random(results, plain, default, random, draws):
-    """The default stage over random pruning, both by their λ sweeps, at the ID accuracy that both reach."""
+def over_random(results, plain, label, staged, random, draws):
+    """A stage over random pruning, both by their λ sweeps, at the ID accuracy that both reach."""
     curves, rows, data = results.curves(), [], []
     for looks in (results.all_examples(), draws):
         means = results.means(looks)
-        base, ours = (analysis.along(means, curves[curve]) for curve in (plain, default))
+        base, ours = (analysis.along(means, curves[curve]) for curve in (plain, staged))
         data.append([analysis.gain_between(base, ours, analysis.along(means, curves[curve]), HEADLINE) for curve in random])
     for curve, whole, drawn in zip(random, *data):
         rows.append([short(curve), signed(whole[0]), interval(drawn)])
-    head = ["`lwptv` with its defaults over", "OOD at equal ID", "95 %"]
+    head = [f"{label} over", "OOD at equal ID", "95 %"]
     return [{"curve": curve.key, "gain": whole[0]} for curve, whole in zip(random, data[0])], [markdown(head, rows), ""]
 
 
-def cross_fits(results, plain, staged, default):
+def cross_fits(results, plain, staged, named):
     """The stage and λ chosen on one half of the examples and measured on the other: (plain data, Markdown)."""
     fit = lambda curves, without=None: analysis.cross_fit(results, plain, curves, SPLITS, np.random.default_rng(SEED), without=without)  # noqa: E731
     found = [("stage and λ, by all OOD tasks", None, fit(staged))]
     found += [(f"stage and λ, by all but {task}", task, fit(staged, task)) for task in results.ood_tasks]
-    if default in results.curves():
-        found.append(("λ alone, the stage's defaults", None, fit([default])))
+    found += [(f"λ alone, {label}", None, fit([curve])) for label, curve in named]
     rows = [[label, signed(it.seen.mean()), signed(it.unseen.mean()), f"{it.unseen.std():.1f}", interval(it.unseen),
              signed(it.carried_id.mean()), signed(it.carried_ood.mean())] for label, _, it in found]
     data = [{"chosen_by": label, "seen": it.seen.mean(), "unseen": it.unseen.mean(), "unseen_sd": it.unseen.std(), "carried_id": it.carried_id.mean(),
