@@ -14,7 +14,9 @@ const TARGETS: [&str; 2] = ["-gencode=arch=compute_80,code=sm_80", "-gencode=arc
 fn main() -> ExitCode {
     println!("cargo::rustc-check-cfg=cfg(merganser_fatbin)");
     println!("cargo::rerun-if-changed=build.rs");
+    tell_the_build();
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        println!("cargo::rustc-env=MERGANSER_CUDA=none: built without it");
         return ExitCode::SUCCESS;
     }
     println!("cargo::rerun-if-changed=kernels");
@@ -30,6 +32,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// The facts that `--version` states.
+fn tell_the_build() {
+    let of_cargo = |name: &str| env::var(name).unwrap_or_else(|_| "unknown".into());
+    let rustc = env::var_os("RUSTC").and_then(|rustc| Command::new(rustc).arg("--version").output().ok());
+    let rustc = rustc.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned()).unwrap_or_default();
+    println!("cargo::rustc-env=MERGANSER_TARGET={}", of_cargo("TARGET"));
+    println!("cargo::rustc-env=MERGANSER_PROFILE={}", of_cargo("PROFILE"));
+    println!("cargo::rustc-env=MERGANSER_RUSTC={rustc}");
+}
+
 /// Writes `kernels.rs`: the table of modules, each a file of `kernels/`.
 fn embed() -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo names no OUT_DIR")?);
@@ -40,17 +52,20 @@ fn embed() -> Result<(), String> {
         .collect();
     sources.sort();
     let mut extension = "cu";
+    let mut kernels = "kernels as source, compiled at first use";
     if let Some((nvcc, is_wanted)) = nvcc() {
         match compile(&nvcc, &sources, &out) {
             Ok(()) => {
                 println!("cargo::rustc-cfg=merganser_fatbin");
                 extension = "fatbin";
+                kernels = "kernels for sm_80 and sm_90, and PTX for later ones";
             }
             Err(message) if is_wanted => return Err(message),
             Err(message) => println!("cargo::warning={message}; NVRTC will compile the kernels at first use"),
         }
     }
     let mut table = String::from("pub(super) static MODULES: &[(&str, &[u8])] = &[\n");
+    println!("cargo::rustc-env=MERGANSER_CUDA={kernels}");
     for source in &sources {
         let stem = source.file_stem().and_then(|s| s.to_str()).ok_or("a kernel's file has no name")?;
         if extension == "cu" {

@@ -5,6 +5,9 @@ use std::fmt;
 /// Result with merganser's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// The exit code that asks for another try later, as `sysexits.h` has it (EX_TEMPFAIL).
+const EXIT_BUSY: u8 = 75;
+
 /// Who must act, which decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -14,14 +17,90 @@ pub enum Kind {
     Internal,
     /// The environment failed: no space, I/O error, device lost, out of memory (exit code 3).
     Environment,
+    /// Another process works on the same output: the same command may be tried again later (exit code 75).
+    Busy,
     /// Stopped by this signal number (exit code 128 + signal).
     Interrupted(i32),
+}
+
+/// What failed, in the words that programs tell failures apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The recipe.
+    Recipe,
+    /// A checkpoint, or an output that is read as one.
+    Checkpoint,
+    /// The arguments, or where they point to.
+    Usage,
+    /// merganser itself.
+    Internal,
+    /// A disk, a quota or a limit on files' sizes is full.
+    NoSpace,
+    /// A file or folder that this user may not use.
+    Permission,
+    /// Memory: too little of it, or a budget that cannot do.
+    Memory,
+    /// A device, its driver or its libraries.
+    Device,
+    /// Reading or writing.
+    Io,
+    /// Another merganser at work.
+    Busy,
+    /// A signal.
+    Interrupted,
+}
+
+impl Cause {
+    /// Every cause, in the order of the contract.
+    pub const ALL: [Self; 11] = [
+        Self::Recipe,
+        Self::Checkpoint,
+        Self::Usage,
+        Self::Internal,
+        Self::NoSpace,
+        Self::Permission,
+        Self::Memory,
+        Self::Device,
+        Self::Io,
+        Self::Busy,
+        Self::Interrupted,
+    ];
+
+    /// The word for it in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Recipe => "recipe",
+            Self::Checkpoint => "checkpoint",
+            Self::Usage => "usage",
+            Self::Internal => "internal",
+            Self::NoSpace => "no_space",
+            Self::Permission => "permission",
+            Self::Memory => "memory",
+            Self::Device => "device",
+            Self::Io => "io",
+            Self::Busy => "busy",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// What an error of the system is about, for errors that the environment is to blame for.
+    fn of_io(kind: std::io::ErrorKind) -> Self {
+        use std::io::ErrorKind as K;
+        match kind {
+            K::StorageFull | K::QuotaExceeded | K::FileTooLarge => Self::NoSpace,
+            K::PermissionDenied | K::ReadOnlyFilesystem => Self::Permission,
+            K::OutOfMemory => Self::Memory,
+            _ => Self::Io,
+        }
+    }
 }
 
 /// An error with its hints. `Display` gives the message alone; hints are printed apart from it.
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,
+    /// Where it is known; else it follows from the kind.
+    cause: Option<Cause>,
     message: String,
     hints: Vec<String>,
     /// Whether taking less of a device's memory may mend it.
@@ -30,7 +109,7 @@ pub struct Error {
 
 impl Error {
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hints: Vec::new(), lacks_device_memory: false }
+        Self { kind, cause: None, message: message.into(), hints: Vec::new(), lacks_device_memory: false }
     }
 
     /// The user's input is at fault.
@@ -43,9 +122,19 @@ impl Error {
         Self::new(Kind::Environment, message)
     }
 
+    /// A device, its driver or its libraries failed: the environment's.
+    pub fn device(message: impl Into<String>) -> Self {
+        Self::environment(message).because(Cause::Device)
+    }
+
     /// Something that should not happen.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(Kind::Internal, message)
+    }
+
+    /// Another process is at work on the same output.
+    pub fn busy(message: impl Into<String>) -> Self {
+        Self::new(Kind::Busy, message)
     }
 
     /// Stopped by a signal.
@@ -61,8 +150,27 @@ impl Error {
         let message = format!("cannot {doing}: {error}");
         match error.kind() {
             K::NotFound | K::IsADirectory | K::NotADirectory | K::InvalidInput | K::InvalidData => Self::input(message),
-            _ => Self::environment(message),
+            kind => Self::environment(message).because(Cause::of_io(kind)),
         }
+    }
+
+    /// The same error, about `cause` unless it is known to be about something else.
+    #[must_use]
+    pub fn because(mut self, cause: Cause) -> Self {
+        self.cause.get_or_insert(cause);
+        self
+    }
+
+    /// The same error; if the user's input is at fault, that input is `cause` unless it is known to be something else.
+    #[must_use]
+    pub fn input_is(self, cause: Cause) -> Self {
+        if self.kind == Kind::Input { self.because(cause) } else { self }
+    }
+
+    /// The same error, about what the system says of `error`.
+    #[must_use]
+    pub fn because_of_io(self, error: &std::io::Error) -> Self {
+        self.because(Cause::of_io(error.kind()))
     }
 
     /// Adds a hint: one sentence that says what to do.
@@ -98,6 +206,18 @@ impl Error {
         self.kind
     }
 
+    /// What failed.
+    pub fn cause(&self) -> Cause {
+        match (self.kind, self.cause) {
+            (Kind::Busy, _) => Cause::Busy,
+            (Kind::Interrupted(_), _) => Cause::Interrupted,
+            (Kind::Internal, _) => Cause::Internal,
+            (_, Some(cause)) => cause,
+            (Kind::Input, None) => Cause::Usage,
+            (Kind::Environment, None) => Cause::Io,
+        }
+    }
+
     /// The hints, in the order in which they were added.
     pub fn hints(&self) -> &[String] {
         &self.hints
@@ -109,6 +229,7 @@ impl Error {
             Kind::Input => 1,
             Kind::Internal => 2,
             Kind::Environment => 3,
+            Kind::Busy => EXIT_BUSY,
             Kind::Interrupted(signal) => (128 + signal) as u8,
         }
     }

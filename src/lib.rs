@@ -82,4 +82,4 @@ mod suggest;
 mod tokenizer;
 pub mod units;
 
-pub use error::{Error, Result};
+pub use error::{Cause, Error, Result};

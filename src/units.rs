@@ -2,24 +2,24 @@
 
 use crate::{Error, Result};
 
-/// Units by their lower-case name. GB and GiB differ by seven per cent, so a bare `5G` is refused as it could mean either.
-const UNITS: [(&str, u64); 10] = [
+/// Units by their lower-case name, without a `b` at its end.
+const UNITS: [(&str, u64); 9] = [
     ("", 1),
-    ("b", 1),
-    ("kb", 1_000),
-    ("mb", 1_000_000),
-    ("gb", 1_000_000_000),
-    ("tb", 1_000_000_000_000),
-    ("kib", 1 << 10),
-    ("mib", 1 << 20),
-    ("gib", 1 << 30),
-    ("tib", 1 << 40),
+    ("k", 1_000),
+    ("m", 1_000_000),
+    ("g", 1_000_000_000),
+    ("t", 1_000_000_000_000),
+    ("ki", 1 << 10),
+    ("mi", 1 << 20),
+    ("gi", 1 << 30),
+    ("ti", 1 << 40),
 ];
 
 /// Most digits behind the point that are read.
 const FRACTION_DIGITS: usize = 9;
 
-/// Reads a size such as `512MiB`, `2GiB`, `5GB`, `1.5 GB`, `64KB` or plain bytes, in any case of letters.
+/// Reads a size such as `512MiB`, `2GiB`, `5GB`, `1.5 GB`, `64KB`, `8G` (8·10⁹), `8Gi` (2³³) or plain bytes, in any case
+/// of letters.
 ///
 /// # Errors
 /// `Input` for anything else, for a size that is no whole number of bytes and for one of 2⁶⁴ bytes or more.
@@ -30,14 +30,12 @@ pub fn parse_bytes(text: &str) -> Result<u64> {
     let shown = crate::checkpoint::quoted(text);
     let wrong = |what: &str| {
         Err(Error::input(format!("{shown} is no size: {what}")).hint(
-            "write bytes, or a number with KB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of 1024)",
+            "write bytes, or a number with K, M, G, T (powers of 1000) or Ki, Mi, Gi, Ti (powers of 1024), a B behind it or not",
         ))
     };
+    let unit = unit.strip_suffix('b').unwrap_or(&unit);
     let Some((_, scale)) = UNITS.iter().find(|(name, _)| *name == unit) else {
-        return match unit.as_str() {
-            "k" | "m" | "g" | "t" => wrong("its unit could mean powers of 1000 or of 1024"),
-            _ => wrong("its unit is not known"),
-        };
+        return wrong("its unit is not known");
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() || fraction.contains('.') || (fraction.is_empty() && number.contains('.')) {
@@ -92,6 +90,10 @@ mod tests {
             ("512MiB", 512 << 20),
             ("2GiB", 2 << 30),
             ("5GB", 5_000_000_000),
+            ("8G", 8_000_000_000),
+            ("8Gi", 1 << 33),
+            ("3k", 3000),
+            ("1.5ti", 3 << 39),
             ("  5 gb ", 5_000_000_000),
             ("1.5GiB", 3 << 29),
             ("0.1MB", 100_000),
@@ -114,7 +116,9 @@ mod tests {
             ("-1", "unit is not known"),
             ("1e9", "unit is not known"),
             ("5 parsecs", "unit is not known"),
-            ("5G", "powers of 1000 or of 1024"),
+            ("5GBB", "unit is not known"),
+            ("5i", "unit is not known"),
+            ("5iB", "unit is not known"),
             ("1.5", "no whole number of bytes"),
             ("0.0001KB", "no whole number of bytes"),
             ("0.0000000001GB", "too many digits"),

@@ -305,7 +305,7 @@ fn two_processes_cannot_work_on_one_output() {
     let first = work(open(&out, 1, false, false).unwrap());
     for (resume, overwrite) in [(false, false), (true, false), (false, true), (true, true)] {
         let error = open(&out, 1, resume, overwrite).unwrap_err();
-        assert_eq!(error.exit_code(), 3);
+        assert_eq!((error.exit_code(), error.cause()), (75, merganser::Cause::Busy));
         assert!(error.to_string().contains("another merganser is writing"), "{error}");
     }
     write_tensor(&first, 0);

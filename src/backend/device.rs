@@ -204,7 +204,7 @@ impl Device {
         if self.may_be_left() {
             return Ok(Self::cpu(Some(problem)));
         }
-        Err(Error::environment(format!("CUDA was asked for, but {problem}"))
+        Err(Error::device(format!("CUDA was asked for, but {problem}"))
             .hint(hint)
             .hint("use `--device cpu`, or `--device auto` to take CUDA wherever it can be had"))
     }
@@ -255,7 +255,7 @@ pub fn choose(request: Request) -> Result<Device> {
 fn choose_of(request: Request, found: &Cuda) -> Result<Device> {
     let usable: Vec<CudaDevice> = found.usable().cloned().collect();
     let refusal = |problem: String| {
-        let error = Error::environment(format!("CUDA was asked for, but {problem}"));
+        let error = Error::device(format!("CUDA was asked for, but {problem}"));
         let error = match &found.remedy {
             Some(remedy) => error.hint(remedy),
             None => error,

@@ -6,7 +6,7 @@ use super::index::Index;
 use super::shard::{Made, Shard};
 use super::text::{quoted, quoted_path};
 use crate::dtype::{Dtype, DtypeExt};
-use crate::{Error, Result};
+use crate::{Cause, Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl Checkpoint {
     /// `Input` if there is no checkpoint or any header or the index is invalid, naming file, tensor, what was found and
     /// what was expected; `Environment` if a file cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::open_as(path, true)
+        Self::open_as(path, true).map_err(|e| e.input_is(Cause::Checkpoint))
     }
 
     /// As [`open`](Self::open), but [`Shard::bytes`] always reads and never maps, as it does where the kernel refuses maps.
@@ -43,7 +43,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_unmapped(path: &Path) -> Result<Self> {
-        Self::open_as(path, false)
+        Self::open_as(path, false).map_err(|e| e.input_is(Cause::Checkpoint))
     }
 
     fn open_as(path: &Path, mapped: bool) -> Result<Self> {

@@ -161,6 +161,7 @@ impl Shard {
         let wanted = range.end - range.start;
         let no_memory = || {
             Error::environment(format!("no memory for {wanted} bytes of {}", quoted_path(&self.path)))
+                .because(crate::Cause::Memory)
                 .hint("lower --memory-budget or lift the limit on address space (`ulimit -v`)")
         };
         let len = usize::try_from(wanted).map_err(|_| no_memory())?;

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::log::Log;
 use super::print::{Align, Table, count, print, print_json, shape};
-use super::progress::{State, with_bar};
+use super::progress::{ProgressArgs, State};
 use super::{JsonFlag, Threads};
 use crate::checkpoint::{Checkpoint, escaped, quoted};
 use crate::error::Result;
@@ -33,6 +33,8 @@ pub(super) struct Compare {
     #[command(flatten)]
     threads: Threads,
     #[command(flatten)]
+    progress: ProgressArgs,
+    #[command(flatten)]
     json: JsonFlag,
 }
 
@@ -43,7 +45,7 @@ impl Compare {
         let read = AtomicU64::new(0);
         let of = bytes_to_read(&a, &b);
         let state = || State { bytes: read.load(Ordering::Relaxed), of, note: String::new() };
-        let found = with_bar(log.wants_bar(), state, || {
+        let found = self.progress.during(log, state, || {
             compare(&a, &b, self.threads.get(), &|bytes| {
                 read.fetch_add(bytes, Ordering::Relaxed);
             })

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::log::Log;
 use super::print::{count, print, print_json};
-use super::progress::{State, with_bar};
+use super::progress::{ProgressArgs, State};
 use super::{JsonFlag, Threads, default_budget, setup, size};
 use crate::error::Result;
 use crate::factors::extract::{self, Done};
@@ -53,6 +53,8 @@ pub(super) struct Extract {
     #[arg(long)]
     overwrite: bool,
     #[command(flatten)]
+    progress: ProgressArgs,
+    #[command(flatten)]
     json: JsonFlag,
 }
 
@@ -80,7 +82,7 @@ impl Extract {
             of,
             note: if stop.signal().is_some() { "stopping (^C: at once)".into() } else { String::new() },
         };
-        let done = with_bar(log.wants_bar(), state, || extract::extract(&extraction, &written, &stop))?;
+        let done = self.progress.during(log, state, || extract::extract(&extraction, &written, &stop))?;
         for note in &done.notes {
             tracing::warn!("{note}");
         }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::log;
 use super::print;
 use crate::checkpoint::is_unsafe;
-use crate::error::{Error, Kind};
+use crate::error::{Cause, Error};
 
 /// Exit code of a usage error or a bug.
 const EXIT_UNEXPECTED: u8 = 2;
@@ -64,12 +64,7 @@ struct Failure<'a> {
 
 /// Tells an error and gives its exit code.
 pub(super) fn tell(error: &Error) -> u8 {
-    let kind = match error.kind() {
-        Kind::Input => "input",
-        Kind::Internal => "internal",
-        Kind::Environment => "environment",
-        Kind::Interrupted(_) => "interrupted",
-    };
+    let kind = error.cause().name();
     Failure { kind, message: error.to_string(), hints: error.hints(), exit_code: error.exit_code() }.tell(None)
 }
 
@@ -91,8 +86,7 @@ pub(super) fn tell_usage(error: &clap::Error) -> u8 {
     let message = message.strip_prefix("error: ").unwrap_or(message).to_owned();
     let hints: Vec<String> =
         text.lines().filter_map(|line| line.trim().strip_prefix("tip: ")).map(Into::into).collect();
-    let kind = if exit_code == 1 { "input" } else { "usage" };
-    let failure = Failure { kind, message, hints: &hints, exit_code };
+    let failure = Failure { kind: Cause::Usage.name(), message, hints: &hints, exit_code };
     // clap colours its own text, where stderr is a terminal.
     let own = || drop(error.print());
     let is_unsafe = TELL.get().is_some_and(|tell| tell.is_unsafe);
@@ -178,7 +172,7 @@ fn bug(info: &PanicHookInfo<'_>) -> Failure<'static> {
             .into()]
     });
     let message = format!("merganser failed unexpectedly: {}{place}{trace}", said(info.payload()));
-    Failure { kind: "internal", message, hints, exit_code: EXIT_UNEXPECTED }
+    Failure { kind: Cause::Internal.name(), message, hints, exit_code: EXIT_UNEXPECTED }
 }
 
 fn said(payload: &(dyn Any + Send)) -> &str {

@@ -40,11 +40,6 @@ pub(super) enum LogFormat {
 }
 
 impl Log {
-    /// Whether a progress bar may be drawn: only for people who look at a terminal.
-    pub fn wants_bar(&self) -> bool {
-        !self.quiet && self.log_format == LogFormat::Text && io::stderr().is_terminal()
-    }
-
     /// Sends the log to stderr.
     pub fn start(&self) {
         let level = match (self.quiet, self.verbose) {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::log::Log;
 use super::print::{count, print, print_json};
-use super::progress::{State, with_bar};
+use super::progress::{ProgressArgs, State};
 use super::{DeviceArgs, JsonFlag, PlanArgs, setup};
 use crate::backend::device::Device;
 use crate::engine::{self, Done, Progress};
@@ -41,6 +41,8 @@ pub(super) struct Merge {
     #[arg(long)]
     overwrite: bool,
     #[command(flatten)]
+    progress: ProgressArgs,
+    #[command(flatten)]
     json: JsonFlag,
 }
 
@@ -73,7 +75,7 @@ impl Merge {
             let target = engine::Target { out, resume, overwrite, device_memory: self.device.device_memory };
             engine::merge_on_devices(&mut plan, &device, target, &progress, &stop)
         };
-        let done = with_bar(log.wants_bar(), state, merge)?;
+        let done = self.progress.during(log, state, merge)?;
         for note in &done.notes {
             tracing::warn!("{note}");
         }

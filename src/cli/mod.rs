@@ -2,35 +2,42 @@
 
 mod bench;
 mod compare;
+mod completions;
 mod devices;
 mod extract;
 mod failure;
 mod inspect;
 mod log;
+mod man;
 mod merge;
 mod methods;
 mod plan;
 mod print;
 mod progress;
 mod saliency;
+mod scheduler;
 mod setup;
 mod verify;
+mod version;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::backend::device;
 use crate::error::Result;
+use crate::recipe::Recipe;
 pub use failure::{catching_panics, install_panic_hook, tell_failures_as};
 use log::Log;
+use setup::default_budget;
 
 /// Merge model checkpoints: streamed, exact, bounded in memory.
 #[derive(Debug, Parser)]
 #[command(
     name = "merganser",
     version,
+    long_version = version::LONG,
     max_term_width = 100,
     disable_help_subcommand = true,
     after_help = "\
@@ -41,7 +48,8 @@ Examples:
   merganser verify merged                   check what came out
 
 Exit codes: 0 done; 1 the input is at fault; 2 usage error or a bug; 3 the environment failed and --resume can go on; \
-130, 143 interrupted, and --resume can go on."
+75 another merganser is at work on the output, try again later; 129, 130, 138, 140, 143 interrupted by SIGHUP, SIGINT, \
+SIGUSR1, SIGUSR2, SIGTERM, and --resume can go on."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -62,6 +70,9 @@ enum Command {
     Methods(methods::Methods),
     Devices(devices::Devices),
     Bench(bench::Bench),
+    Completions(completions::Completions),
+    #[command(name = "man")]
+    Man(man::ManPages),
 }
 
 /// Runs the command line: parses, runs the command, tells what went wrong, and gives the process's exit code.
@@ -90,6 +101,8 @@ impl Cli {
             Command::Methods(args) => args.run(),
             Command::Devices(args) => args.run(),
             Command::Bench(args) => args.run(&self.log),
+            Command::Completions(args) => args.run(),
+            Command::Man(args) => args.run(),
         }
     }
 }
@@ -105,7 +118,7 @@ struct JsonFlag {
 /// `--threads`.
 #[derive(Debug, Args)]
 struct Threads {
-    /// CPU threads [default: all cores]
+    /// CPU threads [default: all cores that the affinity mask, the control group and the batch system leave this job]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -137,7 +150,7 @@ impl DeviceArgs {
 /// The recipe, and what a merge of it may use.
 #[derive(Debug, Args)]
 struct PlanArgs {
-    /// The recipe: a YAML file
+    /// The recipe: a YAML file, or - for standard input, whose relative paths start at the current folder
     recipe: PathBuf,
     #[command(flatten)]
     threads: Threads,
@@ -155,7 +168,7 @@ struct PlanArgs {
 
 impl PlanArgs {
     fn plan(&self) -> Result<crate::plan::Plan> {
-        let recipe = crate::recipe::Recipe::load(&self.recipe)?;
+        let recipe = load_recipe(&self.recipe)?;
         for warning in &recipe.warnings {
             tracing::warn!("{warning}");
         }
@@ -173,9 +186,12 @@ impl PlanArgs {
     }
 }
 
-/// The memory budget where none is given, in bytes.
-fn default_budget() -> u64 {
-    crate::backend::cpu::ram::usable_bytes() / 4
+/// Reads a recipe's file, or standard input where its name is `-`.
+fn load_recipe(path: &Path) -> Result<Recipe> {
+    if path == Path::new("-") {
+        return Recipe::read_from(std::io::stdin().lock(), Path::new("<stdin>"));
+    }
+    Recipe::load(path)
 }
 
 fn size(text: &str) -> Result<u64, String> {

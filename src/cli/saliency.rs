@@ -9,10 +9,9 @@ use serde_json::json;
 
 use super::log::Log;
 use super::print::{Align, Table, count, print, print_json};
-use super::progress::{State, with_bar};
-use super::{JsonFlag, Threads, default_budget, setup, size};
+use super::progress::{ProgressArgs, State};
+use super::{JsonFlag, Threads, default_budget, load_recipe, setup, size};
 use crate::error::Result;
-use crate::recipe::Recipe;
 use crate::saliency::{Format, Options, Report, Survey, Target};
 use crate::units::format_bytes;
 
@@ -31,7 +30,7 @@ stage. Nothing of it depends on the recipe's method.
 
 FILE is one page without scripts (.html), or a document (.json, \"schema\": 1); it appears once it is complete.")]
 pub(super) struct Saliency {
-    /// The recipe: a YAML file
+    /// The recipe: a YAML file, or - for standard input, whose relative paths start at the current folder
     recipe: PathBuf,
     /// The report: a name that ends in .html or .json; must not exist unless --overwrite
     #[arg(short, long, value_name = "FILE")]
@@ -48,6 +47,8 @@ pub(super) struct Saliency {
     /// this job's control group]
     #[arg(long, value_name = "SIZE", value_parser = size, allow_negative_numbers = true)]
     memory_budget: Option<u64>,
+    #[command(flatten)]
+    progress: ProgressArgs,
     #[command(flatten)]
     json: JsonFlag,
 }
@@ -71,7 +72,7 @@ impl Saliency {
             memory_budget: self.memory_budget.unwrap_or_else(default_budget),
             keep: self.keep.clone(),
         };
-        let survey = Survey::new(Recipe::load(&self.recipe)?, &options)?;
+        let survey = Survey::new(load_recipe(&self.recipe)?, &options)?;
         for warning in survey.warnings() {
             tracing::warn!("{warning}");
         }
@@ -92,7 +93,7 @@ impl Saliency {
         let progress = |bytes| {
             read.fetch_add(bytes, Ordering::Relaxed);
         };
-        let report = with_bar(log.wants_bar(), state, || survey.run(&progress, &stop))?;
+        let report = self.progress.during(log, state, || survey.run(&progress, &stop))?;
         target.write(&report)?;
         let seconds = started.elapsed().as_secs_f64();
         if self.json.json {

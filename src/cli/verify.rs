@@ -7,9 +7,9 @@ use clap::Args;
 
 use super::log::Log;
 use super::print::{count, print, print_json};
-use super::progress::{State, with_bar};
+use super::progress::{ProgressArgs, State};
 use super::{JsonFlag, Threads};
-use crate::error::Result;
+use crate::error::{Cause, Error, Result};
 use crate::report::manifest::Manifest;
 use crate::report::verify::{VerifyReport, verify};
 use crate::units::format_bytes;
@@ -31,20 +31,26 @@ pub(super) struct Verify {
     #[command(flatten)]
     threads: Threads,
     #[command(flatten)]
+    progress: ProgressArgs,
+    #[command(flatten)]
     json: JsonFlag,
 }
 
 impl Verify {
     pub fn run(self, log: &Log) -> Result<u8> {
         let read = AtomicU64::new(0);
-        // For the bar alone: the verification reads the manifest itself.
-        let of = if log.wants_bar() { Manifest::read(&self.out)?.totals.bytes } else { 0 };
+        // For the progress alone: the verification reads the manifest itself.
+        let of =
+            if self.progress.is_shown(log) { Manifest::read(&self.out).map_err(is_damaged)?.totals.bytes } else { 0 };
         let state = || State { bytes: read.load(Ordering::Relaxed), of, note: String::new() };
-        let report = with_bar(log.wants_bar(), state, || {
-            verify(&self.out, self.threads.get(), &|bytes| {
-                read.fetch_add(bytes, Ordering::Relaxed);
+        let report = self
+            .progress
+            .during(log, state, || {
+                verify(&self.out, self.threads.get(), &|bytes| {
+                    read.fetch_add(bytes, Ordering::Relaxed);
+                })
             })
-        })?;
+            .map_err(is_damaged)?;
         if self.json.json {
             print_json(&report)?
         } else {
@@ -52,6 +58,11 @@ impl Verify {
         }
         Ok(u8::from(!report.ok))
     }
+}
+
+/// What is wrong with what the user gave is wrong with the output.
+fn is_damaged(error: Error) -> Error {
+    error.input_is(Cause::Checkpoint)
 }
 
 fn in_words(report: &VerifyReport) -> String {

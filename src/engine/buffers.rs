@@ -24,6 +24,7 @@ impl Buffer {
     fn new(bytes: usize) -> Result<Self> {
         let memory = MmapMut::map_anon(bytes + slack()).map_err(|e| {
             Error::environment(format!("cannot get {bytes} bytes of memory for what is to be written: {e}"))
+                .because(crate::Cause::Memory)
                 .hint("give a smaller --memory-budget, or free some memory")
         })?;
         // In huge pages, what is written directly is one run of memory for the disk, not hundreds of pages to be looked up.

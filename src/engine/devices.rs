@@ -147,7 +147,7 @@ mod without {
     use super::*;
 
     pub(super) fn no_cuda() -> Error {
-        Error::environment("this build of merganser has no CUDA backend").hint("use `--device cpu`")
+        Error::device("this build of merganser has no CUDA backend").hint("use `--device cpu`")
     }
 
     pub(super) fn open(_: &mut Plan, _: &Device, _: Option<u64>) -> Result<Gpus> {

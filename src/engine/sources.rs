@@ -2,7 +2,7 @@
 
 use crate::backend::cpu::prune::Sources;
 use crate::backend::cpu::stored::Stored;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::ops::SEGMENT;
 use crate::plan::{Plan, TensorPlan};
 
@@ -93,7 +93,7 @@ pub(super) fn nonfinite_source(plan: &Plan, tensor: &TensorPlan, raw: &mut [Vec<
                 tensor.name
             );
             let hint = "to keep the base's tensor there, list it under `copy:` in the recipe";
-            return Some(Error::input(message).hint(hint));
+            return Some(Error::input(message).because(Cause::Checkpoint).hint(hint));
         }
     }
     None

@@ -34,6 +34,9 @@ impl Stop {
         let name = match signal {
             libc::SIGINT => "SIGINT".into(),
             libc::SIGTERM => "SIGTERM".into(),
+            libc::SIGHUP => "SIGHUP".into(),
+            libc::SIGUSR1 => "SIGUSR1".into(),
+            libc::SIGUSR2 => "SIGUSR2".into(),
             other => format!("signal {other}"),
         };
         Some(Error::interrupted(signal, format!("stopped by {name}")))

@@ -10,7 +10,7 @@ use super::rebuild::{add, product, tile_columns, towards};
 use crate::backend::cpu::stored::{Stored, Widen};
 use crate::checkpoint::Tensor;
 use crate::dtype::{Dtype, DtypeExt};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::output::digest;
 use crate::output::source_digest::{block, block_bytes, to_hex};
 use crate::output::{BlockDigests, JournalEntry, Nonfinite, PieceDigests, SourceTensorDigest, nonfinite};
@@ -48,7 +48,9 @@ impl Pieces {
             format_bytes(budget),
             format_bytes(least)
         );
-        Err(Error::input(message).hint(format!("give --memory-budget {}MiB or more", least.div_ceil(1 << 20))))
+        Err(Error::input(message)
+            .because(Cause::Memory)
+            .hint(format!("give --memory-budget {}MiB or more", least.div_ceil(1 << 20))))
     }
 
     /// The work on one tensor, by its position in the checkpoint.

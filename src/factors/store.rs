@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{Header, METADATA_KEY, Side, VERSION, factor_name, parse_name, parse_other};
 use crate::checkpoint::{Checkpoint, Tensor, quoted, quoted_path};
 use crate::dtype::DtypeExt;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::suggest::nearest;
 
 /// What a damaged or forged file of factors is answered with.
@@ -35,7 +35,7 @@ impl Store {
     /// `Input` if it is something else, or if header, names, shapes and types do not go together.
     pub fn open(path: &Path) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
-        let header = header(&checkpoint, path)?;
+        let header = header(&checkpoint, path).map_err(|e| e.input_is(Cause::Checkpoint))?;
         let places: HashMap<&str, usize> =
             header.tasks.iter().enumerate().map(|(i, task)| (task.name.as_str(), i)).collect();
         let mut own = Vec::new();
@@ -233,5 +233,5 @@ fn check_other(centre: &Tensor, own: &Tensor) -> Result<()> {
 }
 
 fn damaged(message: String) -> Error {
-    Error::input(message).hint(DAMAGED)
+    Error::input(message).because(Cause::Checkpoint).hint(DAMAGED)
 }

@@ -229,6 +229,7 @@ fn no_space(folder: &Path, needed: u64, e: &IoError, resume_hint: &str) -> Error
         "not enough space in `{}`: the output needs {needed} more bytes, {free} ({e})",
         folder.display()
     ))
+    .because(crate::Cause::NoSpace)
     .hint(format!("free some space, then run the same command with {resume_hint}"))
 }
 
@@ -250,7 +251,7 @@ pub(super) fn write_error(e: &IoError, path: &Path, doing: std::fmt::Arguments<'
         ErrorKind::NotFound => "the work folder was removed or renamed while the merge ran; run it again".into(),
         _ => format!("see the system's log for what is wrong with the disk, {again}"),
     };
-    Error::environment(format!("cannot {doing}: {e}")).hint(hint)
+    Error::environment(format!("cannot {doing}: {e}")).because_of_io(e).hint(hint)
 }
 
 #[cfg(test)]

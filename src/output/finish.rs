@@ -152,6 +152,7 @@ fn cannot_place(target: &Target, e: &std::io::Error) -> Error {
         target.partial.display(),
         target.path.display()
     ))
+    .because_of_io(e)
     .hint("the merge is complete: with the cause removed, the same command with `--resume` ends it")
 }
 

@@ -211,6 +211,7 @@ impl Journal {
         };
         self.broken = self.file.set_len(self.bytes).is_err();
         Err(Error::environment(format!("cannot write the journal `{}`: {written}", self.path.display()))
+            .because_of_io(&written)
             .hint("free some space, then run the same command with `--resume`"))
     }
 }

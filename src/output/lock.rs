@@ -38,14 +38,7 @@ impl Lock {
             };
             match lock_patiently(&file) {
                 Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => {
-                    return Err(Error::environment(format!(
-                        "another merganser is writing `{}`, in `{}`",
-                        target.shown.display(),
-                        target.partial.display()
-                    ))
-                    .hint("wait for it to end, or give another folder to `-o`"));
-                }
+                Err(Errno::WOULDBLOCK) => return Err(busy(target)),
                 Err(e) => {
                     tracing::warn!("cannot lock `{}` ({e}): run no second merge into the same folder", path.display());
                 }
@@ -55,9 +48,21 @@ impl Lock {
                 return Ok(Self(file));
             }
         }
-        Err(Error::environment(format!("`{}` keeps changing while it is being locked", target.partial.display()))
+        Err(Error::busy(format!("`{}` keeps changing while it is being locked", target.partial.display()))
             .hint("another merganser is at work there: wait for it to end"))
     }
+
+    /// The error where another process holds the work folder; `None` where none does. Makes nothing.
+    pub fn refusal(target: &Target) -> Option<Error> {
+        let file = File::open(target.partial.join(LOCK_NAME)).ok()?;
+        matches!(lock_patiently(&file), Err(Errno::WOULDBLOCK)).then(|| busy(target))
+    }
+}
+
+fn busy(target: &Target) -> Error {
+    let (shown, partial) = (target.shown.display(), target.partial.display());
+    Error::busy(format!("another merganser is writing `{shown}`, in `{partial}`"))
+        .hint("wait for it to end, or give another folder to `-o`")
 }
 
 fn make_folder(target: &Target) -> Result<()> {
@@ -81,6 +86,7 @@ fn make_folder(target: &Target) -> Result<()> {
 
 fn unwritable(partial: &Path, e: &std::io::Error) -> Error {
     Error::environment(format!("cannot build the output in `{}`: {e}", partial.display()))
+        .because_of_io(e)
         .hint("make its parent folder writable for this user, or give another folder to `-o`")
 }
 

@@ -82,8 +82,12 @@ impl WorkDir {
     fn open_under(options: OpenOptions, layout: &Layout, boot: String) -> Result<Opened> {
         let target = Target::resolve(&options.out, &options.sources)?;
         let is_filled = target.state()? == OutState::FilledDir;
-        if is_filled && let Some(manifest) = may_replace(&target, &options, layout)? {
-            return Ok(Opened::AlreadyDone(manifest));
+        if is_filled {
+            // That another process is at work there goes before what stands there now, which that process may change.
+            let found = may_replace(&target, &options, layout);
+            if let Some(manifest) = found.map_err(|e| Lock::refusal(&target).unwrap_or(e))? {
+                return Ok(Opened::AlreadyDone(manifest));
+            }
         }
         let resume_hint = if is_filled { "`--resume --overwrite`" } else { "`--resume`" };
         // Before anything is made in it, and again once nobody else can be at work there.

@@ -6,7 +6,7 @@ use super::Source;
 use super::outputs::Part;
 use crate::checkpoint::Tensor;
 use crate::dtype::DtypeExt;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::recipe::{OutputKind, Recipe};
 
 /// One tensor that does not fit, and what to do about it.
@@ -53,7 +53,7 @@ pub(super) fn tensors_fit(sources: &[Source], models: &[usize], copied: &RegexSe
                 1 => " (and 1 more tensor does not fit)".into(),
                 n => format!(" (and {n} more tensors do not fit)"),
             };
-            Err(Error::input(message + &others).hint(hint))
+            Err(Error::input(message + &others).because(Cause::Checkpoint).hint(hint))
         }
     }
 }

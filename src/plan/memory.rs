@@ -5,7 +5,7 @@ use super::{Options, TensorPlan};
 use crate::backend::cpu::low_rank;
 use crate::backend::cpu::prune::Scratch;
 use crate::backend::device::LANE_SLOTS;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::ops::search::COUNTERS;
 use crate::ops::{Geometry, Granularity, MatrixRule, Program, SEGMENT, Sparsify};
 use crate::units::format_bytes;
@@ -84,6 +84,7 @@ impl Memory {
             format_bytes(budget),
             format_bytes(least.total),
         ))
+        .because(Cause::Memory)
         .hint(format!("give --memory-budget {}MiB or more", least.total.div_ceil(1 << 20))))
     }
 

@@ -20,7 +20,7 @@ use regex::RegexSet;
 
 use crate::checkpoint::{Checkpoint, LayerMap, Shard, Tensor};
 use crate::dtype::{Dtype, DtypeExt};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::ops::{Blend, Combine, ParamKind, Program, Prune, Rule, Sparsify, StageContext, TensorContext, Value};
 use crate::output::{Layout, TensorSpec};
 use crate::recipe::{Recipe, compile_names};
@@ -154,6 +154,11 @@ impl Plan {
     /// # Errors
     /// `Input` for checkpoints that are damaged or do not fit together, and for a memory budget that cannot do.
     pub fn new(recipe: Recipe, options: Options) -> Result<Self> {
+        // Of what the user gave, all but checkpoints and budget stands in the recipe.
+        Self::of(recipe, options).map_err(|e| e.input_is(Cause::Recipe))
+    }
+
+    fn of(recipe: Recipe, options: Options) -> Result<Self> {
         let copied = compile_names(&recipe.copy)?;
         let mut parts = Parts::open(&recipe)?;
         let mut files = Files::of_slices(&recipe, &parts);

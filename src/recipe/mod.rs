@@ -4,10 +4,11 @@
 //! checks each setting against the method's [`MethodSpec`]; [`Recipe::global`] and [`Recipe::per_model`] then give a
 //! tensor's value, and cannot fail but for a required parameter whose filters leave a tensor out.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::dtype::Dtype;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::ops::{BaseModel, MethodSpec, ParamSpec, Resolved, Scope, Value, Values};
 
 mod dtypes;
@@ -114,19 +115,25 @@ impl Recipe {
     /// # Errors
     /// Input, for every mistake in the recipe and every model that is not there; environment, if reading fails.
     pub fn load(path: &Path) -> Result<Self> {
-        use std::io::Read;
-        let doing = || format!("read the recipe `{}`", path.display());
+        let file = std::fs::File::open(path).map_err(|e| cannot_read(path, &e))?;
+        Self::read_from(file, path)
+    }
+
+    /// Reads and validates a recipe from anywhere, such as standard input. Relative paths start at `path`'s folder; errors
+    /// name `path`, which need not exist.
+    ///
+    /// # Errors
+    /// As [`Recipe::load`].
+    pub fn read_from(from: impl std::io::Read, path: &Path) -> Result<Self> {
         let mut bytes = Vec::new();
-        std::fs::File::open(path)
-            .and_then(|file| file.take(yaml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
-            .map_err(|e| Error::io(doing(), &e))?;
-        read::recipe(&bytes, path, true)
+        from.take(yaml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(|e| cannot_read(path, &e))?;
+        read::recipe(&bytes, path, true).map_err(|e| e.input_is(Cause::Recipe))
     }
 
     /// Validates a recipe's text as [`Recipe::load`] does its file's. Relative paths start at `path`'s folder; `path`
     /// itself need not exist.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        read::recipe(text.as_bytes(), path, true)
+        read::recipe(text.as_bytes(), path, true).map_err(|e| e.input_is(Cause::Recipe))
     }
 
     /// The value of a parameter of the whole merge, for one tensor at `t` of the way from the first layer to the last
@@ -275,6 +282,10 @@ impl Stage {
             .hint("end its list with `- value: …`, which matches every tensor")
         })
     }
+}
+
+fn cannot_read(path: &Path, error: &std::io::Error) -> Error {
+    Error::io(format_args!("read the recipe `{}`", path.display()), error).input_is(Cause::Recipe)
 }
 
 /// The first of `settings` that has a value, or the default; `None` if the parameter is required and none has.

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use super::ModelRef;
 use super::reader::Reader;
 use super::yaml::{Data, Node, quote};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::suggest::nearest;
 
 /// Reads a checkpoint's name. The second path tells the same checkpoint under two names apart from two checkpoints.
@@ -31,7 +31,7 @@ pub(super) fn read_name(reader: &Reader, written: &str, line: usize, key: &str) 
     }
     let path = reader.folder.join(written);
     let identity = if reader.on_disk {
-        std::fs::canonicalize(&path).map_err(|e| absent(reader, line, written, &path, &e))?
+        std::fs::canonicalize(&path).map_err(|e| absent(reader, line, written, &path, &e).input_is(Cause::Checkpoint))?
     } else {
         lexical(&path)
     };

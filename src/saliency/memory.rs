@@ -7,7 +7,7 @@ use super::stage::batches;
 use super::survey::{Asked, Options};
 use crate::backend::cpu::pairs::SignBits;
 use crate::backend::cpu::prune::Scratch;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::ops::pairs::Measures;
 use crate::ops::search::{COUNTERS, Totals};
 use crate::ops::{Geometry, Granularity, SEGMENT};
@@ -47,6 +47,7 @@ pub(super) fn fit(plan: &Plan, tensors: &[usize], asked: &[Asked], options: &Opt
             format_bytes(options.memory_budget),
             format_bytes(least),
         ))
+        .because(Cause::Memory)
         .hint(format!("give --memory-budget {}MiB or more", least.div_ceil(1 << 20)))
     })
 }

@@ -75,7 +75,17 @@ impl Place {
             "RUST_BACKTRACE",
             "RUST_LIB_BACKTRACE",
         ];
-        for name in SAID {
+        // What a batch system may grant.
+        const GRANTED: [&str; 7] = [
+            "SLURM_CPUS_PER_TASK",
+            "SLURM_CPUS_ON_NODE",
+            "SLURM_MEM_PER_NODE",
+            "SLURM_MEM_PER_CPU",
+            "NCPUS",
+            "LSB_DJOB_NUMPROC",
+            "NSLOTS",
+        ];
+        for name in SAID.iter().chain(&GRANTED) {
             command.env_remove(name);
         }
         // What is said is the same whether this machine has devices or not.

@@ -220,13 +220,13 @@ fn said(label: &str, doing: &str, status: c_int) -> Result<()> {
         ALLOC_FAILED => Err(error::out_of_memory(label, doing, "cuBLAS found no memory")),
         _ => {
             let status = error::status("CUBLAS_STATUS_", &STATUSES, status);
-            Err(Error::environment(format!("cuBLAS on {label} could not {doing}: {status}")))
+            Err(Error::device(format!("cuBLAS on {label} could not {doing}: {status}")))
         }
     }
 }
 
 /// A library that low-rank work needs and that is not there, or not as it should be.
 pub(super) fn missing(why: &str) -> Error {
-    Error::environment(format!("merges of matrices by singular vectors need cuBLAS and cuSOLVER: {why}"))
+    Error::device(format!("merges of matrices by singular vectors need cuBLAS and cuSOLVER: {why}"))
         .hint("install CUDA's libraries (cuBLAS and cuSOLVER of CUDA 12 or 13), or put them on LD_LIBRARY_PATH")
 }

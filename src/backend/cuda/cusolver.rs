@@ -425,7 +425,7 @@ fn said(label: &str, doing: &str, status: c_int) -> Result<()> {
         ALLOC_FAILED => Err(error::out_of_memory(label, doing, "cuSOLVER found no memory")),
         _ => {
             let status = error::status("CUSOLVER_STATUS_", &STATUSES, status);
-            Err(Error::environment(format!("cuSOLVER on {label} could not {doing}: {status}")))
+            Err(Error::device(format!("cuSOLVER on {label} could not {doing}: {status}")))
         }
     }
 }

@@ -54,24 +54,24 @@ pub fn driver(label: &str, doing: &str, error: DriverError) -> Error {
         | E::CUDA_ERROR_CONTEXT_IS_DESTROYED
         | E::CUDA_ERROR_SYSTEM_NOT_READY
         | E::CUDA_ERROR_DEVICE_NOT_LICENSED
-        | E::CUDA_ERROR_DEINITIALIZED => Error::environment(format!(
-            "{label} was lost while it was to {doing}: {said}"
-        ))
-        .hint("check the device with `nvidia-smi` and the kernel's log; another device or `--device cpu` can go on"),
-        _ => Error::environment(format!("{label} could not {doing}: {said}")),
+        | E::CUDA_ERROR_DEINITIALIZED => Error::device(format!("{label} was lost while it was to {doing}: {said}"))
+            .hint(
+                "check the device with `nvidia-smi` and the kernel's log; another device or `--device cpu` can go on",
+            ),
+        _ => Error::device(format!("{label} could not {doing}: {said}")),
     }
 }
 
 /// Too little device memory.
 pub fn out_of_memory(label: &str, doing: &str, said: &str) -> Error {
-    Error::environment(format!("{label} ran out of memory when it was to {doing}: {said}"))
+    Error::device(format!("{label} ran out of memory when it was to {doing}: {said}"))
         .hint("end what else uses the device, or give a smaller --device-memory")
         .out_of_device_memory()
 }
 
 /// A pool that cannot hold the least that a step takes.
 pub fn pool_too_small(label: &str, tensor: &str, needs: u64, has: u64) -> Error {
-    Error::environment(format!(
+    Error::device(format!(
         "{label} has too little memory for `{tensor}`: even in the smallest pieces it takes {}, and {} can be had",
         format_bytes(needs),
         format_bytes(has)

@@ -50,7 +50,7 @@ impl Gpu {
         let label = info.label();
         let context = CudaContext::new(info.ordinal as usize).map_err(|e| match e.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => error::driver(&label, "open it", e),
-            _ => Error::environment(format!("{label}: {}", error::not_opened(e)))
+            _ => Error::device(format!("{label}: {}", error::not_opened(e)))
                 .hint("check the device with `nvidia-smi`, name another with `--device cuda:N`, or use `--device cpu`"),
         })?;
         // SAFETY: no `CudaSlice` is ever made here, so there is nothing whose use would have to be tracked; streams are
@@ -62,7 +62,7 @@ impl Gpu {
         let opened = opened?;
         let (memory, bytes) = allocate(&context, wanted, least).map_err(|failure| match failure {
             Failure::Driver(e) => error::driver(&label, "allocate its memory", e),
-            Failure::Short(has) => Error::environment(format!(
+            Failure::Short(has) => Error::device(format!(
                 "{label} has too little free memory: {} can be had, and the merge takes at least {}",
                 crate::units::format_bytes(has),
                 crate::units::format_bytes(least)

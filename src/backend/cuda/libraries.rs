@@ -90,7 +90,7 @@ impl Library {
     pub fn need(&self, name: &CStr) -> Result<*mut c_void> {
         self.symbol(name).ok_or_else(|| {
             let (path, name) = (self.path.display(), name.to_string_lossy());
-            Error::environment(format!("`{path}` has no function {name}: it is no lib{} that fits", self.name.stem()))
+            Error::device(format!("`{path}` has no function {name}: it is no lib{} that fits", self.name.stem()))
                 .hint("install CUDA's libraries of 12.0 or newer")
         })
     }

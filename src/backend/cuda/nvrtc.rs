@@ -60,7 +60,7 @@ const RESULTS: [(c_int, &str); 12] = [
 /// `Environment` if NVRTC is not installed or cannot compile for a device like this.
 pub(super) fn image(name: &str, source: &[u8], capability: i32) -> Result<Vec<u8>> {
     let library = libraries::open(Name::Nvrtc).map_err(|why| {
-        Error::environment(format!("this build compiles its CUDA kernels at first use with NVRTC: {why}"))
+        Error::device(format!("this build compiles its CUDA kernels at first use with NVRTC: {why}"))
             .hint("install NVRTC of the CUDA toolkit (12.0 or newer), or build merganser where nvcc is found, or use `--device cpu`")
     })?;
     let nvrtc = Functions::of(library)?;
@@ -176,7 +176,7 @@ fn said(doing: &str, result: c_int) -> Result<()> {
         0 => Ok(()),
         _ => {
             let result = error::status("NVRTC_ERROR_", &RESULTS, result);
-            Err(Error::environment(format!("NVRTC, which compiles the CUDA kernels, could not {doing}: {result}")))
+            Err(Error::device(format!("NVRTC, which compiles the CUDA kernels, could not {doing}: {result}")))
         }
     }
 }

@@ -53,7 +53,7 @@ fn check_memory(info: &CudaDevice, size_bytes: u64, bytes: u64) -> Result<()> {
     if bytes <= free {
         return Ok(());
     }
-    Err(Error::environment(format!(
+    Err(Error::device(format!(
         "{} has too little free memory: {} can be had, and measuring with {} of data takes {}",
         info.label(),
         format_bytes(free),

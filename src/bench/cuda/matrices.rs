@@ -106,7 +106,7 @@ fn decompositions(bench: &mut Bench<'_>, side: usize, count: usize) -> Result<()
         if infos.iter().all(|info| *info == 0) {
             return Ok(seconds);
         }
-        Err(Error::environment(format!("the eigenvectors of a {side}×{side} matrix did not converge on {}", gpu.label)))
+        Err(Error::device(format!("the eigenvectors of a {side}×{side} matrix did not converge on {}", gpu.label)))
     })?;
     lane.finish()
 }

@@ -232,7 +232,7 @@ impl<'a> Factored<'a> {
             return Ok(values);
         }
         let text = format!("{what} did not converge on {}", self.gpu.label);
-        Err(Error::environment(text).hint("use `--device cpu` for this recipe"))
+        Err(Error::device(text).hint("use `--device cpu` for this recipe"))
     }
 
     /// U S Vᵀ of a tall matrix, which is destroyed: U in the spare span, Vᵀ in Gram matrix `i`; returns S, descending.

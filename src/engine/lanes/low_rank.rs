@@ -313,7 +313,7 @@ impl Job<'_, '_> {
         lane.get(gpu, self.spans.infos, 4 * these.start as u64, bytemuck::cast_slice_mut(&mut infos))?;
         let Some(i) = infos.iter().position(|info| *info != 0).map(|i| these.start + i) else { return Ok(()) };
         let text = format!("the eigenvectors of a {r}×{r} matrix did not converge on {}", gpu.label);
-        let error = Error::environment(text).hint("use `--device cpu` for this recipe");
+        let error = Error::device(text).hint("use `--device cpu` for this recipe");
         Err(error.at_tensor(&self.members[i / tasks.len()].tensor.name))
     }
 

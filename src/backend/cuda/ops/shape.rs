@@ -40,7 +40,7 @@ pub(super) fn slots(
     if bytes(threads) <= most {
         return Ok((threads, bytes(threads)));
     }
-    Err(Error::environment(format!(
+    Err(Error::device(format!(
         "{arrays} models at once take {} bytes of the device's shared memory, and a block has {most}",
         bytes(threads)
     ))
