@@ -85,7 +85,7 @@ fn with_json_stdout_holds_one_document_however_the_command_ends() {
         let ended = place.run(&args);
         assert_eq!(ended.code, Some(code), "{args:?}: {}", ended.stderr);
         let document: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}"));
-        assert_eq!(document["schema"], 1, "{args:?}");
+        assert_eq!(document["schema"], 2, "{args:?}");
         if code == 0 {
             assert!(document["error"].is_null(), "{args:?}");
         } else {
@@ -250,13 +250,13 @@ fn devices_says_what_there_is_and_claims_no_cuda_that_is_not_there() {
     let json: Value = serde_json::from_str(&place.run(&["devices", "--json"]).stdout).unwrap();
     assert_eq!((&json["cuda"]["usable"], &json["cuda"]["devices"]), (&Value::Bool(false), &Value::Array(vec![])));
     let bytes = |key: &str| json["memory"][key].as_u64();
-    let (ram, budget) = (bytes("ram_bytes").unwrap(), bytes("default_budget_bytes").unwrap());
+    let (ram, budget) = (bytes("ram_bytes").unwrap(), json["memory_budget"].as_u64().unwrap());
     let usable = bytes("control_group_limit_bytes").unwrap_or(ram);
     assert!(budget == usable / 4 && usable <= ram, "{json}");
     assert!(json["cpu"]["threads"].as_u64().unwrap() >= 1);
     // A plan takes the same budget.
     let plan: Value = serde_json::from_str(&place.run(&["plan", "cart.yaml", "--json"]).stdout).unwrap();
-    assert_eq!(plan["memory"]["budget_bytes"].as_u64(), Some(budget));
+    assert_eq!(plan["memory_budget"].as_u64(), Some(budget));
 }
 
 #[test]

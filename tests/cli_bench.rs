@@ -29,7 +29,7 @@ fn the_document_has_every_limit_and_holds_every_path_against_one_of_them() {
     let document: Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!(
         (&document["schema"], &document["threads"], &document["size_bytes"]),
-        (&1.into(), &3.into(), &(1 << 20).into())
+        (&2.into(), &3.into(), &(1 << 20).into())
     );
     assert_eq!(document["device"]["backend"], "cpu");
     let rows = document["rows"].as_array().unwrap();
@@ -85,6 +85,6 @@ fn a_signal_ends_it_with_nothing_left_behind() {
     let ended = child.wait_with_output().unwrap();
     assert_eq!(code, Some(130), "{}", String::from_utf8_lossy(&ended.stderr));
     let document: Value = serde_json::from_slice(&ended.stdout).unwrap();
-    assert_eq!(document["schema"], 1);
+    assert_eq!(document["schema"], 2);
     assert_eq!(left_behind(&place), 0);
 }

@@ -11,13 +11,8 @@ use cli_support::Place;
 use serde_json::Value;
 
 /// A merge of the slow family on one thread, with `before` run in the process before it starts.
-fn long_merge(
-    place: &Place,
-    args: &[&str],
-    before: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static,
-) -> Child {
-    let args = [&["merge", "cart.yaml", "-o", "out", "--threads", "1", "--json"][..], args].concat();
-    let mut command = place.command(&args);
+fn long_merge(place: &Place, out: &str, before: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static) -> Child {
+    let mut command = place.command(&["merge", "cart.yaml", "-o", out, "--threads", "1", "--json"]);
     // SAFETY: `before` calls nothing but signal(2).
     #[allow(unsafe_code)]
     unsafe {
@@ -81,7 +76,7 @@ fn each_signal_of_a_batch_system_stops_a_merge_that_resume_ends() {
         (libc::SIGUSR2, "SIGUSR2", 140),
         (libc::SIGTERM, "SIGTERM", 143),
     ] {
-        let mut child = long_merge(&place, &["--resume"], || Ok(()));
+        let mut child = long_merge(&place, name, || Ok(()));
         let _log = until_it_computes(&mut child);
         send(&child, signal);
         let ended = child.wait_with_output().unwrap();
@@ -89,11 +84,11 @@ fn each_signal_of_a_batch_system_stops_a_merge_that_resume_ends() {
         let document: Value = serde_json::from_slice(&ended.stdout).unwrap();
         assert_eq!(document["error"]["kind"], "interrupted");
         assert!(document["error"]["message"].as_str().unwrap().contains(name), "{document}");
-        assert!(!place.path("out").exists());
+        assert!(!place.path(name).exists());
     }
-    let ended = place.run(&["merge", "cart.yaml", "-o", "out", "--resume", "--json"]);
+    let ended = place.run(&["merge", "cart.yaml", "-o", "SIGUSR1", "--resume", "--json"]);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert_eq!(place.run(&["verify", "out"]).code, Some(0));
+    assert_eq!(place.run(&["verify", "SIGUSR1"]).code, Some(0));
 }
 
 #[test]
@@ -108,7 +103,7 @@ fn a_signal_that_is_ignored_at_the_start_stays_ignored() {
         };
         Ok(())
     };
-    let mut child = long_merge(&place, &[], ignore);
+    let mut child = long_merge(&place, "out", ignore);
     let _log = until_it_computes(&mut child);
     send(&child, libc::SIGHUP);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
@@ -118,13 +113,14 @@ fn a_signal_that_is_ignored_at_the_start_stays_ignored() {
 #[test]
 fn a_second_merge_into_the_same_output_is_told_to_come_back() {
     let place = Place::new();
-    slow_family(&place, 256);
-    let mut child = long_merge(&place, &[], || Ok(()));
+    slow_family(&place, 384);
+    let mut child = long_merge(&place, "out", || Ok(()));
     let _log = until_it_computes(&mut child);
     // Made by the first thing that the merge does.
     while !place.path("out.merganser-partial/merganser.plan.json").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
+    send(&child, libc::SIGSTOP);
     for more in [&[][..], &["--resume"], &["--overwrite"]] {
         let args = [&["merge", "cart.yaml", "-o", "out", "--json"][..], more].concat();
         let ended = place.run(&args);
@@ -133,6 +129,7 @@ fn a_second_merge_into_the_same_output_is_told_to_come_back() {
         assert_eq!((&document["error"]["kind"], &document["error"]["exit_code"]), (&"busy".into(), &75.into()));
     }
     send(&child, libc::SIGTERM);
+    send(&child, libc::SIGCONT);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(143));
 }
 
@@ -145,7 +142,7 @@ fn what_a_batch_system_grants_bounds_threads_and_memory_unless_options_say_other
     };
     let granted = devices(&[("SLURM_CPUS_PER_TASK", "1"), ("SLURM_MEM_PER_CPU", "200")]);
     assert_eq!(granted["cpu"]["threads"], 1);
-    assert_eq!(granted["memory"]["default_budget_bytes"], 50 << 20);
+    assert_eq!(granted["memory_budget"], 50 << 20);
     for name in ["NCPUS", "LSB_DJOB_NUMPROC", "NSLOTS"] {
         assert_eq!(devices(&[(name, "1")])["cpu"]["threads"], 1, "{name}");
     }
@@ -157,6 +154,16 @@ fn what_a_batch_system_grants_bounds_threads_and_memory_unless_options_say_other
         .output()
         .unwrap();
     let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
-    assert_eq!(plan["memory"]["budget_bytes"], 8_000_000_000_u64);
-    assert_eq!(plan["memory"]["threads"], 2);
+    assert_eq!(plan["memory_budget"], 8_000_000_000_u64);
+    assert_eq!(plan["threads"], 2);
+    // And `-v` says who bounds what; `-vv` names every tensor.
+    let said = |name: &str, more: &str| {
+        let mut command = place.command(&["merge", "ties.yaml", "-o", name, more]);
+        let output = command.envs([("NSLOTS", "1"), ("SLURM_MEM_PER_NODE", "400")]).output().unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let (some, all) = (said("v", "-v"), said("vv", "-vv"));
+    assert!(some.contains("debug: without options this job may use 1 threads (by NSLOTS)"), "{some}");
+    assert!(some.contains("(by SLURM_MEM_PER_NODE)") && some.contains("debug: merge took "), "{some}");
+    assert!(!some.contains("finished `lm_head.weight`") && all.contains("finished `lm_head.weight`"), "{all}");
 }

@@ -15,9 +15,20 @@ fn with_fixed<'a>(args: &[&'a str]) -> Vec<&'a str> {
 fn help_of_every_command() {
     let place = Place::new();
     place.snapshot("help", &["--help"]);
-    for command in
-        ["merge", "extract", "plan", "saliency", "inspect", "compare", "verify", "methods", "devices", "bench"]
-    {
+    for command in [
+        "merge",
+        "extract",
+        "plan",
+        "saliency",
+        "inspect",
+        "compare",
+        "verify",
+        "methods",
+        "devices",
+        "bench",
+        "completions",
+        "man",
+    ] {
         place.snapshot(&format!("help-{command}"), &[command, "--help"]);
     }
 }

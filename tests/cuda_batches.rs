@@ -164,7 +164,7 @@ fn what_a_plan_says_of_batches_is_what_is_done() {
     let recipe = family.recipe("plan", &Text::plain("cart", 2).set("rank", "2").yaml());
     let mut plan = Run::default().plan(&recipe).unwrap();
     engine::plan_for_devices(&mut plan, &device, None).unwrap();
-    let said = plan.to_json();
+    let said = serde_json::to_value(plan.document()).unwrap();
     assert_eq!(said["devices"]["batches"], 4);
     assert!(
         plan.to_text().contains("11 matrices in 4 batches of one shape each, 5 together at most"),

@@ -364,7 +364,7 @@ fn a_report_appears_whole_and_replaces_nothing_unasked() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "theirs");
     Target::new(&file, true, &[]).unwrap().write(&report).unwrap();
     let text = std::fs::read_to_string(&file).unwrap();
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["schema"], 1);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["schema"], 2);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
 }
 

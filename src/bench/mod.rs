@@ -60,6 +60,7 @@ pub struct Settings {
 
 /// What work is counted in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Unit {
     /// Bytes read and bytes written.
     #[serde(rename = "bytes")]
@@ -71,6 +72,7 @@ pub enum Unit {
 
 /// One measurement.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Row {
     /// What was done.
     pub name: String,

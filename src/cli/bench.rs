@@ -1,12 +1,14 @@
 //! `merganser bench`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
+use super::document::{Document, absolute, print_document};
 use super::log::Log;
-use super::print::{Align, Table, count, print, print_json};
+use super::print::{Align, Table, count, print};
 use super::{JsonFlag, Threads, setup, size};
 use crate::backend::device::{self, Cuda, Device};
 use crate::bench::{self, Report, Row, Settings, Shapes, Unit};
@@ -100,7 +102,7 @@ impl Bench {
             tracing::warn!("{what}");
         }
         if self.json.json {
-            print_json(&document(&settings, &report))?
+            print_document(Vec::new(), document(&settings, &report))?
         } else {
             print(&in_words(&settings, &report))?
         }
@@ -108,25 +110,56 @@ impl Bench {
     }
 }
 
-fn document(settings: &Settings, report: &Report) -> serde_json::Value {
+/// The document of a run.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct BenchDocument {
+    device: Measured,
+    threads: usize,
+    size_bytes: u64,
+    /// Where files were written, absolute.
+    dir: String,
+    rows: Vec<Row>,
+    /// What could not be measured here, and why.
+    left_out: Vec<String>,
+}
+
+impl Document for BenchDocument {
+    const COMMAND: &'static str = "bench";
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Measured {
+    /// `cpu` or `cuda`.
+    backend: &'static str,
+    name: String,
+    /// The kernel's driver; null for the CPU, as are the next two.
+    driver: Option<String>,
+    driver_supports: Option<String>,
+    /// Versions of CUDA's libraries, by name.
+    libraries: Option<BTreeMap<String, Option<String>>>,
+}
+
+fn document(settings: &Settings, report: &Report) -> BenchDocument {
     let Device { name, backend, cuda, .. } = &settings.device;
-    let mut device = json!({"backend": backend, "name": name});
-    if !cuda.is_empty() {
-        let found = Cuda::find();
-        device["driver"] = json!(device::nvidia_driver());
-        device["driver_supports"] = json!(found.driver.map(|v| v.to_string()));
-        device["libraries"] = found.libraries.iter().map(|l| (l.name.to_owned(), json!(l.version))).collect();
+    let found = (!cuda.is_empty()).then(Cuda::find);
+    let libraries = |found: &Cuda| found.libraries.iter().map(|l| (l.name.to_owned(), l.version.clone())).collect();
+    BenchDocument {
+        device: Measured {
+            backend,
+            name: name.clone(),
+            driver: found.as_ref().and_then(|_| device::nvidia_driver()),
+            driver_supports: found.as_ref().and_then(|f| f.driver).map(|v| v.to_string()),
+            libraries: found.as_ref().map(libraries),
+        },
+        threads: settings.threads,
+        size_bytes: settings.size_bytes,
+        dir: absolute(&settings.dir),
+        rows: report.rows.clone(),
+        left_out: report.left_out.clone(),
     }
-    json!({
-        "schema": 1,
-        "merganser": env!("CARGO_PKG_VERSION"),
-        "device": device,
-        "threads": settings.threads,
-        "size_bytes": settings.size_bytes,
-        "dir": settings.dir.display().to_string(),
-        "rows": report.rows,
-        "left_out": report.left_out,
-    })
 }
 
 fn in_words(settings: &Settings, report: &Report) -> String {

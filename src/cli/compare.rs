@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
 
+use super::document::{Document, print_document};
 use super::log::Log;
-use super::print::{Align, Table, count, print, print_json, shape};
+use super::print::{Align, Table, count, print, shape};
 use super::progress::{ProgressArgs, State};
 use super::{JsonFlag, Threads};
 use crate::checkpoint::{Checkpoint, escaped, quoted};
@@ -18,13 +19,14 @@ use crate::report::compare::{Comparison, Measures, bytes_to_read, compare};
 #[command(after_help = "\
 Examples:
   merganser compare models/base merged
-  merganser compare a.safetensors b.safetensors --json | jq .total.relative_error
+  merganser compare a.safetensors b.safetensors --json | jq .totals.relative_error
 
 Columns: max |a-b| over the elements; relative error = |A-B| / |A| and cosine = <A,B> / (|A| |B|) with Frobenius norms, \
 summed in double precision; elements that differ, NaN always among them; NaN and infinities in A and B. Where there are \
 NaN or infinities the first three are not defined: `-`, in JSON null. Dtypes may differ; integers are compared exactly.
 
-Exit codes: 0 the tensors have the same names and shapes, whatever their values; 1 they do not, and what differs is listed.")]
+Exit codes: 0 the tensors have the same names and shapes, whatever their values; 1 they do not, and what differs is listed. \
+With --exit-code 0 is for identical tensors alone.")]
 pub(super) struct Compare {
     /// A checkpoint: a folder, or one .safetensors file
     a: PathBuf,
@@ -32,6 +34,9 @@ pub(super) struct Compare {
     b: PathBuf,
     #[command(flatten)]
     threads: Threads,
+    /// End with status 1 also where values or dtypes differ
+    #[arg(long)]
+    exit_code: bool,
     #[command(flatten)]
     progress: ProgressArgs,
     #[command(flatten)]
@@ -51,12 +56,16 @@ impl Compare {
             })
         })?;
         if self.json.json {
-            print_json(&found)?
+            print_document(Vec::new(), &found)?
         } else {
             print(&in_words(&found))?
         }
-        Ok(u8::from(!found.same_layout))
+        Ok(u8::from(!found.same_layout || (self.exit_code && !found.identical)))
     }
+}
+
+impl Document for &Comparison {
+    const COMMAND: &'static str = "compare";
 }
 
 fn in_words(found: &Comparison) -> String {

@@ -1,12 +1,14 @@
 //! `merganser devices`.
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
-use super::print::{print, print_json};
+use super::document::{Document, print_document};
+use super::print::print;
+use super::scheduler::Grant;
 use super::{JsonFlag, default_budget, setup};
 use crate::backend::cpu::{features, ram};
-use crate::backend::device::{self, Cuda};
+use crate::backend::device::{self, Cuda, CudaDevice};
 use crate::error::Result;
 use crate::units::format_bytes;
 
@@ -15,7 +17,7 @@ use crate::units::format_bytes;
 #[command(after_help = "\
 Examples:
   merganser devices
-  merganser devices --json | jq .memory.default_budget_bytes")]
+  merganser devices --json | jq .memory_budget")]
 pub(super) struct Devices {
     #[command(flatten)]
     json: JsonFlag,
@@ -24,7 +26,7 @@ pub(super) struct Devices {
 impl Devices {
     pub fn run(self) -> Result<u8> {
         if self.json.json {
-            print_json(&document())?
+            print_document(Vec::new(), document())?
         } else {
             print(&in_words())?
         }
@@ -32,26 +34,123 @@ impl Devices {
     }
 }
 
-fn document() -> serde_json::Value {
+/// The document of this machine.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct DevicesDocument {
+    cpu: Cpu,
+    memory: Memory,
+    /// Threads where no `--threads` is given.
+    threads: usize,
+    /// Bytes where no `--memory-budget` is given.
+    memory_budget: u64,
+    /// What a batch system grants this job.
+    batch_system: BatchSystem,
+    cuda: CudaFound,
+}
+
+impl Document for DevicesDocument {
+    const COMMAND: &'static str = "devices";
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Cpu {
+    name: String,
+    architecture: &'static str,
+    /// Threads that this process may use.
+    threads: usize,
+    vector_loops: &'static str,
+    instruction_sets: Vec<InstructionSet>,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct InstructionSet {
+    name: &'static str,
+    present: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Memory {
+    ram_bytes: u64,
+    control_group_limit_bytes: Option<u64>,
+}
+
+/// Each with the variable of the environment that says so; null where none does.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct BatchSystem {
+    threads: Option<usize>,
+    threads_by: Option<&'static str>,
+    memory_bytes: Option<u64>,
+    memory_by: Option<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct CudaFound {
+    usable: bool,
+    /// Why not.
+    reason: Option<String>,
+    /// What to do about it.
+    remedy: Option<String>,
+    /// The kernel's driver.
+    driver: Option<String>,
+    /// The newest CUDA that it supports.
+    driver_supports: Option<String>,
+    libraries: Vec<Library>,
+    devices: Vec<Found>,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Library {
+    name: String,
+    present: bool,
+    version: Option<String>,
+    /// Where it was found.
+    path: Option<String>,
+    problem: Option<String>,
+    needed_for: String,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Found {
+    ordinal: u32,
+    name: String,
+    compute_capability: String,
+    memory_bytes: u64,
+    free_bytes: Option<u64>,
+    multiprocessors: u32,
+    usable: bool,
+    problem: Option<String>,
+}
+
+fn document() -> DevicesDocument {
     let sets = features::instruction_sets();
-    let sets = sets.iter().map(|(name, present)| json!({ "name": name, "present": present }));
-    json!({
-        "schema": 1,
-        "merganser": env!("CARGO_PKG_VERSION"),
-        "cpu": {
-            "name": features::name(),
-            "architecture": std::env::consts::ARCH,
-            "threads": setup::cores(),
-            "vector_loops": features::vector_loops(),
-            "instruction_sets": sets.collect::<Vec<_>>(),
+    let grant = Grant::find();
+    DevicesDocument {
+        cpu: Cpu {
+            name: features::name(),
+            architecture: std::env::consts::ARCH,
+            threads: setup::cores(),
+            vector_loops: features::vector_loops(),
+            instruction_sets: sets.iter().map(|(name, present)| InstructionSet { name, present: *present }).collect(),
         },
-        "memory": {
-            "ram_bytes": ram::total_bytes(),
-            "control_group_limit_bytes": ram::limit_bytes(),
-            "default_budget_bytes": default_budget(),
+        memory: Memory { ram_bytes: ram::total_bytes(), control_group_limit_bytes: ram::limit_bytes() },
+        threads: setup::cores(),
+        memory_budget: default_budget(),
+        batch_system: BatchSystem {
+            threads: grant.threads.map(|(n, _)| n),
+            threads_by: grant.threads.map(|(_, name)| name),
+            memory_bytes: grant.memory.map(|(bytes, _)| bytes),
+            memory_by: grant.memory.map(|(_, name)| name),
         },
-        "cuda": cuda(&Cuda::find().measured()),
-    })
+        cuda: cuda(&Cuda::find().measured()),
+    }
 }
 
 fn in_words() -> String {
@@ -77,6 +176,13 @@ fn in_words() -> String {
     if let Some(limit) = ram::limit_bytes() {
         text += &format!("limit    {} for this process's control group\n", format_bytes(limit));
     }
+    let grant = Grant::find();
+    if let Some((threads, name)) = grant.threads {
+        text += &format!("granted  {threads} threads by {name}\n");
+    }
+    if let Some((bytes, name)) = grant.memory {
+        text += &format!("granted  {} by {name}\n", format_bytes(bytes));
+    }
     text += &format!("budget   {} where no --memory-budget is given\n", format_bytes(default_budget()));
     text += &cuda_in_words(&Cuda::find().measured());
     text + &match device::nvidia_driver() {
@@ -85,39 +191,35 @@ fn in_words() -> String {
     }
 }
 
-fn cuda(found: &Cuda) -> serde_json::Value {
-    let devices = found.devices.iter().map(|d| {
-        json!({
-            "ordinal": d.ordinal,
-            "name": d.name,
-            "compute_capability": d.capability.to_string(),
-            "memory_bytes": d.total_bytes,
-            "free_bytes": d.free_bytes,
-            "multiprocessors": d.multiprocessors,
-            "usable": d.problem.is_none() && found.problem.is_none(),
-            "problem": d.problem,
-        })
-    });
-    let libraries = found.libraries.iter().map(|l| {
-        json!({
-            "name": l.name,
-            "present": l.problem.is_none(),
-            "version": l.version,
-            "path": l.path.as_ref().map(|path| path.display().to_string()),
-            "problem": l.problem,
-            "needed_for": l.purpose,
-        })
-    });
+fn cuda(found: &Cuda) -> CudaFound {
     let is_usable = found.usable().next().is_some();
-    json!({
-        "usable": is_usable,
-        "reason": (!is_usable).then(|| found.why_none()),
-        "remedy": found.remedy,
-        "driver": device::nvidia_driver(),
-        "driver_supports": found.driver.map(|v| v.to_string()),
-        "libraries": libraries.collect::<Vec<_>>(),
-        "devices": devices.collect::<Vec<_>>(),
-    })
+    let device = |d: &CudaDevice| Found {
+        ordinal: d.ordinal,
+        name: d.name.clone(),
+        compute_capability: d.capability.to_string(),
+        memory_bytes: d.total_bytes,
+        free_bytes: d.free_bytes,
+        multiprocessors: d.multiprocessors,
+        usable: d.problem.is_none() && found.problem.is_none(),
+        problem: d.problem.clone(),
+    };
+    let libraries = found.libraries.iter().map(|l| Library {
+        name: l.name.to_owned(),
+        present: l.problem.is_none(),
+        version: l.version.clone(),
+        path: l.path.as_ref().map(|path| path.display().to_string()),
+        problem: l.problem.clone(),
+        needed_for: l.purpose.to_owned(),
+    });
+    CudaFound {
+        usable: is_usable,
+        reason: (!is_usable).then(|| found.why_none()),
+        remedy: found.remedy.clone(),
+        driver: device::nvidia_driver(),
+        driver_supports: found.driver.map(|v| v.to_string()),
+        libraries: libraries.collect(),
+        devices: found.devices.iter().map(device).collect(),
+    }
 }
 
 fn cuda_in_words(found: &Cuda) -> String {

@@ -4,16 +4,16 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
+use super::document::{Document, Output, print_document};
 use super::log::Log;
-use super::print::{count, print, print_json};
+use super::print::{count, print};
 use super::progress::{ProgressArgs, State};
 use super::{JsonFlag, Threads, default_budget, setup, size};
 use crate::error::Result;
 use crate::factors::extract::{self, Done};
-use crate::factors::{Extraction, Store};
-use crate::report::manifest::MANIFEST_NAME;
+use crate::factors::{Extraction, Store, Task};
 use crate::units::format_bytes;
 
 /// Rebuild a task's model from the factors that a merge with `output: factors` stored
@@ -87,34 +87,21 @@ impl Extract {
             tracing::warn!("{note}");
         }
         if self.json.json {
-            print_json(&self.summary(&store, &done))?;
+            print_document(done.notes.clone(), self.document(&store, &done))?;
         } else if !log.quiet {
             print(&self.in_words(&done))?;
         }
         Ok(0)
     }
 
-    fn summary(&self, store: &Store, done: &Done) -> serde_json::Value {
-        let manifest = &done.manifest;
-        json!({
-            "schema": 1,
-            "merganser": manifest.merganser,
-            "out": done.path.display().to_string(),
-            "manifest": done.path.join(MANIFEST_NAME).display().to_string(),
-            "already_done": done.was_done,
-            "resumed_tensors": done.resumed,
-            "task": self.task,
-            "tasks": store.header.tasks,
-            "lambda": self.lambda,
-            "rebuilt_tensors": done.rebuilt,
-            "threads": manifest.threads,
-            "memory_budget": manifest.memory_budget,
-            "created": manifest.created,
-            "timings": manifest.timings,
-            "totals": manifest.totals,
-            "files": manifest.files,
-            "warnings": done.notes,
-        })
+    fn document(&self, store: &Store, done: &Done) -> ExtractDocument {
+        ExtractDocument {
+            output: Output::new(&done.path, &done.manifest, done.was_done, done.resumed),
+            task: self.task.clone(),
+            tasks: store.header.tasks.clone(),
+            lambda: self.lambda,
+            rebuilt_tensors: done.rebuilt,
+        }
     }
 
     fn in_words(&self, done: &Done) -> String {
@@ -141,6 +128,25 @@ impl Extract {
         }
         text
     }
+}
+
+/// The document of an extraction.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct ExtractDocument {
+    #[serde(flatten)]
+    output: Output,
+    /// The task that was rebuilt.
+    task: String,
+    /// All tasks that there are.
+    tasks: Vec<Task>,
+    lambda: f64,
+    /// Tensors that were rebuilt from factors.
+    rebuilt_tensors: usize,
+}
+
+impl Document for ExtractDocument {
+    const COMMAND: &'static str = "extract";
 }
 
 fn lambda(text: &str) -> Result<f64, String> {

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde_json::{Value, json};
 
+use super::document::{self, Failed, Frame};
 use super::log;
 use super::print;
 use crate::checkpoint::is_unsafe;
@@ -28,6 +29,8 @@ struct Tell {
     document: bool,
     /// stderr as JSON lines.
     json_lines: bool,
+    /// The command, where the arguments name one.
+    command: Option<&'static str>,
     /// An argument holds what terminals act on, which clap would print as it is.
     is_unsafe: bool,
 }
@@ -38,6 +41,7 @@ impl Tell {
         let has_unsafe = |arg: &OsString| arg.to_string_lossy().contains(is_unsafe);
         let mut tell = Self { is_unsafe: args.iter().any(has_unsafe), ..Self::default() };
         let options = args.iter().skip(1).take_while(|arg| *arg != "--");
+        tell.command = super::command_in(args);
         let mut previous = None;
         for option in options {
             tell.document |= option == "--json";
@@ -56,7 +60,7 @@ pub fn tell_failures_as(args: impl Iterator<Item = OsString>) {
 
 /// A failure, ready to be told.
 struct Failure<'a> {
-    kind: &'a str,
+    kind: &'static str,
     message: String,
     hints: &'a [String],
     exit_code: u8,
@@ -134,16 +138,15 @@ impl Failure<'_> {
         })
     }
 
-    fn document(&self) -> Value {
-        json!({
-            "schema": 1,
-            "error": {
-                "kind": self.kind,
-                "message": self.message,
-                "hints": self.hints,
-                "exit_code": self.exit_code,
-            },
-        })
+    fn document(&self) -> Frame<Failed> {
+        let command = TELL.get().and_then(|tell| tell.command);
+        let error = document::Failure {
+            kind: self.kind,
+            message: self.message.clone(),
+            hints: self.hints.to_vec(),
+            exit_code: self.exit_code,
+        };
+        Frame::new(command, Vec::new(), Failed { error })
     }
 }
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::JsonFlag;
-use super::print::{Align, Table, count, print, print_json, shape};
+use super::document::{Document, absolute, print_document};
+use super::print::{Align, Table, count, print, shape};
 use crate::checkpoint::{Checkpoint, LayerMap, Shard, Tensor, escaped};
 use crate::error::Result;
 use crate::units::format_bytes;
@@ -31,7 +32,7 @@ impl Inspect {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
         let found = Found::of(&checkpoint);
         if self.json.json {
-            print_json(&found.to_json())?
+            print_document(Vec::new(), found.document())?
         } else {
             print(&found.to_text())?
         }
@@ -40,11 +41,79 @@ impl Inspect {
 }
 
 /// Tensors of one kind, summed.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Sum {
     tensors: u64,
+    #[serde(rename = "elements")]
     parameters: u64,
     bytes: u64,
+}
+
+/// The document of a checkpoint.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct InspectDocument {
+    /// The checkpoint, absolute.
+    path: String,
+    totals: Totals,
+    files: Vec<File>,
+    dtypes: Vec<OfDtype>,
+    layers: Vec<OfLayer>,
+    tensors: Vec<TensorEntry>,
+}
+
+impl Document for InspectDocument {
+    const COMMAND: &'static str = "inspect";
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Totals {
+    files: usize,
+    #[serde(flatten)]
+    of: Sum,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct File {
+    name: String,
+    bytes: u64,
+    header_bytes: u64,
+    /// The file's own, a text by key.
+    metadata: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct OfDtype {
+    dtype: String,
+    #[serde(flatten)]
+    of: Sum,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct OfLayer {
+    name: String,
+    /// Its number in its list of blocks; null outside them.
+    index: Option<u32>,
+    #[serde(flatten)]
+    of: Sum,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct TensorEntry {
+    name: String,
+    dtype: String,
+    shape: Vec<u64>,
+    elements: u64,
+    bytes: u64,
+    file: String,
+    /// Where its bytes begin behind the header.
+    offset: u64,
 }
 
 impl Sum {
@@ -81,44 +150,34 @@ impl<'a> Found<'a> {
         Self { checkpoint, total, dtypes, layers, of_layer }
     }
 
-    fn to_json(&self) -> Value {
-        let files = self.checkpoint.shards().iter().map(|shard| {
-            json!({
-                "name": file_name(shard),
-                "bytes": shard.size(),
-                "header_bytes": shard.header_bytes(),
-                "metadata": shard.metadata(),
-            })
-        });
-        let sum = |sum: &Sum, mut of: Value| {
-            of["tensors"] = sum.tensors.into();
-            of["parameters"] = sum.parameters.into();
-            of["bytes"] = sum.bytes.into();
-            of
+    fn document(&self) -> InspectDocument {
+        let checkpoint = self.checkpoint;
+        let file = |shard: &Shard| File {
+            name: file_name(shard),
+            bytes: shard.size(),
+            header_bytes: shard.header_bytes(),
+            metadata: shard.metadata().iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         };
-        let dtypes = self.dtypes.iter().map(|(dtype, of)| sum(of, json!({ "dtype": dtype })));
+        let tensor = |t: &Tensor| TensorEntry {
+            name: t.name.clone(),
+            dtype: t.dtype.to_string(),
+            shape: t.shape.clone(),
+            elements: t.elems,
+            bytes: t.bytes,
+            file: file_name(checkpoint.shard_of(t)),
+            offset: t.begin,
+        };
+        let dtypes = self.dtypes.iter().map(|(dtype, of)| OfDtype { dtype: dtype.clone(), of: *of });
         let layers = self.layers.groups().iter().zip(&self.of_layer);
-        let layers = layers.map(|(layer, of)| sum(of, json!({ "name": layer.label, "index": layer.index })));
-        let tensors = self.checkpoint.tensors().iter().map(|t| {
-            json!({
-                "name": t.name,
-                "dtype": t.dtype.to_string(),
-                "shape": t.shape,
-                "parameters": t.elems,
-                "bytes": t.bytes,
-                "file": file_name(self.checkpoint.shard_of(t)),
-                "offset": t.begin,
-            })
-        });
-        json!({
-            "schema": 1,
-            "path": self.checkpoint.path().display().to_string(),
-            "totals": sum(&self.total, json!({ "files": self.checkpoint.shards().len() })),
-            "files": files.collect::<Vec<_>>(),
-            "dtypes": dtypes.collect::<Vec<_>>(),
-            "layers": layers.collect::<Vec<_>>(),
-            "tensors": tensors.collect::<Vec<_>>(),
-        })
+        let layers = layers.map(|(layer, of)| OfLayer { name: layer.label.clone(), index: layer.index, of: *of });
+        InspectDocument {
+            path: absolute(checkpoint.path()),
+            totals: Totals { files: checkpoint.shards().len(), of: self.total },
+            files: checkpoint.shards().iter().map(|shard| file(shard)).collect(),
+            dtypes: dtypes.collect(),
+            layers: layers.collect(),
+            tensors: checkpoint.tensors().iter().map(tensor).collect(),
+        }
     }
 
     fn to_text(&self) -> String {

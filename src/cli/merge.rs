@@ -3,17 +3,17 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
+use super::document::{Document, Output, print_document};
 use super::log::Log;
-use super::print::{count, print, print_json};
+use super::print::{count, print};
 use super::progress::{ProgressArgs, State};
 use super::{DeviceArgs, JsonFlag, PlanArgs, setup};
 use crate::backend::device::Device;
 use crate::engine::{self, Done, Progress};
 use crate::error::Result;
 use crate::plan::Plan;
-use crate::report::manifest::MANIFEST_NAME;
 use crate::units::format_bytes;
 
 /// Merge checkpoints as the recipe says
@@ -54,6 +54,7 @@ impl Merge {
         let mut plan = self.plan.plan()?;
         let device = device.suited_to(plan.decomposes_on_devices())?;
         announce(&device, &plan);
+        detail(&plan);
         let progress = Progress::default();
         let total = plan.read_bytes() + plan.layout.data_bytes();
         let tensors = plan.tensors.len();
@@ -79,8 +80,12 @@ impl Merge {
         for note in &done.notes {
             tracing::warn!("{note}");
         }
+        for phase in &done.manifest.timings.phases {
+            tracing::debug!("{} took {:.3} s", phase.name, phase.seconds);
+        }
         if self.json.json {
-            print_json(&summary(&done, &plan))?;
+            let warnings = plan.recipe.warnings.iter().chain(&plan.warnings).chain(&done.notes);
+            print_document(warnings.cloned().collect(), document(&done))?;
         } else if !log.quiet {
             print(&in_words(&done))?;
         }
@@ -105,28 +110,56 @@ fn announce(device: &Device, plan: &Plan) {
     );
 }
 
-fn summary(done: &Done, plan: &Plan) -> serde_json::Value {
+/// With `-v`: what the plan comes to, and where the bounds on it are from.
+fn detail(plan: &Plan) {
+    tracing::debug!("without options this job may use {}", setup::bounds_in_words());
+    for source in &plan.sources {
+        let (role, checkpoint) = (if source.is_base { "base" } else { "model" }, &source.checkpoint);
+        tracing::debug!(
+            "{role} {}: {}, {} in {}",
+            checkpoint.path().display(),
+            count(checkpoint.tensors().len(), "tensor"),
+            format_bytes(checkpoint.tensor_bytes()),
+            count(checkpoint.shards().len(), "file"),
+        );
+    }
+    let memory = plan.memory;
+    tracing::debug!(
+        "{} of output, {} to read, in {} of {} to {}: {} a thread, {} of {}, {} at most for a step",
+        format_bytes(plan.layout.data_bytes()),
+        format_bytes(plan.read_bytes()),
+        count(plan.graph.steps.len(), "step"),
+        count(plan.tensors.len(), "tensor"),
+        count(plan.layout.files().len(), "file"),
+        format_bytes(memory.per_thread),
+        count(memory.buffers, "buffer"),
+        format_bytes(memory.buffer_bytes),
+        format_bytes(memory.largest_step),
+    );
+}
+
+/// The document of a merge.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct MergeDocument {
+    #[serde(flatten)]
+    output: Output,
+    /// The recipe's method.
+    method: String,
+    seed: u64,
+}
+
+impl Document for MergeDocument {
+    const COMMAND: &'static str = "merge";
+}
+
+fn document(done: &Done) -> MergeDocument {
     let manifest = &done.manifest;
-    let warnings: Vec<&String> = plan.recipe.warnings.iter().chain(&plan.warnings).chain(&done.notes).collect();
-    json!({
-        "schema": 1,
-        "merganser": manifest.merganser,
-        "out": done.path.display().to_string(),
-        "manifest": done.path.join(MANIFEST_NAME).display().to_string(),
-        "already_done": done.was_done,
-        "resumed_tensors": done.resumed,
-        "method": manifest.recipe["merge_method"],
-        "device": manifest.device,
-        "threads": manifest.threads,
-        "memory_budget": manifest.memory_budget,
-        "seed": manifest.seed,
-        "created": manifest.created,
-        "timings": manifest.timings,
-        "totals": manifest.totals,
-        "files": manifest.files,
-        "fingerprint": manifest.fingerprint,
-        "warnings": warnings,
-    })
+    MergeDocument {
+        output: Output::new(&done.path, manifest, done.was_done, done.resumed),
+        method: manifest.recipe["merge_method"].as_str().unwrap_or_default().to_owned(),
+        seed: manifest.seed,
+    }
 }
 
 fn in_words(done: &Done) -> String {

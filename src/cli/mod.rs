@@ -4,6 +4,7 @@ mod bench;
 mod compare;
 mod completions;
 mod devices;
+mod document;
 mod extract;
 mod failure;
 mod inspect;
@@ -16,6 +17,8 @@ mod print;
 mod progress;
 mod saliency;
 mod scheduler;
+#[cfg(test)]
+mod schema;
 mod setup;
 mod verify;
 mod version;
@@ -87,6 +90,26 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     })
 }
 
+/// The command that raw arguments name: the first of them that is no option, nor an option's value.
+fn command_in(args: &[OsString]) -> Option<&'static str> {
+    const NAMES: [&str; 12] = [
+        "merge",
+        "extract",
+        "plan",
+        "saliency",
+        "inspect",
+        "compare",
+        "verify",
+        "methods",
+        "devices",
+        "bench",
+        "completions",
+        "man",
+    ];
+    // Of the options that may stand before a command, `--log-format` alone has a value, which is no command's name.
+    args.iter().skip(1).find_map(|arg| NAMES.into_iter().find(|name| arg == *name))
+}
+
 impl Cli {
     fn run(self) -> Result<u8> {
         self.log.start();
@@ -110,7 +133,7 @@ impl Cli {
 /// `--json`.
 #[derive(Debug, Args)]
 struct JsonFlag {
-    /// Print one JSON document on stdout ("schema": 1), also on failure
+    /// Print one JSON document on stdout ("schema": 2), also on failure
     #[arg(long)]
     json: bool,
 }
@@ -216,6 +239,8 @@ mod tests {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let example = format!("merganser {}", command.get_name());
             assert!(help.contains(&example), "{} has no example", command.get_name());
+            let args = [&"merganser".to_owned().into(), &command.get_name().to_owned().into()].map(OsString::clone);
+            assert_eq!(command_in(&args), Some(command.get_name()));
             assert!(command.get_about().is_some(), "{} says nothing of itself", command.get_name());
         }
     }

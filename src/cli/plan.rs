@@ -2,9 +2,11 @@
 
 use clap::Args;
 
-use super::print::{print, print_json};
+use super::document::{Document, print_document};
+use super::print::print;
 use super::{DeviceArgs, JsonFlag, PlanArgs};
 use crate::error::Result;
+use crate::plan::PlanDocument;
 
 /// Validate a recipe and show what its merge would do, from headers alone
 #[derive(Debug, Args)]
@@ -21,6 +23,10 @@ pub(super) struct Plan {
     json: JsonFlag,
 }
 
+impl Document for PlanDocument {
+    const COMMAND: &'static str = "plan";
+}
+
 impl Plan {
     pub fn run(self) -> Result<u8> {
         let device = self.device.choose()?;
@@ -28,7 +34,8 @@ impl Plan {
         let device = device.suited_to(plan.decomposes_on_devices())?;
         crate::engine::plan_for_devices(&mut plan, &device, self.device.device_memory)?;
         if self.json.json {
-            print_json(&plan.to_json())?
+            let warnings = plan.recipe.warnings.iter().chain(&plan.warnings);
+            print_document(warnings.cloned().collect(), plan.document())?
         } else {
             print(&plan.to_text())?
         }

@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
+use super::document::{Document, absolute, print_document};
 use super::log::Log;
-use super::print::{Align, Table, count, print, print_json};
+use super::print::{Align, Table, count, print};
 use super::progress::{ProgressArgs, State};
 use super::{JsonFlag, Threads, default_budget, load_recipe, setup, size};
 use crate::error::Result;
-use crate::saliency::{Format, Options, Report, Survey, Target};
+use crate::saliency::{Choice, Format, Group, Options, Report, Survey, Target};
 use crate::units::format_bytes;
 
 /// Show where task vectors are salient, how they agree, and what pruning would drop
@@ -28,7 +29,7 @@ agreement of signs with every other task and with their sum, and what the recipe
 would. With --keep also what the last stage would prune at other shares; `lwptv` with its defaults where the recipe has no \
 stage. Nothing of it depends on the recipe's method.
 
-FILE is one page without scripts (.html), or a document (.json, \"schema\": 1); it appears once it is complete.")]
+FILE is one page without scripts (.html), or a document (.json, \"schema\": 2); it appears once it is complete.")]
 pub(super) struct Saliency {
     /// The recipe: a YAML file, or - for standard input, whose relative paths start at the current folder
     recipe: PathBuf,
@@ -51,6 +52,41 @@ pub(super) struct Saliency {
     progress: ProgressArgs,
     #[command(flatten)]
     json: JsonFlag,
+}
+
+/// The document of a survey: what its report says of all tensors together.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct SaliencyDocument {
+    /// The report, absolute.
+    out: String,
+    /// `html` or `json`.
+    format: &'static str,
+    tasks: Vec<String>,
+    /// What stages were asked.
+    choices: Vec<Choice>,
+    totals: Totals,
+    threads: usize,
+    memory_budget: u64,
+    seconds: f64,
+}
+
+impl Document for SaliencyDocument {
+    const COMMAND: &'static str = "saliency";
+}
+
+/// Sums over all tensors.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Totals {
+    layers: usize,
+    /// Tensors with task vectors.
+    tensors: usize,
+    /// Tensors that have none.
+    copied: usize,
+    bytes_read: u64,
+    #[serde(flatten)]
+    all: Group,
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -97,36 +133,38 @@ impl Saliency {
         target.write(&report)?;
         let seconds = started.elapsed().as_secs_f64();
         if self.json.json {
-            print_json(&self.summary(&report, &survey, &target, (read.into_inner(), seconds)))?;
+            let measured = (read.into_inner(), seconds);
+            let document = Self::document(&report, &survey, &target, options.memory_budget, measured);
+            print_document(survey.warnings().cloned().collect(), document)?;
         } else if !log.quiet {
             print(&self.in_words(&report, seconds))?;
         }
         Ok(0)
     }
 
-    fn summary(
-        &self,
+    fn document(
         report: &Report,
         survey: &Survey,
         target: &Target,
+        memory_budget: u64,
         (bytes_read, seconds): (u64, f64),
-    ) -> serde_json::Value {
-        json!({
-            "schema": 1,
-            "merganser": report.merganser,
-            "out": target.path().display().to_string(),
-            "format": if target.format() == Format::Html { "html" } else { "json" },
-            "tasks": report.tasks,
-            "layers": report.layers.len(),
-            "tensors": report.tensors,
-            "copied_tensors": report.copied_tensors,
-            "choices": report.choices,
-            "total": report.total,
-            "threads": survey.threads(),
-            "bytes_read": bytes_read,
-            "seconds": seconds,
-            "warnings": survey.warnings().collect::<Vec<_>>(),
-        })
+    ) -> SaliencyDocument {
+        SaliencyDocument {
+            out: absolute(target.path()),
+            format: if target.format() == Format::Html { "html" } else { "json" },
+            tasks: report.tasks.clone(),
+            choices: report.choices.clone(),
+            totals: Totals {
+                layers: report.layers.len(),
+                tensors: report.tensors,
+                copied: report.copied_tensors,
+                bytes_read,
+                all: report.total.clone(),
+            },
+            threads: survey.threads(),
+            memory_budget,
+            seconds,
+        }
     }
 
     fn in_words(&self, report: &Report, seconds: f64) -> String {

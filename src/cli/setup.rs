@@ -10,6 +10,7 @@ use super::scheduler::Grant;
 use crate::backend::cpu::ram;
 use crate::engine::Stop;
 use crate::error::{Error, Result};
+use crate::units::format_bytes;
 
 /// What asks a command to stop. Batch systems send the two of users, and a terminal that goes away sends SIGHUP.
 const STOPS: [i32; 5] = [SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2];
@@ -58,6 +59,19 @@ fn usable_bytes() -> u64 {
 /// The memory budget where none is given, in bytes.
 pub(super) fn default_budget() -> u64 {
     usable_bytes() / 4
+}
+
+/// What bounds threads and memory where no option does, and who says so.
+pub(super) fn bounds_in_words() -> String {
+    let grant = Grant::find();
+    let by = |name: Option<&str>| name.map(|name| format!(" (by {name})")).unwrap_or_default();
+    format!(
+        "{} threads{} and {} of memory{}",
+        cores(),
+        by(grant.threads.filter(|(n, _)| *n == cores()).map(|(_, name)| name)),
+        format_bytes(default_budget()),
+        by(grant.memory.filter(|(bytes, _)| *bytes == usable_bytes()).map(|(_, name)| name)),
+    )
 }
 
 #[cfg(test)]

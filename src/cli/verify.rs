@@ -4,14 +4,17 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
+use serde::Serialize;
 
+use super::document::{Document, absolute, print_document};
 use super::log::Log;
-use super::print::{count, print, print_json};
+use super::print::{count, print};
 use super::progress::{ProgressArgs, State};
 use super::{JsonFlag, Threads};
 use crate::error::{Cause, Error, Result};
+use crate::output::Nonfinite;
 use crate::report::manifest::Manifest;
-use crate::report::verify::{VerifyReport, verify};
+use crate::report::verify::{Problem, VerifyReport, verify};
 use crate::units::format_bytes;
 
 /// Check a finished output against its manifest
@@ -52,7 +55,7 @@ impl Verify {
             })
             .map_err(is_damaged)?;
         if self.json.json {
-            print_json(&report)?
+            print_document(Vec::new(), document(&report))?
         } else {
             print(&in_words(&report))?
         }
@@ -63,6 +66,49 @@ impl Verify {
 /// What is wrong with what the user gave is wrong with the output.
 fn is_damaged(error: Error) -> Error {
     error.input_is(Cause::Checkpoint)
+}
+
+/// The document of a verification.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct VerifyDocument {
+    /// The output, absolute.
+    out: String,
+    /// Whether everything is as the manifest says.
+    ok: bool,
+    problems: Vec<Problem>,
+    totals: Totals,
+}
+
+impl Document for VerifyDocument {
+    const COMMAND: &'static str = "verify";
+}
+
+/// What was checked.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Totals {
+    /// Without the manifest itself.
+    files: usize,
+    /// Whose bytes were read.
+    tensors: usize,
+    /// Bytes of tensors.
+    bytes_read: u64,
+    nonfinite: Nonfinite,
+}
+
+fn document(report: &VerifyReport) -> VerifyDocument {
+    VerifyDocument {
+        out: absolute(std::path::Path::new(&report.out)),
+        ok: report.ok,
+        problems: report.problems.clone(),
+        totals: Totals {
+            files: report.files,
+            tensors: report.tensors,
+            bytes_read: report.bytes,
+            nonfinite: report.nonfinite,
+        },
+    }
 }
 
 fn in_words(report: &VerifyReport) -> String {

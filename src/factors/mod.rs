@@ -55,6 +55,7 @@ pub struct Coefficients {
 
 /// One task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Task {
     /// Its name: letters, digits, `-` and `_`, other than that of any other task.
     pub name: String,

@@ -23,6 +23,7 @@ const CHECK_BYTES: usize = CHECK_KEY.len() + 16 + 3;
 
 /// Elements that are NaN or infinite.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Nonfinite {
     /// In the output tensor.
     pub output: u64,

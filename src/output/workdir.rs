@@ -217,6 +217,7 @@ impl WorkDir {
         entry.boot.clone_from(&self.boot);
         let mut progress = self.progress();
         let entry = progress.journal.done(entry)?;
+        tracing::trace!(digest = %entry.digest, "finished `{}`", entry.tensor);
         progress.unverified.remove(&entry.tensor);
         progress.finished.insert(entry.tensor.clone(), entry);
         Ok(())

@@ -4,6 +4,7 @@
 pub mod batches;
 mod check;
 pub mod devices;
+mod document;
 mod factors;
 pub mod files;
 pub mod graph;
@@ -25,6 +26,10 @@ use crate::ops::{Blend, Combine, ParamKind, Program, Prune, Rule, Sparsify, Stag
 use crate::output::{Layout, TensorSpec};
 use crate::recipe::{Recipe, compile_names};
 pub use devices::OnDevices;
+pub use document::{
+    PlanDocument, PlannedDevice, PlannedDevices, PlannedFile, PlannedMemory, PlannedSource, PlannedTensor,
+    PlannedTotals,
+};
 pub use factors::Factors;
 pub use files::Files;
 use graph::Graph;
@@ -234,9 +239,9 @@ impl Plan {
         show::fingerprint(self)
     }
 
-    /// The plan as a JSON document (`"schema": 1`).
-    pub fn to_json(&self) -> serde_json::Value {
-        show::json(self)
+    /// The plan for programs.
+    pub fn document(&self) -> PlanDocument {
+        PlanDocument::of(self)
     }
 
     /// The plan as a person reads it.

@@ -1,9 +1,9 @@
-//! A plan as a person reads it, as JSON, and as the fingerprint that an interrupted merge must match.
+//! A plan as a person reads it, and as the fingerprint that an interrupted merge must match.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use super::devices::{OnDevices, Place};
 use super::graph::Kind;
@@ -14,9 +14,6 @@ use crate::output::Fingerprint;
 use crate::output::source_digest::to_hex;
 use crate::recipe::OutputKind;
 use crate::units::format_bytes;
-
-/// Version of the JSON document.
-const SCHEMA: u32 = 1;
 
 pub(super) fn fingerprint(plan: &Plan) -> Fingerprint {
     let sources = plan.sources.iter().map(|source| {
@@ -41,7 +38,7 @@ pub(super) fn fingerprint(plan: &Plan) -> Fingerprint {
 }
 
 /// What is done to a tensor, in a word or two.
-fn describe(tensor: &TensorPlan) -> String {
+pub(super) fn describe(tensor: &TensorPlan) -> String {
     match &tensor.program {
         Program::Copy => "copy".into(),
         Program::Blend(Blend { sparsify, combine, .. }) => {
@@ -75,7 +72,7 @@ fn describe(tensor: &TensorPlan) -> String {
 }
 
 /// Floating-point operations of a tensor's linear algebra; 0 for element-wise work, which moving bytes bounds.
-fn operations(tensor: &TensorPlan) -> f64 {
+pub(super) fn operations(tensor: &TensorPlan) -> f64 {
     match &tensor.program {
         Program::LowRank(work) => {
             let (m, n) = tensor.matrix();
@@ -86,105 +83,14 @@ fn operations(tensor: &TensorPlan) -> f64 {
 }
 
 /// How a matrix is decomposed.
-fn decomposition(tensor: &TensorPlan) -> Option<String> {
+pub(super) fn decomposition(tensor: &TensorPlan) -> Option<String> {
     match &tensor.program {
         Program::LowRank(work) => Some(low_rank::algorithm(work, tensor.matrix(), tensor.wide)),
         _ => None,
     }
 }
 
-pub(super) fn json(plan: &Plan) -> Value {
-    let tensors = plan.tensors.iter().enumerate().map(|(i, t)| {
-        let place = plan.layout.placement(i);
-        json!({
-            "name": t.name,
-            "shape": t.shape,
-            "dtype": t.dtype.to_string(),
-            "work": describe(t),
-            "compute": if matches!(t.program, Program::Copy | Program::Factor { .. }) { Value::Null } else if t.wide { "f64".into() } else { "f32".into() },
-            "layer": plan.layers.groups()[t.layer].label,
-            "passes": plan.graph.passes(i),
-            "read_bytes": plan.pass_bytes(i) * plan.graph.passes(i),
-            "write_bytes": place.bytes,
-            "operations": operations(t),
-            "decomposition": decomposition(t),
-            "memory_bytes": super::memory::step_bytes(t),
-            "file": plan.layout.files()[place.file].name,
-            "offset": place.offset,
-        })
-    });
-    let sources = plan.sources.iter().map(|s| {
-        json!({
-            "path": s.written,
-            "role": if s.is_base { "base" } else { "model" },
-            "tensors": s.checkpoint.tensors().len(),
-            "bytes": s.checkpoint.tensor_bytes(),
-            "files": s.checkpoint.shards().len(),
-        })
-    });
-    let files =
-        plan.layout.files().iter().map(|f| json!({ "name": f.name, "bytes": f.bytes, "tensors": f.tensors.len() }));
-    let m = plan.memory;
-    let mut tensors: Vec<Value> = tensors.collect();
-    for (tensor, place) in tensors.iter_mut().zip(plan.devices.iter().flat_map(|on| &on.places)) {
-        let (on, why) = match place {
-            Place::Device => ("cuda", None),
-            Place::Host(why) => ("cpu", Some(*why)),
-        };
-        tensor["computed_on"] = on.into();
-        tensor["why_there"] = why.into();
-    }
-    for (tensor, batch) in tensors.iter_mut().zip(plan.devices.iter().flat_map(|on| &on.batch_of)) {
-        tensor["batch"] = (*batch).into();
-    }
-    let output = plan.factors.as_ref().map_or_else(|| json!({ "kind": "merged" }), |f| f.to_json(&plan.tensors));
-    let mut document = json!({
-        "schema": SCHEMA,
-        "recipe": plan.recipe.to_json(),
-        "output": output,
-        "sources": sources.collect::<Vec<_>>(),
-        "tensors": tensors,
-        "files": files.collect::<Vec<_>>(),
-        "steps": plan.graph.steps.len(),
-        "totals": {
-            "tensors": plan.tensors.len(),
-            "elements": plan.tensors.iter().map(|t| t.elems).sum::<u64>(),
-            "read_bytes": plan.read_bytes(),
-            "write_bytes": plan.layout.data_bytes(),
-            "operations": plan.tensors.iter().map(operations).sum::<f64>(),
-        },
-        "memory": {
-            "budget_bytes": plan.options.memory_budget,
-            "total_bytes": m.total,
-            "tables_bytes": m.tables,
-            "threads": m.threads,
-            "per_thread_bytes": m.per_thread,
-            "buffers": m.buffers,
-            "buffer_bytes": m.buffer_bytes,
-            "largest_step_bytes": m.largest_step,
-        },
-        "seed": plan.options.seed,
-    });
-    if let Some(on) = &plan.devices {
-        document["devices"] = devices(on, m.lanes);
-    }
-    document
-}
-
-/// What devices do, and what that takes.
-fn devices(on: &OnDevices, host_bytes: u64) -> Value {
-    let each = on.devices.iter().zip(&on.pool_bytes);
-    let each = each.map(|(d, bytes)| json!({ "ordinal": d.ordinal, "name": d.name, "memory_bytes": bytes }));
-    json!({
-        "devices": each.collect::<Vec<_>>(),
-        "lanes": on.lanes,
-        "slot_bytes": on.slot_bytes,
-        "host_bytes": host_bytes,
-        "batches": on.batches.len(),
-    })
-}
-
-/// The same for a person: the devices, and what is left to the CPU beside them.
+/// For a person: the devices, and what is left to the CPU beside them.
 fn write_devices(on: &OnDevices, plan: &Plan, out: &mut String) -> std::fmt::Result {
     for (device, bytes) in on.devices.iter().zip(&on.pool_bytes) {
         let (label, bytes) = (device.label(), format_bytes(*bytes));

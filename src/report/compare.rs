@@ -16,9 +16,8 @@ use stream::Pair;
 
 /// What a comparison of A and B found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Comparison {
-    /// 1.
-    pub schema: u32,
     /// A's path.
     pub a: String,
     /// B's path.
@@ -36,19 +35,23 @@ pub struct Comparison {
     /// Tensors that were compared, in A's order.
     pub tensors: Vec<TensorComparison>,
     /// All of these together.
+    #[serde(rename = "totals")]
     pub total: Measures,
 }
 
 /// A tensor whose shapes differ, or whose dtypes have no values in common to compare.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Mismatch {
     /// Its name.
     pub name: String,
     /// Its dtype in A.
     #[serde(serialize_with = "dtype_name")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub dtype_a: Dtype,
     /// Its dtype in B.
     #[serde(serialize_with = "dtype_name")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub dtype_b: Dtype,
     /// Its shape in A.
     pub shape_a: Vec<u64>,
@@ -58,14 +61,17 @@ pub struct Mismatch {
 
 /// One tensor that both have.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TensorComparison {
     /// Its name.
     pub name: String,
     /// Its dtype in A.
     #[serde(serialize_with = "dtype_name")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub dtype_a: Dtype,
     /// Its dtype in B.
     #[serde(serialize_with = "dtype_name")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub dtype_b: Dtype,
     /// Its shape.
     pub shape: Vec<u64>,
@@ -78,6 +84,7 @@ pub struct TensorComparison {
 
 /// How elements are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Way {
     /// Both widened to f64: exact but for 64-bit integers beside floats.
@@ -93,6 +100,7 @@ pub enum Way {
 /// `max_difference`, `relative_error` and `cosine` are over tensors compared as floats; `None` (JSON null) where there are
 /// none, where an element is NaN or infinite (the counts say so), and where the number itself is not defined.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Measures {
     /// Elements of each side.
     pub elements: u64,
@@ -177,7 +185,6 @@ pub fn compare(a: &Checkpoint, b: &Checkpoint, threads: usize, progress: &(dyn F
     let same_layout = only_in_a.is_empty() && only_in_b.is_empty() && mismatched.is_empty();
     let same_dtypes = tensors.iter().all(|t| t.dtype_a == t.dtype_b);
     Ok(Comparison {
-        schema: 1,
         a: a.path().display().to_string(),
         b: b.path().display().to_string(),
         same_layout,

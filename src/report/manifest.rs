@@ -100,6 +100,7 @@ pub struct SourceFile {
 
 /// What computed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Device {
     /// The device's own name.
     pub name: String,
@@ -112,6 +113,7 @@ pub struct Device {
 
 /// How long a merge took, all of its runs' last one.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Timings {
     /// Wall-clock seconds.
     pub seconds: f64,
@@ -127,6 +129,7 @@ pub struct Timings {
 
 /// One part of a merge's time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Phase {
     /// Its name.
     pub name: String,
@@ -136,6 +139,7 @@ pub struct Phase {
 
 /// One file of the output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OutputFile {
     /// Its name.
     pub name: String,

@@ -23,10 +23,8 @@ const PIECE_BYTES: u64 = 1 << 20;
 const MAX_PIECES: u64 = 1 << 22;
 
 /// What a verification found.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct VerifyReport {
-    /// 1.
-    pub schema: u32,
     /// The folder.
     pub out: String,
     /// Whether everything is as the manifest says, and nothing is wrong with what it says.
@@ -45,12 +43,11 @@ pub struct VerifyReport {
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Problem {
     /// The file, if it is about one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// The tensor, if it is about one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub tensor: Option<String>,
     /// What is wrong, in a sentence that names both.
     pub message: String,
@@ -103,7 +100,6 @@ pub fn verify(out: &Path, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Re
         problems.add(None, None, message);
     }
     Ok(VerifyReport {
-        schema: 1,
         out: out.display().to_string(),
         ok: problems.0.is_empty(),
         files: small_files + open.len(),

@@ -12,13 +12,16 @@ use crate::ops::{Granularity, Prune, Rescale, Score};
 
 /// A report.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Report {
-    /// 1.
+    /// 2.
     pub schema: u32,
     /// `saliency`.
-    pub report: &'static str,
+    pub command: &'static str,
     /// The version that wrote it.
     pub merganser: &'static str,
+    /// What the user should know of the recipe.
+    pub warnings: Vec<String>,
     /// The recipe's path.
     pub recipe: String,
     /// Its method, which nothing here depends on.
@@ -28,12 +31,14 @@ pub struct Report {
     /// The tasks, as the recipe writes them; every list and matrix below is in their order.
     pub tasks: Vec<String>,
     /// Tensors with task vectors.
+    #[serde(rename = "compared_tensors")]
     pub tensors: usize,
     /// Tensors that have none: copied from the base.
     pub copied_tensors: usize,
     /// What stages were asked; every `pruned` below answers in this order.
     pub choices: Vec<Choice>,
     /// Over all tensors.
+    #[serde(rename = "totals")]
     pub total: Group,
     /// By layer: blocks, and modules outside them.
     pub layers: Vec<LayerReport>,
@@ -41,6 +46,7 @@ pub struct Report {
 
 /// A question to a stage: what would it prune?
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Choice {
     /// The stage's place in the recipe, from 0.
     pub stage: usize,
@@ -55,6 +61,7 @@ pub struct Choice {
 
 /// Parameters of a stage; `None` where they differ between tensors, or no tensor is changed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StageReport {
     /// The saliency score.
     pub score: Option<&'static str>,
@@ -70,6 +77,7 @@ pub struct StageReport {
 
 /// One layer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LayerReport {
     /// Its name.
     pub name: String,
@@ -82,6 +90,7 @@ pub struct LayerReport {
 
 /// One tensor.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TensorReport {
     /// Its name.
     pub name: String,
@@ -94,6 +103,7 @@ pub struct TensorReport {
 
 /// Numbers of a tensor, a layer, or all.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Group {
     /// Elements of a task vector.
     pub elements: u64,
@@ -107,6 +117,7 @@ pub struct Group {
 
 /// One task's numbers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TaskReport {
     /// ‖τ_t‖ here.
     pub norm: Option<f64>,
@@ -128,6 +139,7 @@ pub struct TaskReport {
 
 /// `lwptv`'s scores in the form for a whole tensor or layer; those that compare tasks need two.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Scores {
     /// The root mean square of τ_t.
     pub magnitude: Option<f64>,
@@ -143,6 +155,7 @@ pub struct Scores {
 
 /// What a stage would prune.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Pruned {
     /// Elements that it keeps.
     pub kept: u64,
@@ -175,9 +188,10 @@ impl Report {
         }
         let recipe = &survey.plan.recipe;
         Self {
-            schema: 1,
-            report: "saliency",
+            schema: 2,
+            command: "saliency",
             merganser: env!("CARGO_PKG_VERSION"),
+            warnings: survey.warnings().cloned().collect(),
             recipe: recipe.path.display().to_string(),
             method: survey.method,
             base: recipe.base.as_ref().map(|b| b.written.clone()).unwrap_or_default(),

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 pub enum Format {
     /// A page for people.
     Html,
-    /// A document for programs (`"schema": 1`).
+    /// A document for programs (`"schema": 2`).
     Json,
 }
 
