@@ -146,8 +146,12 @@ fn what_a_batch_system_grants_bounds_threads_and_memory_unless_options_say_other
     for name in ["NCPUS", "LSB_DJOB_NUMPROC", "NSLOTS"] {
         assert_eq!(devices(&[(name, "1")])["cpu"]["threads"], 1, "{name}");
     }
-    let all = devices(&[]);
-    assert_eq!(devices(&[("NSLOTS", "100000"), ("SLURM_MEM_PER_NODE", "0")]), all);
+    let (all, more) = (devices(&[]), devices(&[("NSLOTS", "60000"), ("SLURM_MEM_PER_NODE", "0")]));
+    assert_eq!((&more["threads"], &more["memory_budget"]), (&all["threads"], &all["memory_budget"]));
+    assert_eq!(
+        (&more["batch_system"]["threads_by"], &all["batch_system"]["threads_by"]),
+        (&"NSLOTS".into(), &Value::Null)
+    );
     let plan = place
         .command(&["plan", "ties.yaml", "--json", "--threads", "2", "--memory-budget", "8G"])
         .envs([("SLURM_CPUS_PER_TASK", "1"), ("SLURM_MEM_PER_NODE", "100")])

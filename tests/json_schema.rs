@@ -22,8 +22,10 @@ fn problem(schema: &Value, value: &Value, at: &str) -> Option<String> {
             (!named.iter().any(|name| is_a(name.as_str().unwrap(), value)))
                 .then(|| format!("{at}: {value} is no {rule}"))
         }
-        "minimum" => (value.as_f64() < rule.as_f64()).then(|| format!("{at}: {value} is below {rule}")),
-        "maximum" => (value.as_f64() > rule.as_f64()).then(|| format!("{at}: {value} is above {rule}")),
+        "minimum" => (value.as_f64().is_some_and(|value| Some(value) < rule.as_f64()))
+            .then(|| format!("{at}: {value} is below {rule}")),
+        "maximum" => (value.as_f64().is_some_and(|value| Some(value) > rule.as_f64()))
+            .then(|| format!("{at}: {value} is above {rule}")),
         "required" => rule.as_array().unwrap().iter().find_map(|key| {
             let has = value.get(key.as_str().unwrap()).is_some();
             (value.is_object() && !has).then(|| format!("{at}: {key} is missing"))

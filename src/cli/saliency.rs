@@ -13,7 +13,7 @@ use super::print::{Align, Table, count, print};
 use super::progress::{ProgressArgs, State};
 use super::{JsonFlag, Threads, default_budget, load_recipe, setup, size};
 use crate::error::Result;
-use crate::saliency::{Choice, Format, Group, Options, Report, Survey, Target};
+use crate::saliency::{Choice, Format, Group, LayerReport, Options, Report, Survey, Target};
 use crate::units::format_bytes;
 
 /// Show where task vectors are salient, how they agree, and what pruning would drop
@@ -54,39 +54,37 @@ pub(super) struct Saliency {
     json: JsonFlag,
 }
 
-/// The document of a survey: what its report says of all tensors together.
+/// The document of a survey: its whole report, and how it was made.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct SaliencyDocument {
-    /// The report, absolute.
+    /// The report's file, absolute.
     out: String,
     /// `html` or `json`.
     format: &'static str,
-    tasks: Vec<String>,
-    /// What stages were asked.
-    choices: Vec<Choice>,
-    totals: Totals,
     threads: usize,
     memory_budget: u64,
+    bytes_read: u64,
     seconds: f64,
+    recipe: String,
+    /// The recipe's, which nothing here depends on.
+    method: &'static str,
+    base: String,
+    /// Every list and matrix below is in their order.
+    tasks: Vec<String>,
+    /// Tensors with task vectors.
+    compared_tensors: usize,
+    /// Tensors that have none.
+    copied_tensors: usize,
+    /// What stages were asked; every `pruned` below answers in this order.
+    choices: Vec<Choice>,
+    /// Over all tensors.
+    totals: Group,
+    layers: Vec<LayerReport>,
 }
 
 impl Document for SaliencyDocument {
     const COMMAND: &'static str = "saliency";
-}
-
-/// Sums over all tensors.
-#[derive(Debug, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-struct Totals {
-    layers: usize,
-    /// Tensors with task vectors.
-    tensors: usize,
-    /// Tensors that have none.
-    copied: usize,
-    bytes_read: u64,
-    #[serde(flatten)]
-    all: Group,
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -134,7 +132,7 @@ impl Saliency {
         let seconds = started.elapsed().as_secs_f64();
         if self.json.json {
             let measured = (read.into_inner(), seconds);
-            let document = Self::document(&report, &survey, &target, options.memory_budget, measured);
+            let document = Self::document(report, &survey, &target, options.memory_budget, measured);
             print_document(survey.warnings().cloned().collect(), document)?;
         } else if !log.quiet {
             print(&self.in_words(&report, seconds))?;
@@ -143,7 +141,7 @@ impl Saliency {
     }
 
     fn document(
-        report: &Report,
+        report: Report,
         survey: &Survey,
         target: &Target,
         memory_budget: u64,
@@ -152,18 +150,19 @@ impl Saliency {
         SaliencyDocument {
             out: absolute(target.path()),
             format: if target.format() == Format::Html { "html" } else { "json" },
-            tasks: report.tasks.clone(),
-            choices: report.choices.clone(),
-            totals: Totals {
-                layers: report.layers.len(),
-                tensors: report.tensors,
-                copied: report.copied_tensors,
-                bytes_read,
-                all: report.total.clone(),
-            },
             threads: survey.threads(),
             memory_budget,
+            bytes_read,
             seconds,
+            recipe: report.recipe,
+            method: report.method,
+            base: report.base,
+            tasks: report.tasks,
+            compared_tensors: report.tensors,
+            copied_tensors: report.copied_tensors,
+            choices: report.choices,
+            totals: report.total,
+            layers: report.layers,
         }
     }
 

@@ -35,6 +35,13 @@ fn document<T: Document + JsonSchema>() -> Value {
     of::<Frame<T>>(&format!("merganser {} --json", T::COMMAND), json!({ "const": T::COMMAND }))
 }
 
+/// A report's file: the document without what differs from run to run.
+fn report() -> Value {
+    let mut schema = of::<Report>("merganser saliency RECIPE -o FILE.json", json!({ "const": "saliency" }));
+    schema["properties"]["out"] = false.into();
+    schema
+}
+
 fn all() -> Value {
     let compared = <&Comparison as Document>::COMMAND;
     let mut failure = of::<Frame<Failed>>("a failure", json!({ "type": ["string", "null"] }));
@@ -54,7 +61,7 @@ fn all() -> Value {
             document::<super::methods::MethodsDocument>(),
             document::<super::devices::DevicesDocument>(),
             document::<super::bench::BenchDocument>(),
-            of::<Report>("merganser saliency RECIPE -o FILE.json", json!({ "const": "saliency" })),
+            report(),
             failure,
         ],
     })
