@@ -1,0 +1,249 @@
+"""Merge model checkpoints: streamed, exact, bounded in memory.
+
+    import merganser
+
+    merged = merganser.merge(
+        {"merge_method": "ties", "base_model": "base", "models": [{"model": "math"}, {"model": "code"}],
+         "parameters": {"density": 0.2}},
+        "merged",
+    )
+    print(merged.totals.elements, merged.timings.seconds)
+
+Every function runs the command of its name of the program `merganser`, which comes with this package, and returns what
+the command prints with `--json` as a dataclass. A recipe is a path (`str` or path-like), or a mapping with the recipe's keys,
+whose relative paths start at the current folder. Options are the command's, with `_` for `-`. A failure raises
+a subclass of `MerganserError`; Ctrl-C stops a merge after the tensors in hand, and `resume=True` goes on with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple, Union
+
+from ._documents import *
+from ._documents import __all__ as _documents_all
+from ._errors import (
+    AccessError,
+    BusyError,
+    CheckpointError,
+    DeviceError,
+    InternalError,
+    IoError,
+    MerganserError,
+    NoSpaceError,
+    OutOfMemoryError,
+    RecipeError,
+    StoppedError,
+    UsageError,
+)
+from ._program import Progress, find_program, run as _run
+from ._read import read as _read
+
+Path = Union[str, "os.PathLike[str]"]
+Recipe = Union[Path, Mapping[str, Any]]
+Size = Union[int, str]
+OnProgress = Callable[[Progress], Any]
+
+__all__ = [
+    "AccessError",
+    "BusyError",
+    "CheckpointError",
+    "DeviceError",
+    "InternalError",
+    "IoError",
+    "MerganserError",
+    "NoSpaceError",
+    "OutOfMemoryError",
+    "Progress",
+    "RecipeError",
+    "StoppedError",
+    "UsageError",
+    "compare",
+    "devices",
+    "extract",
+    "find_program",
+    "inspect",
+    "merge",
+    "methods",
+    "plan",
+    "saliency",
+    "verify",
+    *_documents_all,
+]
+
+
+def merge(
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: Optional[str] = None,
+    device_memory: Optional[Size] = None,
+    threads: Optional[int] = None,
+    memory_budget: Optional[Size] = None,
+    seed: Optional[int] = None,
+    shard_size: Optional[Size] = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Optional[OnProgress] = None,
+) -> Merged:
+    """Merges checkpoints as the recipe says into the folder `out`, which must not exist or be empty.
+
+    `device` is `auto`, `cpu`, `cuda` or `cuda:N`; sizes are bytes or texts such as "8GiB". `resume` goes on with an
+    interrupted merge, `overwrite` replaces an output once the new one is complete. `progress` is called from this thread:
+    with nothing done first, about four times a second, and with all of it done at the end; what it raises stops
+    the merge, which can be resumed, and is raised here.
+    """
+    source, stdin = _recipe(recipe)
+    options = _options(
+        out=_path(out),
+        device=device,
+        device_memory=device_memory,
+        threads=threads,
+        memory_budget=memory_budget,
+        seed=seed,
+        shard_size=shard_size,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    return _read(Merged, _run("merge", [*options, "--", source], stdin=stdin, progress=progress, shows_progress=True))
+
+
+def plan(
+    recipe: Recipe,
+    *,
+    device: Optional[str] = None,
+    device_memory: Optional[Size] = None,
+    threads: Optional[int] = None,
+    memory_budget: Optional[Size] = None,
+    seed: Optional[int] = None,
+    shard_size: Optional[Size] = None,
+) -> Plan:
+    """What a merge would do: tensors, bytes, memory. Reads headers only."""
+    source, stdin = _recipe(recipe)
+    options = _options(
+        device=device,
+        device_memory=device_memory,
+        threads=threads,
+        memory_budget=memory_budget,
+        seed=seed,
+        shard_size=shard_size,
+    )
+    return _read(Plan, _run("plan", [*options, "--", source], stdin=stdin))
+
+
+def extract(
+    merged: Path,
+    out: Path,
+    *,
+    task: str,
+    lambda_: Optional[float] = None,
+    threads: Optional[int] = None,
+    memory_budget: Optional[Size] = None,
+    shard_size: Optional[Size] = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Optional[OnProgress] = None,
+) -> Extracted:
+    """One task's model again, into `out`, from a merge with `output: factors`."""
+    options = _options(
+        out=_path(out),
+        task=task,
+        lambda_=lambda_,
+        threads=threads,
+        memory_budget=memory_budget,
+        shard_size=shard_size,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    arguments = [*options, "--", _path(merged)]
+    return _read(Extracted, _run("extract", arguments, progress=progress, shows_progress=True))
+
+
+def saliency(
+    recipe: Recipe,
+    out: Path,
+    *,
+    keep: Sequence[float] = (),
+    threads: Optional[int] = None,
+    memory_budget: Optional[Size] = None,
+    overwrite: bool = False,
+    progress: Optional[OnProgress] = None,
+) -> Saliency:
+    """Where task vectors are salient, how they agree, and what pruning would drop: a page (`.html`) or document (`.json`)
+    in `out`, and the whole report returned."""
+    source, stdin = _recipe(recipe)
+    options = _options(
+        out=_path(out),
+        keep=",".join(map(repr, map(float, keep))) or None,
+        threads=threads,
+        memory_budget=memory_budget,
+        overwrite=overwrite,
+    )
+    arguments = [*options, "--", source]
+    return _read(Saliency, _run("saliency", arguments, stdin=stdin, progress=progress, shows_progress=True))
+
+
+def inspect(checkpoint: Path) -> Inspection:
+    """What is in a checkpoint: tensors, shapes, element types, bytes, files."""
+    return _read(Inspection, _run("inspect", ["--", _path(checkpoint)]))
+
+
+def compare(
+    a: Path, b: Path, *, threads: Optional[int] = None, progress: Optional[OnProgress] = None
+) -> Comparison:
+    """How far two checkpoints are apart; also where their tensors differ in name or shape, which is no failure."""
+    arguments = [*_options(threads=threads), "--", _path(a), _path(b)]
+    return _read(Comparison, _run("compare", arguments, progress=progress, shows_progress=True))
+
+
+def verify(out: Path, *, threads: Optional[int] = None, progress: Optional[OnProgress] = None) -> Verification:
+    """Checks an output against its manifest; `ok` and `problems` say what was found."""
+    arguments = [*_options(threads=threads), "--", _path(out)]
+    return _read(Verification, _run("verify", arguments, progress=progress, shows_progress=True))
+
+
+def methods(name: Optional[str] = None) -> List[KnownMethod]:
+    """The merging methods and task-vector stages, or the one of this name, with their parameters."""
+    return _read(Methods, _run("methods", [] if name is None else ["--", name])).methods
+
+
+def devices() -> Devices:
+    """What this machine computes on, and what a job may use of it by default."""
+    return _read(Devices, _run("devices", []))
+
+
+def _path(path: Path) -> str:
+    path = os.fspath(path)
+    if not isinstance(path, str):
+        raise TypeError(f"a path is a str or path-like, not {type(path).__name__}")
+    return path
+
+
+def _recipe(recipe: Recipe) -> Tuple[str, Optional[str]]:
+    """The argument that names a recipe, and what the program reads from its standard input."""
+    if isinstance(recipe, Mapping):
+        # JSON is YAML, but for the escapes of characters beyond the first 65536, which are written as they are.
+        return "-", json.dumps(dict(recipe), ensure_ascii=False, allow_nan=False, default=_plain)
+    path = _path(recipe)
+    return (os.path.join(".", path) if path == "-" else path), None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a recipe holds texts, numbers, truth values, lists and mappings, not {type(value).__name__}")
+
+
+def _options(**given: Any) -> List[str]:
+    """The command line's options: those that are None or False are left out."""
+    arguments: List[str] = []
+    for name, value in given.items():
+        option = "--" + name.rstrip("_").replace("_", "-")
+        if value is True:
+            arguments.append(option)
+        elif value is not None and value is not False:
+            arguments.append(f"{option}={value}")
+    return arguments
