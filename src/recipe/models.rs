@@ -31,7 +31,8 @@ pub(super) fn read_name(reader: &Reader, written: &str, line: usize, key: &str) 
     }
     let path = reader.folder.join(written);
     let identity = if reader.on_disk {
-        std::fs::canonicalize(&path).map_err(|e| absent(reader, line, written, &path, &e).input_is(Cause::Checkpoint))?
+        std::fs::canonicalize(&path)
+            .map_err(|e| absent(reader, line, written, &path, &e).input_is(Cause::Checkpoint))?
     } else {
         lexical(&path)
     };
