@@ -875,6 +875,9 @@ class DevicesCudaLibrary:
     name: str
     present: bool
     version: Optional[str]
+    path: Optional[str]
+    """Where it was found."""
+    problem: Optional[str]
     needed_for: str
 
 
@@ -886,7 +889,7 @@ class DevicesCudaDevice:
     name: str
     compute_capability: str
     memory_bytes: int
-    free_bytes: int
+    free_bytes: Optional[int]
     multiprocessors: int
     usable: bool
     problem: Optional[str]
