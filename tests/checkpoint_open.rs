@@ -144,7 +144,7 @@ fn an_index_cannot_lead_out_of_its_folder() {
         (".", "which is no file name"),
         ("", "which is no file name"),
         ("a\\u0000.safetensors", "control characters"),
-        ("pytorch_model-00001.bin", "a pickle"),
+        ("pytorch_model-00001.ckpt", "a pickle"),
     ] {
         put(dir.path(), INDEX, index(&[("x", shard)]));
         refused(dir.path(), &["weight_map names", reason]);
@@ -196,8 +196,12 @@ fn what_is_no_checkpoint_is_refused_with_what_was_found() {
     put(dir.path(), "config.json", "{}");
     refused(dir.path(), &["holds no checkpoint: found `config.json`"]);
     put(dir.path(), "pytorch_model.bin", "");
-    refused(dir.path(), &["only pickles: found `pytorch_model.bin`", "never loaded"]);
-    refused(&at("pytorch_model.bin"), &["is a pickle", "never loaded"]);
+    refused(dir.path(), &["pytorch_model.bin` cannot be read as a checkpoint of PyTorch's: it has no directory"]);
+    refused(&at("pytorch_model.bin"), &["cannot be read as a checkpoint of PyTorch's"]);
+    std::fs::remove_file(at("pytorch_model.bin")).unwrap();
+    put(dir.path(), "model.ckpt", "");
+    refused(dir.path(), &["only pickles: found `model.ckpt`", "never loaded"]);
+    refused(&at("model.ckpt"), &["is a pickle", "never loaded"]);
     put(dir.path(), "one.safetensors", bytes_file(&[("a", 1)]));
     put(dir.path(), "two.safetensors", bytes_file(&[("b", 1)]));
     refused(dir.path(), &["holds 2 .safetensors files", "found `one.safetensors`, `two.safetensors`"]);

@@ -41,9 +41,9 @@ const CASES: &[Case] = &[
         &[],
     ),
     Case(
-        "merge_method: linear\nmodels: [{model: {model: a, lora: b}}]\n",
-        "recipe.yaml:2: `model` as a mapping is not supported yet",
-        &["write the path of a checkpoint: a folder, or one .safetensors file"],
+        "merge_method: linear\nmodels: [{model: {model: a, lore: b}}]\n",
+        "recipe.yaml:2: unknown key `lore` in `model`",
+        &["did you mean `lora`?", "known keys: `model`, `lora`, `path`, `revision` and `override_architecture`"],
     ),
     Case(
         "merge_method: linear\nmodels: [{model: [a]}]\n",
@@ -498,9 +498,30 @@ const CASES: &[Case] = &[
     // YAML.
     Case("a: [1\nb: 2\n", "recipe.yaml:2: not valid YAML: illegal placement of ':' indicator", &[]),
     Case(
-        "a: 1\n---\nb: 2\n",
-        "recipe.yaml:2: a second YAML document starts here; a recipe is one document",
-        &["put each recipe into a file of its own"],
+        "base_model: a\ngate_mode: hidden\nexperts: [{source_model: b}]\n",
+        "recipe.yaml:3: `experts` is a configuration of mergekit-moe with `gate_mode: hidden`: it takes hidden states of a model that runs, and merganser runs none",
+        &[],
+    ),
+    // Several documents.
+    Case(
+        "merge_method: linear\nmodels: [{model: a}]\n---\nmerge_method: linear\nmodels: [{model: b}]\n",
+        "recipe.yaml:4: a second document without a `name` starts here: one of several is the output, and the others have names",
+        &[],
+    ),
+    Case(
+        "name: x\nmerge_method: linear\nmodels: [{model: a}]\n---\nname: x\nmerge_method: linear\nmodels: [{model: b}]\n",
+        "recipe.yaml:5: every document has a `name`, so that none of them is the output\nrecipe.yaml:5: two documents have the name `x`",
+        &["line 5: take the `name` of the last one away"],
+    ),
+    Case(
+        "name: x\nmerge_method: linear\nmodels: [{model: y}]\n---\nname: y\nmerge_method: linear\nmodels: [{model: x}]\n---\nmerge_method: linear\nmodels: [{model: x}]\n",
+        "recipe.yaml:1: the documents need each other in a circle, `x` among them",
+        &[],
+    ),
+    Case(
+        "name: ../x\nmerge_method: linear\nmodels: [{model: a}]\n---\nmerge_method: linear\nmodels: [{model: b}]\n",
+        "recipe.yaml:1: a document's `name` must do for a folder, found `../x`",
+        &["write letters, digits, `-`, `_` and `.`"],
     ),
     Case(
         "a: !python/object:os.system x\n",

@@ -144,7 +144,7 @@ fn a_model_that_is_not_there_is_explained_by_its_name() {
     let relative = "a relative path starts at the recipe's folder";
     let hub = |id: &str| {
         format!(
-            "a model of the Hugging Face hub must be downloaded first (`hf download {id} --local-dir FOLDER`): then name that folder"
+            "a model of the Hugging Face Hub is looked for in its cache, and is not there: `hf download {id}` fetches it"
         )
     };
     let cases = [
@@ -158,14 +158,9 @@ fn a_model_that_is_not_there_is_explained_by_its_name() {
         ("/no/such/model", ": there is no `/no/such/model`".into(), vec![]),
         ("~/model", String::new(), vec!["`~` is not expanded in a recipe: write the path in full".into()]),
         (
-            "models/cars+lora",
-            ", and LoRA adapters (`model+adapter`) are not supported yet".into(),
-            vec!["merge the adapter into its model first, and name the result".into()],
-        ),
-        (
             "org/name@main",
-            ", and revisions (`model@revision`) are not supported yet".into(),
-            vec!["download that revision, and name its folder".into()],
+            format!(": there is no `{}`", at("org/name@main")),
+            vec![relative.into(), hub("org/name --revision main")],
         ),
     ];
     for (written, what, hints) in cases {
@@ -176,6 +171,15 @@ fn a_model_that_is_not_there_is_explained_by_its_name() {
         assert_eq!(error.hints(), hints, "{written}");
         assert_eq!(error.exit_code(), 1);
     }
+}
+
+#[test]
+fn an_adapter_that_is_not_there_is_told_from_its_model() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("base")).unwrap();
+    let text = "merge_method: linear\nmodels:\n- model: base+lora\n";
+    let error = Recipe::parse(text, &folder.path().join("r.yaml")).unwrap_err().to_string();
+    assert!(error.contains(":3: adapter `lora` is not on this machine"), "{error}");
 }
 
 #[test]

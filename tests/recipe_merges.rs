@@ -6,6 +6,7 @@ mod merge_support;
 
 use merge_support::Run;
 use merge_support::family::{Family, Merged};
+use merge_support::tensor::Tensor;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
@@ -280,4 +281,177 @@ fn single_tokens_take_the_rows_that_the_recipe_says() {
         found[5..].iter().all(|row| (row[0] - mean(0)).abs() < 1e-6 && (row[1] - mean(1)).abs() < 1e-6),
         "{found:?}"
     );
+}
+
+/// Writes an adapter: its tensors, and its config beside the usual.
+fn adapter(family: &Family, name: &str, tensors: &[Tensor], more: Value) {
+    let folder = family.path(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    merge_support::tensor::write_file(&folder.join("adapter_model.safetensors"), tensors);
+    let mut config = json!({"peft_type": "LORA", "r": 2, "lora_alpha": 6, "base_model_name_or_path": "base"});
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    std::fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();
+}
+
+fn seeded(name: &str, shape: &[u64], seed: u64) -> Tensor {
+    let mut rng = merge_support::family::Rng(seed);
+    let values: Vec<f64> = (0..shape.iter().product()).map(|_| rng.normal()).collect();
+    Tensor::new(name, Dtype::F32, shape, &values)
+}
+
+/// W + s·B·A for A of [r, n] and B of [m, r].
+fn adapted(w: &Tensor, a: &Tensor, b: &Tensor, s: f64) -> Vec<f64> {
+    let (w, n, a, r, b) = (w.values(), w.shape[1] as usize, a.values(), a.shape[0] as usize, b.values());
+    let change = |at: usize| (0..r).map(|k| b[at / n * r + k] * a[k * n + at % n]).sum::<f64>();
+    w.iter().enumerate().map(|(at, w)| w + s * change(at)).collect()
+}
+
+fn assert_near(found: &[f64], expected: &[f64], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert!((found - expected).abs() <= 1e-6 * (1.0 + expected.abs()), "{what} at {at}: {found} is not {expected}");
+    }
+}
+
+const FIRST: &str = "base_model.model.model.layers.0.mlp";
+
+#[test]
+fn adapters_are_put_on_their_base_as_it_is_read() {
+    let family = adaptable();
+    let (a, b) =
+        (seeded(&format!("{FIRST}.lora_A.weight"), &[2, 3], 1), seeded(&format!("{FIRST}.lora_B.weight"), &[2, 2], 2));
+    let (c, d) =
+        (seeded(&format!("{FIRST}.lora_A.weight"), &[1, 3], 3), seeded(&format!("{FIRST}.lora_B.weight"), &[2, 1], 4));
+    let head = seeded("base_model.model.lm_head.weight", &[6, 2], 5);
+    adapter(&family, "one", &[a.clone(), b.clone(), head.clone()], json!({"modules_to_save": ["lm_head"]}));
+    adapter(
+        &family,
+        "two",
+        &[c.clone(), d.clone()],
+        json!({"rank_pattern": {"layers.0.mlp": 1}, "alpha_pattern": {"mlp": 5}, "use_rslora": true}),
+    );
+    let weight = "model.layers.0.mlp.weight";
+    let merged = family.merged("one", "merge_method: passthrough\nmodels: [{model: base+one}]\n");
+    let once = adapted(family.tensor(0, weight), &a, &b, 3.0);
+    assert_near(&merged.values(weight), &once, "one adapter");
+    assert_eq!(merged.bytes(HEAD), head.bytes);
+    assert_eq!(merged.bytes(EMBED), family.tensor(0, EMBED).bytes);
+    let both =
+        family.merged("both", "merge_method: passthrough\nmodels: [{model: {model: {path: base}, lora: one+two}}]\n");
+    let base = Tensor::new(weight, Dtype::F32, &[2, 3], &once);
+    assert_near(&both.values(weight), &adapted(&base, &c, &d, 5.0), "two adapters");
+    // As one of two models, and as the base.
+    let linear = family.merged(
+        "linear",
+        "merge_method: linear\nmodels: [{model: base+one}, {model: model-1}]\nparameters: {weight: 1}\n",
+    );
+    let other = family.tensor(1, weight).values();
+    let mean: Vec<f64> = once.iter().zip(&other).map(|(a, b)| (a + b) / 2.0).collect();
+    assert_near(&linear.values(weight), &mean, "an average");
+    merge_support::assert_whole(&linear.out);
+}
+
+/// A base and a model of one layer and a head, with names as PEFT has them.
+fn adaptable() -> Family {
+    let specs: [(&str, Dtype, &[u64]); 3] =
+        [(EMBED, Dtype::F32, &[6, 2]), ("model.layers.0.mlp.weight", Dtype::F32, &[2, 3]), (HEAD, Dtype::F32, &[6, 2])];
+    Family::new(merge_support::quick_folder(), &specs, 1, 8)
+}
+
+#[test]
+fn transposed_weights_embeddings_and_magnitudes_are_adapted_by_their_rules() {
+    let family = adaptable();
+    let weight = "model.layers.0.mlp.weight";
+    // W is [in 2, out 3]: A is [r, 2] and B [3, r].
+    let (a, b) =
+        (seeded(&format!("{FIRST}.lora_A.weight"), &[2, 2], 1), seeded(&format!("{FIRST}.lora_B.weight"), &[3, 2], 2));
+    let m = seeded(&format!("{FIRST}.lora_magnitude_vector"), &[3], 3);
+    let at = "base_model.model.model.embed_tokens.lora_embedding_";
+    let (ea, eb) = (seeded(&format!("{at}A"), &[2, 6], 4), seeded(&format!("{at}B"), &[2, 2], 5));
+    adapter(&family, "dora", &[a.clone(), b.clone(), m.clone()], json!({"fan_in_fan_out": true, "use_dora": true}));
+    adapter(&family, "embed", &[ea.clone(), eb.clone()], json!({}));
+    let merged = family.merged("dora", "merge_method: passthrough\nmodels: [{model: base+dora+embed}]\n");
+    let (w, av, bv, mv) = (family.tensor(0, weight).values(), a.values(), b.values(), m.values());
+    let changed: Vec<f64> =
+        (0..6).map(|i| w[i] + 3.0 * (0..2).map(|k| bv[i % 3 * 2 + k] * av[k * 2 + i / 3]).sum::<f64>()).collect();
+    let norm = |j: usize| (changed[j].powi(2) + changed[3 + j].powi(2)).sqrt();
+    let expected: Vec<f64> = (0..6).map(|i| changed[i] * mv[i % 3] / norm(i % 3)).collect();
+    assert_near(&merged.values(weight), &expected, "DoRA");
+    let (e, ea, eb) = (family.tensor(0, EMBED).values(), ea.values(), eb.values());
+    let expected: Vec<f64> =
+        (0..12).map(|i| e[i] + 3.0 * (0..2).map(|k| ea[k * 6 + i / 2] * eb[i % 2 * 2 + k]).sum::<f64>()).collect();
+    assert_near(&merged.values(EMBED), &expected, "an embedding");
+}
+
+#[test]
+fn adapters_that_do_not_fit_or_do_what_is_not_known_are_refused_by_name() {
+    let family = adaptable();
+    let a = |shape: &[u64]| seeded(&format!("{FIRST}.lora_A.weight"), shape, 1);
+    let b = |shape: &[u64]| seeded(&format!("{FIRST}.lora_B.weight"), shape, 2);
+    let stray = seeded("base_model.model.model.layers.9.mlp.weight", &[2, 3], 3);
+    for (name, tensors, config, said) in [
+        ("half", vec![a(&[2, 3])], json!({}), "half a pair"),
+        ("shape", vec![a(&[2, 4]), b(&[2, 2])], json!({}), "do not fit"),
+        ("rank", vec![a(&[2, 3]), b(&[2, 2])], json!({"r": 4}), "have rank 2, and `adapter_config.json` says 4"),
+        ("stray", vec![stray], json!({}), "matches no tensor"),
+        ("kind", vec![a(&[2, 3]), b(&[2, 2])], json!({"peft_type": "IA3"}), "the kind `IA3`"),
+        ("bias", vec![a(&[2, 3]), b(&[2, 2])], json!({"lora_bias": true}), "`lora_bias`"),
+        ("no-dora", vec![a(&[2, 3]), b(&[2, 2])], json!({"use_dora": true}), "no DoRA magnitudes"),
+    ] {
+        adapter(&family, name, &tensors, config);
+        let wrong =
+            error(&family, &format!("merge_method: passthrough\nmodels: [{{model: base+{name}}}]\n")).to_string();
+        assert!(wrong.contains(said), "{name}: {wrong}");
+    }
+    adapter(&family, "other", &[a(&[2, 3]), b(&[2, 2])], json!({"base_model_name_or_path": "org/another"}));
+    let recipe = family.recipe("other", "merge_method: passthrough\nmodels: [{model: base+other}]\n");
+    let warnings = Run::default().plan(&recipe).unwrap().warnings;
+    assert!(warnings[0].contains("was trained on `org/another`, and is put on `base`"), "{warnings:?}");
+}
+
+#[test]
+fn documents_with_names_are_merged_first_and_leave_nothing_behind() {
+    let family = llamas();
+    let text = "merge_method: passthrough\nslices:\n- sources: [{model: half, layer_range: [0, 2]}]\n\
+                - sources: [{model: model-3, layer_range: [2, 4]}]\n---\n\
+                name: half\nmerge_method: linear\nmodels: [{model: sum}, {model: model-2}]\n---\n\
+                name: sum\nmerge_method: task_arithmetic\nbase_model: base\nmodels: [{model: model-1}]\nparameters: {lambda: 2}\n";
+    let recipe = family.recipe("documents", text);
+    let plan = Run::default().plan(&recipe).unwrap();
+    assert_eq!(plan.recipe.before.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["sum", "half"]);
+    assert_eq!(plan.recipe.warnings, [""; 0]);
+    let out = family.path("documents");
+    let run = std::process::Command::new(merge_support::binary()).arg("merge").arg(&recipe).arg(&out).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let found = merge_support::read(&out);
+    let [zero, one, two] = [0, 1, 2].map(|member| family.tensor(member, &layer(1)).values());
+    let expected: Vec<f64> = (0..6).map(|i| (zero[i] + 2.0 * (one[i] - zero[i]) + two[i]) / 2.0).collect();
+    assert_near(&found[&layer(1)].values(), &expected, "a layer of two documents");
+    assert_eq!(found[&layer(3)].bytes, family.tensor(3, &layer(3)).bytes);
+    assert!(!family.path("documents.merganser-documents").exists());
+}
+
+#[test]
+fn a_name_of_the_hub_is_its_snapshot_in_the_cache() {
+    let family = adaptable();
+    let snapshot = family.path("hub/models--org--name/snapshots/abc");
+    std::fs::create_dir_all(family.path("hub/models--org--name/refs")).unwrap();
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::write(family.path("hub/models--org--name/refs/main"), "abc").unwrap();
+    let blob = family.path("hub/models--org--name/blob");
+    std::fs::copy(family.path("model-1/model.safetensors"), &blob).unwrap();
+    std::os::unix::fs::symlink(&blob, snapshot.join("model.safetensors")).unwrap();
+    let recipe = family.recipe("hub-name", "merge_method: passthrough\nmodels: [{model: org/name@main}]\n");
+    let out = family.path("hub-out");
+    let run = std::process::Command::new(merge_support::binary())
+        .env("HF_HUB_CACHE", family.path("hub"))
+        .arg("merge")
+        .arg(&recipe)
+        .arg(&out)
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!(merge_support::read(&out)[HEAD].bytes, family.tensor(1, HEAD).bytes);
+    let card = std::fs::read_to_string(out.join("README.md")).unwrap();
+    assert!(card.contains("org/name@main") && !card.contains("abc"), "the card has the name and not the snapshot");
 }

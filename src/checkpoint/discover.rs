@@ -39,6 +39,9 @@ pub(super) fn find(path: &Path) -> Result<Found> {
 
 fn find_file(path: &Path) -> Result<Found> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if is_archive(path) {
+        return Ok(Found { folder: None, shards: vec![path.to_owned()], index: None });
+    }
     if is_pickle(&name) {
         return Err(Error::input(format!("{} is a pickle, not a safetensors file", quoted_path(path))).hint(CONVERT));
     }
@@ -81,6 +84,9 @@ fn find_in(folder: &Path) -> Result<Found> {
     match (&ending(".safetensors.index.json")[..], &ending(".safetensors")[..]) {
         ([index], _) => indexed(index),
         ([], [only]) => found(vec![folder.join(only)], None),
+        ([], []) if has(ARCHIVE_INDEX) => indexed(ARCHIVE_INDEX),
+        ([], []) if has(ARCHIVE) => found(vec![folder.join(ARCHIVE)], None),
+        ([], []) if let [only] = &archives(&names)[..] => found(vec![folder.join(only)], None),
         (indexes, files) => Err(nothing(folder, &names, indexes.len(), files.len())),
     }
 }
@@ -102,6 +108,23 @@ fn nothing(folder: &Path, names: &[String], indexes: usize, files: usize) -> Err
     let what = if names.is_empty() { "an empty folder".into() } else { listing(names.iter()) };
     Error::input(format!("{shown} holds no checkpoint: found {what}"))
         .hint(format!("expected `{WEIGHTS}`, or `{INDEX}` with its shards"))
+}
+
+/// A checkpoint of PyTorch's as transformers names it.
+const ARCHIVE: &str = "pytorch_model.bin";
+const ARCHIVE_INDEX: &str = "pytorch_model.bin.index.json";
+
+/// Whether a file is read as an archive of PyTorch's, by its name.
+pub(super) fn is_archive(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    [".bin", ".pt", ".pth"].iter().any(|end| name.ends_with(end))
+}
+
+/// Files of a folder that may hold a model: not what a training run leaves beside it.
+fn archives(names: &[String]) -> Vec<&String> {
+    const BESIDE: [&str; 5] = ["training_args", "optimizer", "scheduler", "rng_state", "scaler"];
+    let is_beside = |name: &str| BESIDE.iter().any(|start| name.starts_with(start));
+    names.iter().filter(|name| is_archive(Path::new(name)) && !is_beside(name)).collect()
 }
 
 pub(super) const CONVERT: &str = "pickles can run code and are never loaded; convert them to safetensors \

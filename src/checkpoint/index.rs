@@ -82,7 +82,7 @@ fn check_name(shown: &str, name: &str) -> Result<()> {
     if name.chars().any(char::is_control) {
         return wrong("which has control characters");
     }
-    if discover::is_pickle(name) {
+    if discover::is_pickle(name) && !discover::is_archive(std::path::Path::new(name)) {
         return Err(
             Error::input(format!("{shown}: weight_map names {}, a pickle", quoted(name))).hint(discover::CONVERT)
         );

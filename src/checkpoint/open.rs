@@ -3,6 +3,7 @@
 use super::discover;
 use super::header::Tensor;
 use super::index::Index;
+use super::pickle::Strided;
 use super::shard::{Made, Shard};
 use super::text::{quoted, quoted_path};
 use crate::dtype::{Dtype, DtypeExt};
@@ -11,6 +12,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// The first number of shards that are made, apart from those of files.
+const MADE: usize = 1 << 31;
+
 /// An open checkpoint. Only headers have been read; every shard's file is open for [`Shard::bytes`].
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -18,7 +22,7 @@ pub struct Checkpoint {
     folder: Option<PathBuf>,
     label: String,
     shards: Vec<Arc<Shard>>,
-    /// What is made and lies in no file; tensors of these have a shard behind those of `shards`.
+    /// What is made and lies in no file; tensors of these have a shard from [`MADE`] on.
     made: Vec<Arc<Shard>>,
     /// What tensors that were replaced are stored as.
     replaced: BTreeMap<usize, Dtype>,
@@ -49,8 +53,15 @@ impl Checkpoint {
     fn open_as(path: &Path, mapped: bool) -> Result<Self> {
         let found = discover::find(path)?;
         let (mut shards, mut tensors) = (Vec::new(), Vec::new());
+        let mut scattered = Vec::new();
         for file in found.shards {
-            let (shard, mut held) = Shard::open(file, shards.len(), mapped)?;
+            let (shard, mut held) = if discover::is_archive(&file) {
+                let (shard, held, apart) = Shard::open_archive(file, shards.len(), mapped)?;
+                scattered.extend(apart.into_iter().map(|(at, found)| (tensors.len() + at, shards.len(), found)));
+                (shard, held)
+            } else {
+                Shard::open(file, shards.len(), mapped)?
+            };
             shards.push(Arc::new(shard));
             tensors.append(&mut held);
         }
@@ -67,7 +78,7 @@ impl Checkpoint {
             .hint("the shards do not belong together; download the checkpoint again into an empty folder"));
         }
         let label = label(path);
-        let checkpoint = Self {
+        let mut checkpoint = Self {
             path: path.to_owned(),
             folder: found.folder,
             label,
@@ -79,6 +90,10 @@ impl Checkpoint {
         };
         if let Some(index) = &found.index {
             checkpoint.check_index(index)?;
+        }
+        for (at, shard, found) in scattered {
+            let (dtype, shape, file) = (found.dtype, found.shape.clone(), Arc::clone(&checkpoint.shards[shard]));
+            checkpoint.replace(at, dtype, shape, Arc::new(Strided { file, found }))?;
         }
         Ok(checkpoint)
     }
@@ -156,7 +171,7 @@ impl Checkpoint {
 
     /// The same, to be kept by what is made of the tensor.
     pub(crate) fn shared_shard(&self, shard: usize) -> &Arc<Shard> {
-        match shard.checked_sub(self.shards.len()) {
+        match shard.checked_sub(MADE) {
             None => &self.shards[shard],
             Some(made) => &self.made[made],
         }
@@ -165,6 +180,41 @@ impl Checkpoint {
     /// What a tensor is stored as, also where one that is made and wider stands in its place.
     pub fn stored_dtype(&self, at: usize) -> Dtype {
         self.replaced.get(&at).copied().unwrap_or(self.tensors[at].dtype)
+    }
+
+    /// A checkpoint that is still to be written: its tensors are known, and nothing of them can be read. `folder` is one whose
+    /// small files it will have.
+    pub(crate) fn planned(name: &str, folder: Option<&Path>, tensors: Vec<(String, Dtype, Vec<u64>)>) -> Result<Self> {
+        let stand_in = |(name, dtype, _): &(String, Dtype, Vec<u64>)| Tensor {
+            name: name.clone(),
+            dtype: *dtype,
+            shape: Vec::new(),
+            elems: 0,
+            shard: MADE,
+            begin: 0,
+            bytes: 0,
+        };
+        let mut by_name: Vec<usize> = (0..tensors.len()).collect();
+        by_name.sort_by(|a, b| tensors[*a].0.cmp(&tensors[*b].0));
+        let mut planned = Self {
+            path: PathBuf::from(name),
+            folder: folder.map(Path::to_owned),
+            label: label(Path::new(name)),
+            shards: Vec::new(),
+            made: Vec::new(),
+            replaced: BTreeMap::new(),
+            tensors: tensors.iter().map(stand_in).collect(),
+            by_name,
+        };
+        for (at, (_, dtype, shape)) in tensors.into_iter().enumerate() {
+            planned.replace(at, dtype, shape, Arc::new(NotYet))?;
+        }
+        Ok(planned)
+    }
+
+    /// Counts another checkpoint's files as files of this one, whose tensors are made of them.
+    pub(crate) fn adopt(&mut self, other: &Self) {
+        self.shards.extend(other.shards.iter().map(Arc::clone));
     }
 
     /// Puts a tensor that is made in the place of a stored one, under the same name. Its bytes must be what shape and dtype
@@ -186,7 +236,7 @@ impl Checkpoint {
             dtype,
             shape,
             elems,
-            shard: self.shards.len() + self.made.len(),
+            shard: MADE + self.made.len(),
             begin: 0,
             bytes,
         };
@@ -205,6 +255,20 @@ impl Checkpoint {
     /// `Input`, naming the first file that changed.
     pub fn check_unchanged(&self) -> Result<()> {
         self.shards.iter().try_for_each(|shard| shard.check_unchanged())
+    }
+}
+
+/// A tensor that is still to be merged.
+#[derive(Debug)]
+struct NotYet;
+
+impl Made for NotYet {
+    fn make(&self, _: std::ops::Range<u64>, _: &mut Vec<u8>) -> Result<()> {
+        Err(Error::internal("a tensor of a document was read before it was merged"))
+    }
+
+    fn of(&self, _: std::ops::Range<u64>) -> Option<(&Shard, std::ops::Range<u64>)> {
+        None
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::header::{self, Header, LENGTH_BYTES, Tensor};
 use super::map::LazyMap;
+use super::pickle::{self, Found};
 use super::text::quoted_path;
+use crate::dtype::DtypeExt;
 use crate::{Error, Result};
 use rustix::fs::Advice;
 use std::collections::BTreeMap;
@@ -30,6 +32,9 @@ pub trait Made: fmt::Debug + Send + Sync {
     /// The stored bytes that a range is mostly made of, for readahead and release.
     fn of(&self, range: Range<u64>) -> Option<(&Shard, Range<u64>)>;
 }
+
+/// Tensors of a file that must be gathered, with their places among its tensors.
+pub(super) type Scattered = Vec<(usize, Found)>;
 
 /// One file, open for reading, or one tensor that is made.
 #[derive(Debug)]
@@ -78,6 +83,49 @@ impl Shard {
             metadata,
         };
         Ok((shard, tensors))
+    }
+
+    /// Opens a file of PyTorch's and reads its directory and its pickle. `index` is put into the tensors as their shard; those
+    /// that must be gathered are given apart, with their places among the tensors.
+    pub(super) fn open_archive(path: PathBuf, index: usize, mapped: bool) -> Result<(Self, Vec<Tensor>, Scattered)> {
+        let (file, facts) = open_regular(&path)?;
+        let size = facts.size();
+        let read_at = |at: u64, bytes: u64| -> std::result::Result<Vec<u8>, String> {
+            if at.checked_add(bytes).is_none_or(|end| end > size) {
+                return Err("it was cut off".into());
+            }
+            // At most what the file holds.
+            let mut into = vec![0; bytes as usize];
+            read(&file, &path, &mut into, at).map(|()| into).map_err(|e| e.to_string())
+        };
+        let (found, described) = pickle::tensors(size, &read_at).map_err(|why| {
+            Error::input(format!("{} cannot be read as a checkpoint of PyTorch's: {why}", quoted_path(&path)))
+                .hint("save it as safetensors (`safetensors.torch.save_file`, or `save_pretrained` in transformers)")
+        })?;
+        let tensor = |found: &Found| {
+            let size = found.dtype.size_bytes().unwrap_or(1);
+            Tensor {
+                name: found.name.clone(),
+                dtype: found.dtype,
+                shape: found.shape.clone(),
+                elems: found.elems(),
+                shard: index,
+                begin: found.storage.0 + found.offset * size,
+                bytes: found.elems() * size,
+            }
+        };
+        let tensors = found.iter().map(tensor).collect();
+        let shard = Self {
+            path,
+            data: Data::File { file, map: LazyMap::new(mapped) },
+            size,
+            modified: (facts.mtime(), facts.mtime_nsec()),
+            header_bytes: described.len() as u64,
+            header_digest: twox_hash::XxHash3_128::oneshot(&described),
+            metadata: BTreeMap::new(),
+        };
+        let scattered = found.into_iter().enumerate().filter(|(_, found)| !found.is_contiguous() && found.elems() > 0);
+        Ok((shard, tensors, scattered.collect()))
     }
 
     /// A tensor of so many bytes that is made as it is read; `label` stands for a path in messages.

@@ -7,9 +7,10 @@ use serde::Serialize;
 
 use super::document::{Document, Output, print_document};
 use super::log::Log;
+use super::mergekit::Mergekit;
 use super::print::{count, print};
 use super::progress::{ProgressArgs, State};
-use super::{DeviceArgs, JsonFlag, PlanArgs, setup};
+use super::{DeviceArgs, JsonFlag, PlanArgs, before, setup};
 use crate::backend::device::Device;
 use crate::engine::{self, Done, Progress};
 use crate::error::Result;
@@ -25,13 +26,17 @@ Examples:
   merganser merge recipe.yaml -o merged --resume --json
 
 OUT appears once it is complete, by one rename; until then the work is in OUT.merganser-partial beside it. \
-After an interruption (Ctrl-C, a full disk, a killed job) the same command with --resume goes on.")]
+After an interruption (Ctrl-C, a full disk, a killed job) the same command with --resume goes on.
+
+mergekit's options and its OUT as a second argument are taken too: docs/mergekit.md.")]
 pub(super) struct Merge {
     #[command(flatten)]
     plan: PlanArgs,
     /// Output directory; must not exist or be empty unless --overwrite or --resume
     #[arg(short, long, value_name = "DIR")]
-    out: PathBuf,
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    mergekit: Mergekit,
     #[command(flatten)]
     device: DeviceArgs,
     /// Go on with an interrupted merge into OUT; start where there is none
@@ -47,11 +52,23 @@ pub(super) struct Merge {
 }
 
 impl Merge {
-    pub fn run(self, log: &Log) -> Result<u8> {
+    pub fn run(mut self, log: &Log) -> Result<u8> {
+        for note in self.mergekit.apply(&mut self.plan, &mut self.device) {
+            tracing::warn!("{note}");
+        }
+        // clap asks for one of the two.
+        let out = self.out.or(self.mergekit.out).unwrap_or_default();
         let stop = setup::signals()?;
         crate::checkpoint::install_bus_handler()?;
         let device = self.device.choose()?;
-        let mut plan = self.plan.plan()?;
+        let mut recipe = self.plan.recipe()?;
+        if !recipe.before.is_empty() {
+            // Every mistake of any document is found before the first is merged.
+            crate::plan::Plan::new(recipe.clone(), self.plan.options())?;
+        }
+        let documents = before::merge(&self.plan, &mut recipe, &out, self.resume, &stop)?;
+        let mut plan = self.plan.plan_of(recipe)?;
+        plan.files.without_tokenizer = !self.mergekit.copies_tokenizer && plan.recipe.tokenizer.is_none();
         let device = device.suited_to(plan.decomposes_on_devices())?;
         announce(&device, &plan);
         detail(&plan);
@@ -67,7 +84,7 @@ impl Merge {
                 None => format!("{} of {tensors} tensors", progress.tensors()),
             },
         };
-        let (out, resume, overwrite) = (self.out.as_path(), self.resume, self.overwrite);
+        let (out, resume, overwrite) = (out.as_path(), self.resume, self.overwrite);
         let merge = || {
             if device.cuda.is_empty() {
                 let request = engine::Request { plan: &plan, out, resume, overwrite };
@@ -77,6 +94,7 @@ impl Merge {
             engine::merge_on_devices(&mut plan, &device, target, &progress, &stop)
         };
         let done = self.progress.during(log, state, merge)?;
+        documents.remove();
         for note in &done.notes {
             tracing::warn!("{note}");
         }

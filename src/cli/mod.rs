@@ -1,5 +1,6 @@
 //! The command line: arguments, help, and one file a command. No arithmetic.
 
+mod before;
 mod bench;
 mod compare;
 mod completions;
@@ -11,6 +12,7 @@ mod inspect;
 mod log;
 mod man;
 mod merge;
+mod mergekit;
 mod methods;
 mod plan;
 mod print;
@@ -187,21 +189,41 @@ struct PlanArgs {
     /// Split the output above this size
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size, allow_negative_numbers = true)]
     shard_size: u64,
+    /// Take remarks on the recipe, such as of a key without effect, for errors
+    #[arg(long)]
+    strict: bool,
 }
 
 impl PlanArgs {
     fn plan(&self) -> Result<crate::plan::Plan> {
+        self.plan_of(self.recipe()?)
+    }
+
+    /// The recipe, whose remarks are told.
+    fn recipe(&self) -> Result<crate::recipe::Recipe> {
         let recipe = load_recipe(&self.recipe)?;
+        if self.strict && !recipe.warnings.is_empty() {
+            return Err(
+                crate::error::Error::input(recipe.warnings.join("\n")).hint("without --strict these are warnings")
+            );
+        }
         for warning in &recipe.warnings {
             tracing::warn!("{warning}");
         }
-        let options = crate::plan::Options {
+        Ok(recipe)
+    }
+
+    fn options(&self) -> crate::plan::Options {
+        crate::plan::Options {
             threads: self.threads.get(),
             memory_budget: self.memory_budget.unwrap_or_else(default_budget),
             seed: self.seed,
             shard_bytes: self.shard_size,
-        };
-        let plan = crate::plan::Plan::new(recipe, options)?;
+        }
+    }
+
+    fn plan_of(&self, recipe: crate::recipe::Recipe) -> Result<crate::plan::Plan> {
+        let plan = crate::plan::Plan::new(recipe, self.options())?;
         for warning in &plan.warnings {
             tracing::warn!("{warning}");
         }

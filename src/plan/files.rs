@@ -21,6 +21,8 @@ pub struct Files {
     pub made: Vec<SmallFile>,
     /// Files of the reference that are not copied.
     pub left: Vec<String>,
+    /// Whether the reference's tokenizer is left out.
+    pub without_tokenizer: bool,
 }
 
 /// A value in `config.json`.
@@ -41,6 +43,7 @@ impl Files {
     /// Environment, if a file cannot be read.
     pub fn apply(&self, copies: &mut Copies) -> Result<()> {
         copies.files.retain(|f| !self.left.contains(&f.name) && !self.made.iter().any(|made| made.name == f.name));
+        copies.files.retain(|f| !self.without_tokenizer || !crate::tokenizer::is_file(&f.name));
         copies.files.extend(self.made.iter().cloned());
         copies.files.sort_by(|a, b| a.name.cmp(&b.name));
         let Some(file) = copies.files.iter_mut().find(|f| f.name == "config.json").filter(|_| !self.config.is_empty())

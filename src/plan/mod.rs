@@ -34,7 +34,7 @@ pub use factors::Factors;
 pub use files::Files;
 use graph::Graph;
 use memory::{Lanes, Memory};
-use outputs::{Output, Part, Parts};
+use outputs::{Output, Part, Parts, Planned};
 
 /// What a merge may use and how it lays out its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,8 +164,19 @@ impl Plan {
     }
 
     fn of(recipe: Recipe, options: Options) -> Result<Self> {
+        let mut before: Vec<(String, Planned)> = Vec::new();
+        for (name, document) in &recipe.before {
+            let plan = Self::behind(document.clone(), options, before.clone())?;
+            let tensors = plan.tensors.iter().map(|t| (t.name.clone(), t.dtype, t.shape.clone())).collect();
+            before.push((name.clone(), Planned { folder: plan.reference().folder().map(Into::into), tensors }));
+        }
+        Self::behind(recipe, options, before)
+    }
+
+    /// Plans a document whose models are outputs of others, too.
+    fn behind(recipe: Recipe, options: Options, before: Vec<(String, Planned)>) -> Result<Self> {
         let copied = compile_names(&recipe.copy)?;
-        let mut parts = Parts::open(&recipe)?;
+        let mut parts = Parts::open(&recipe, before)?;
         let mut files = Files::of_slices(&recipe, &parts);
         let token_warnings = tokens::plan(&recipe, &mut parts, &mut files)?;
         let is_copied = |name: &str, t: &Tensor| copied.is_match(name) || !t.dtype.is_mergeable_float();
@@ -184,7 +195,7 @@ impl Plan {
             .map(|output| planner.tensor(output, layers.group(&output.name).unwrap_or_default()))
             .collect::<Result<Vec<_>>>()?;
         check_stages(&recipe, &tensors)?;
-        let Parts { sources, parts } = parts;
+        let Parts { sources, parts, warnings: of_sources, .. } = parts;
         let factors = Factors::plan(&recipe, &parts[0].participants, &sources, &mut tensors)?;
 
         let specs: Vec<_> = tensors
@@ -206,6 +217,7 @@ impl Plan {
         let memory = Memory::fit(&tensors, options, Lanes::default())?;
         let graph = Graph::new(&tensors, &layers, memory.chunk_elems);
         let mut warnings = idle_patterns(&recipe, &copied, &sources);
+        warnings.extend(of_sources);
         warnings.extend(token_warnings);
         warnings.extend(factors.iter().flat_map(|f| f.warnings.clone()));
         let devices = None;

@@ -3,10 +3,13 @@
 //! Whole models are one part, whose outputs are the reference's tensors. With slices each slice is a part: its layers are
 //! numbered on from those of the slice before, and so a layer's tensors come of tensors of other names.
 
+use std::path::{Path, PathBuf};
+
 use super::stack::Stack;
 use super::towers::Towers;
 use super::{Source, SourceTensor};
 use crate::checkpoint::{Checkpoint, Tensor, quoted};
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::ops::BaseModel;
 use crate::recipe::{Listed, ModelRef, Module, Recipe, Slice};
@@ -41,12 +44,23 @@ pub(super) struct Output {
 pub(super) struct Parts {
     pub sources: Vec<Source>,
     pub parts: Vec<Part>,
+    /// What the user should know of them.
+    pub warnings: Vec<String>,
+    /// Plans of documents that are merged before, by name.
+    planned: Vec<(String, Planned)>,
+}
+
+/// What another document will write: its tensors, and where its small files come from.
+#[derive(Debug, Clone)]
+pub(super) struct Planned {
+    pub folder: Option<PathBuf>,
+    pub tensors: Vec<(String, Dtype, Vec<u64>)>,
 }
 
 impl Parts {
     /// Opens every checkpoint once.
-    pub fn open(recipe: &Recipe) -> Result<Self> {
-        let mut parts = Self { sources: Vec::new(), parts: Vec::new() };
+    pub fn open(recipe: &Recipe, planned: Vec<(String, Planned)>) -> Result<Self> {
+        let mut parts = Self { sources: Vec::new(), parts: Vec::new(), warnings: Vec::new(), planned };
         let mut paths = Vec::new();
         if let Some(base) = &recipe.base {
             parts.source(base, true, &mut paths)?;
@@ -65,18 +79,27 @@ impl Parts {
         Ok(parts)
     }
 
-    fn source(&mut self, model: &ModelRef, is_base: bool, paths: &mut Vec<std::path::PathBuf>) -> Result<usize> {
-        let path = model.path.canonicalize().unwrap_or_else(|_| model.path.clone());
+    fn source(&mut self, model: &ModelRef, is_base: bool, paths: &mut Vec<Vec<PathBuf>>) -> Result<usize> {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let path: Vec<PathBuf> = [&model.path].into_iter().chain(&model.adapters).map(|p| real(p)).collect();
         if let Some(known) = paths.iter().position(|p| *p == path) {
             return Ok(known);
         }
-        let checkpoint = Checkpoint::open(&model.path)?;
+        let document = self.planned.iter().find(|(name, _)| model.is_made && *name == model.written);
+        let mut checkpoint = match document {
+            Some((name, planned)) => Checkpoint::planned(name, planned.folder.as_deref(), planned.tensors.clone())?,
+            None => Checkpoint::open(&model.path)?,
+        };
+        let base = model.written.split('+').next().unwrap_or_default();
+        for adapter in &model.adapters {
+            self.warnings.extend(crate::source::apply(&mut checkpoint, base, adapter)?);
+        }
         self.sources.push(Source { is_base, written: model.written.clone(), checkpoint });
         paths.push(path);
         Ok(self.sources.len() - 1)
     }
 
-    fn add(&mut self, recipe: Recipe, participants: Vec<Listed>, paths: &mut Vec<std::path::PathBuf>) -> Result<()> {
+    fn add(&mut self, recipe: Recipe, participants: Vec<Listed>, paths: &mut Vec<Vec<PathBuf>>) -> Result<()> {
         let mut sources = Vec::with_capacity(participants.len());
         for participant in &participants {
             sources.push(match (participant, &recipe.base) {

@@ -365,7 +365,8 @@ fn unite(out: &mut Vocabulary, others: &[Vocabulary]) -> Result<bool> {
 /// The source that a recipe means by a model's name.
 fn named(parts: &Parts, model: &ModelRef) -> Option<usize> {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    parts.sources.iter().position(|s| s.written == model.written || real(s.checkpoint.path()) == real(&model.path))
+    let same_name = parts.sources.iter().position(|s| s.written == model.written);
+    same_name.or_else(|| parts.sources.iter().position(|s| real(s.checkpoint.path()) == real(&model.path)))
 }
 
 /// Rows of a model's embedding of tokens.

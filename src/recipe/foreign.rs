@@ -111,6 +111,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_method_of_mergekit_has_its_row_in_the_documentation() {
+        let page = include_str!("../../docs/mergekit.md");
+        for method in METHODS {
+            let is_there = page.lines().any(|line| line.starts_with("| `") && line.contains(&format!("`{method}`")));
+            assert!(is_there, "{method}");
+        }
+    }
+
+    #[test]
     fn parameters_of_methods_that_mergekit_has_are_not_ours_alone() {
         for method in REGISTRY.iter().filter(|m| m.role == Role::Method && is_mergekits(m.name)) {
             for parameter in method.parameters {

@@ -33,6 +33,14 @@ pub(super) fn recipe(recipe: &Recipe) -> Json {
     if !recipe.modules.is_empty() {
         all["modules"] = recipe.modules.iter().map(module).collect();
     }
+    if !recipe.before.is_empty() {
+        all["before"] = recipe
+            .before
+            .iter()
+            .map(|(name, recipe)| (name.clone(), self::recipe(recipe)))
+            .collect::<Map<_, _>>()
+            .into();
+    }
     if let Some(tokenizer) = &recipe.tokenizer {
         all["tokenizer"] = tokens(tokenizer);
     }

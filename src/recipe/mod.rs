@@ -11,6 +11,7 @@ use crate::dtype::Dtype;
 use crate::error::{Cause, Error, Result};
 use crate::ops::{BaseModel, MethodSpec, ParamSpec, Resolved, Scope, Value, Values};
 
+mod documents;
 mod dtypes;
 mod foreign;
 mod json;
@@ -23,6 +24,7 @@ mod read;
 mod reader;
 mod scalar;
 mod slices;
+mod stages;
 mod tokens;
 mod value;
 mod yaml;
@@ -67,6 +69,8 @@ pub struct Recipe {
     pub out_dtype: Option<Dtype>,
     /// `output` and `factors`: what is written.
     pub output: Output,
+    /// Documents whose outputs are models of this one or of later ones, by their names, in the order in which they are merged.
+    pub before: Vec<(String, Recipe)>,
     /// What is accepted but has no effect, for the user to be told.
     pub warnings: Vec<String>,
 }
@@ -76,8 +80,12 @@ pub struct Recipe {
 pub struct ModelRef {
     /// As written in the recipe.
     pub written: String,
-    /// Resolved against the recipe's folder.
+    /// Resolved against the recipe's folder, or found in the Hub's cache.
     pub path: PathBuf,
+    /// Adapters that are put on it, in order.
+    pub adapters: Vec<PathBuf>,
+    /// Whether it is the output of another document, of [`Recipe::before`]; `path` is then its name.
+    pub is_made: bool,
 }
 
 /// One entry of `models`.
@@ -217,6 +225,15 @@ impl Recipe {
             values.push(spec.name, value);
         }
         Ok(values)
+    }
+
+    /// Every model that the recipe names, the base too.
+    pub fn references_mut(&mut self) -> impl Iterator<Item = &mut ModelRef> {
+        let slices = self.modules.iter_mut().flat_map(|module| &mut module.slices);
+        let sliced =
+            slices.flat_map(|slice| slice.base.iter_mut().chain(slice.sources.iter_mut().map(|s| &mut s.model)));
+        let tokens = self.tokenizer.iter_mut().flat_map(tokens::references_mut);
+        self.base.iter_mut().chain(self.models.iter_mut().map(|m| &mut m.model)).chain(sliced).chain(tokens)
     }
 
     /// The recipe as resolved, for the manifest and for `plan`. Keys are the recipe's; `defaults` holds the values of

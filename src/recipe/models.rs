@@ -3,21 +3,51 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::ModelRef;
-use super::reader::Reader;
-use super::yaml::{Data, Node, quote};
+use super::reader::{Reader, text};
+use super::yaml::{Data, Entry, Node, quote};
 use crate::error::{Cause, Error, Result};
+use crate::hub;
 use crate::suggest::nearest;
 
 /// Reads a checkpoint's name. The second path tells the same checkpoint under two names apart from two checkpoints.
 pub(super) fn read(reader: &Reader, node: &Node, key: &str) -> Result<(ModelRef, PathBuf)> {
+    if let Data::Map(entries) = &node.data {
+        return read_name(reader, &reference(reader, entries, key)?, node.line, key);
+    }
     let Data::Scalar { text: written, .. } = &node.data else {
-        let error = match &node.data {
-            Data::Map(_) => reader.error(node.line, format_args!("`{key}` as a mapping is not supported yet")),
-            _ => reader.error(node.line, format_args!("`{key}` must be a path, found {}", node.describe())),
-        };
+        let error = reader.error(node.line, format_args!("`{key}` must be a path, found {}", node.describe()));
         return Err(error.hint("write the path of a checkpoint: a folder, or one .safetensors file"));
     };
     read_name(reader, if node.is_null() { "" } else { written }, node.line, key)
+}
+
+/// A name as mergekit writes it out: `{model: {path, revision}, lora: {path, revision}}`.
+fn reference(reader: &Reader, entries: &[Entry], key: &str) -> Result<String> {
+    let mut written = String::new();
+    let mut adapter = None;
+    let known = ["model", "lora", "path", "revision", "override_architecture"];
+    for entry in entries.iter().filter(|entry| !entry.value.is_null()) {
+        let inner = || match &entry.value.data {
+            Data::Map(inner) => reference(reader, inner, key),
+            _ => text(reader, entry).map(Option::unwrap_or_default),
+        };
+        match entry.key.as_str() {
+            "model" | "path" => written = inner()? + &written,
+            "revision" => written = format!("{written}@{}", inner()?),
+            "lora" => adapter = Some(inner()?),
+            "override_architecture" => {
+                reader.warn(entry.line, "`override_architecture` has no effect: layouts are read from tensors' names");
+            }
+            other => {
+                let message = format!("unknown key {} in `{key}`", quote(other));
+                return Err(reader.unknown_key(entry.line, message, other, &known));
+            }
+        }
+    }
+    Ok(match adapter {
+        Some(adapter) => format!("{written}+{adapter}"),
+        None => written,
+    })
 }
 
 /// Reads a checkpoint's name that stands on a line.
@@ -29,34 +59,69 @@ pub(super) fn read_name(reader: &Reader, written: &str, line: usize, key: &str) 
     if written.contains('\0') {
         return Err(reader.error(line, format_args!("`{key}` holds a NUL character: {}", quote(written))));
     }
-    let path = reader.folder.join(written);
-    let identity = if reader.on_disk {
-        std::fs::canonicalize(&path)
-            .map_err(|e| absent(reader, line, written, &path, &e).input_is(Cause::Checkpoint))?
-    } else {
-        lexical(&path)
+    if reader.names.iter().any(|name| name == written) {
+        let path = PathBuf::from(written);
+        return Ok((
+            ModelRef { written: written.to_owned(), path: path.clone(), adapters: Vec::new(), is_made: true },
+            path,
+        ));
+    }
+    let whole = reader.folder.join(written);
+    if !reader.on_disk {
+        let identity = lexical(&whole);
+        return Ok((
+            ModelRef { written: written.to_owned(), path: whole, adapters: Vec::new(), is_made: false },
+            identity,
+        ));
+    }
+    // A path that is there whole is that path, whatever signs it holds.
+    if whole.exists() || !written.contains('+') {
+        let path = locate(reader, line, written, "model")?;
+        let identity = path.canonicalize().unwrap_or_else(|_| path.clone());
+        return Ok((ModelRef { written: written.to_owned(), path, adapters: Vec::new(), is_made: false }, identity));
+    }
+    let mut parts = written.split('+');
+    let path = locate(reader, line, parts.next().unwrap_or_default(), "model")?;
+    let mut identity = path.canonicalize().unwrap_or_else(|_| path.clone()).into_os_string();
+    let mut adapters = Vec::new();
+    for part in parts {
+        let adapter = locate(reader, line, part, "adapter")?;
+        identity.push("+");
+        identity.push(adapter.canonicalize().unwrap_or_else(|_| adapter.clone()));
+        adapters.push(adapter);
+    }
+    Ok((ModelRef { written: written.to_owned(), path, adapters, is_made: false }, identity.into()))
+}
+
+/// Where a checkpoint or an adapter is: a path, else a name in the Hub's cache.
+fn locate(reader: &Reader, line: usize, written: &str, what: &str) -> Result<PathBuf> {
+    let at = |error: Error| {
+        let mut told = reader.error(line, &error);
+        for hint in error.hints() {
+            told = told.hint(hint.clone());
+        }
+        told.input_is(Cause::Checkpoint)
     };
-    Ok((ModelRef { written: written.to_owned(), path }, identity))
+    let path = reader.folder.join(written);
+    match path.canonicalize() {
+        Ok(_) => hub::within(&path).map_err(at),
+        Err(error) => {
+            let cached = hub::cache().map(|cache| hub::find(written, &cache)).transpose().map_err(at)?.flatten();
+            cached.ok_or_else(|| absent(reader, line, written, what, &path, &error).input_is(Cause::Checkpoint))
+        }
+    }
 }
 
 /// Why a checkpoint cannot be reached, and what its name may have meant.
-fn absent(reader: &Reader, line: usize, written: &str, path: &Path, error: &std::io::Error) -> Error {
+fn absent(reader: &Reader, line: usize, written: &str, what: &str, path: &Path, error: &std::io::Error) -> Error {
     use std::io::ErrorKind::{NotADirectory, NotFound};
     let shown = quote(written);
     if !matches!(error.kind(), NotFound | NotADirectory) {
-        return Error::io(format_args!("reach the model {shown} ({}:{line})", reader.file), error);
+        return Error::io(format_args!("reach the {what} {shown} ({}:{line})", reader.file), error);
     }
-    let missing = |what: &str| reader.error(line, format_args!("model {shown} is not on this machine{what}"));
+    let missing = |why: &str| reader.error(line, format_args!("{what} {shown} is not on this machine{why}"));
     if written.starts_with('~') {
         return missing("").hint("`~` is not expanded in a recipe: write the path in full");
-    }
-    if written.contains('+') {
-        return missing(", and LoRA adapters (`model+adapter`) are not supported yet")
-            .hint("merge the adapter into its model first, and name the result");
-    }
-    if written.contains('@') {
-        return missing(", and revisions (`model@revision`) are not supported yet")
-            .hint("download that revision, and name its folder");
     }
     let mut error = missing(&format!(": there is no {}", quote(&path.to_string_lossy())));
     if let Some(near) = sibling(path) {
@@ -65,22 +130,13 @@ fn absent(reader: &Reader, line: usize, written: &str, path: &Path, error: &std:
     if !Path::new(written).is_absolute() {
         error = error.hint("a relative path starts at the recipe's folder");
     }
-    if looks_like_hub_id(written) {
-        let download = format!("hf download {written} --local-dir FOLDER");
+    if let Some((name, revision)) = hub::name(written).filter(|_| written.contains('/') || written.contains('@')) {
+        let revision = if written.contains('@') { format!(" --revision {revision}") } else { String::new() };
         error = error.hint(format!(
-            "a model of the Hugging Face hub must be downloaded first (`{download}`): then name that folder"
+            "a model of the Hugging Face Hub is looked for in its cache, and is not there: `hf download {name}{revision}` fetches it"
         ));
     }
     error
-}
-
-/// `org/name`, as the hub spells it.
-fn looks_like_hub_id(written: &str) -> bool {
-    let part = |p: &str| {
-        p.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && p.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-    };
-    written.split_once('/').is_some_and(|(org, name)| part(org) && part(name))
 }
 
 /// The name most like the missing one in the same folder.
@@ -119,15 +175,5 @@ mod tests {
         }
         assert_eq!(lexical(Path::new("../../a")), Path::new("../../a"));
         assert_eq!(lexical(Path::new("/a/../b")), Path::new("/b"));
-    }
-
-    #[test]
-    fn hub_names_are_an_owner_and_a_name() {
-        for id in ["org/name", "meta-llama/Llama-3.1-8B", "a/b"] {
-            assert!(looks_like_hub_id(id), "{id}");
-        }
-        for path in ["name", "./org/name", "../name", "a/b/c", "/a/b", "a/", "a/b c"] {
-            assert!(!looks_like_hub_id(path), "{path}");
-        }
     }
 }

@@ -2,17 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use super::listing::{self, Listing, Named, check_models, named};
+use super::listing::{self, Listing, check_models};
 use super::parameters::{self, Place};
-use super::reader::{Reader, list_of_names, text};
+use super::reader::{Reader, text};
 use super::slices::{self, Around, Module};
+use super::stages::{self, methods_here, with_names};
 use super::yaml::{self, Data, Entry, Node, quote};
-use super::{Model, ModelRef, Parameters, Recipe, Stage, dtypes, foreign, models, output, patterns, tokens};
+use super::{Model, ModelRef, Parameters, Recipe, documents, dtypes, foreign, models, output, patterns, tokens};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::methods::{self, REGISTRY};
+use crate::methods;
 use crate::ops::{BaseModel, MethodSpec, ParamDefault, Role};
-use crate::suggest::nearest;
 
 /// The keys of a recipe.
 const KEYS: [&str; 15] = [
@@ -33,9 +33,6 @@ const KEYS: [&str; 15] = [
     "chat_template",
 ];
 
-/// Most stages: far above use, and a bound on the work that a recipe can ask for.
-const MOST_STAGES: usize = 64;
-
 /// Reads a recipe. `on_disk`: whether its models must exist.
 pub(super) fn recipe(bytes: &[u8], path: &Path, on_disk: bool) -> Result<Recipe> {
     let file = path.display().to_string();
@@ -46,19 +43,55 @@ pub(super) fn recipe(bytes: &[u8], path: &Path, on_disk: bool) -> Result<Recipe>
         let line = 1 + bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count();
         yaml::error_at(&file, line, "not UTF-8 text").hint("save the recipe as UTF-8")
     })?;
-    let root = yaml::parse(text, &file)?;
-    let Some(root) = root.filter(|root| !root.is_null()) else {
-        let hint = "a recipe needs at least `merge_method` and `models`";
-        return Err(Error::input(format!("{file}: the recipe is empty")).hint(hint));
-    };
+    let roots = yaml::parse(text, &file)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let reader = Reader::new(&file, folder, on_disk);
-    let read = reader.keep(Keys::read(&reader, &root).and_then(|keys| keys.recipe(&reader)));
-    let mut recipe = reader.finish(read.flatten())?;
-    recipe.path = path.to_path_buf();
-    recipe.text = text.to_string();
+    let mut reader = Reader::new(&file, folder, on_disk);
+    let mut recipe = match &roots[..] {
+        [] => {
+            let hint = "a recipe needs at least `merge_method` and `models`";
+            return Err(Error::input(format!("{file}: the recipe is empty")).hint(hint));
+        }
+        [root] => {
+            let read = reader.keep(document(&reader, root));
+            reader.finish(read.flatten())?
+        }
+        several => {
+            let read = documents::read(&mut reader, several);
+            reader.finish(read)?
+        }
+    };
+    for (_, before) in &mut recipe.before {
+        (before.path, before.text) = (path.to_path_buf(), text.to_string());
+    }
+    (recipe.path, recipe.text) = (path.to_path_buf(), text.to_string());
     recipe.warnings = reader.warnings();
     Ok(recipe)
+}
+
+/// Reads one document; `None` after mistakes that were noted.
+pub(super) fn document(reader: &Reader, root: &Node) -> Result<Option<Recipe>> {
+    experts(reader, root)?;
+    Keys::read(reader, root).and_then(|keys| keys.recipe(reader))
+}
+
+/// Refuses a configuration of `mergekit-moe` by name.
+fn experts(reader: &Reader, root: &Node) -> Result<()> {
+    let Data::Map(entries) = &root.data else { return Ok(()) };
+    let of = |key: &str| entries.iter().find(|entry| entry.key == key);
+    let Some(at) = of("experts") else { return Ok(()) };
+    let mode = of("gate_mode").map(|entry| text(reader, entry)).transpose()?.flatten();
+    let mode = mode.unwrap_or_else(|| "hidden".into());
+    let why = match mode.as_str() {
+        "hidden" | "hidden_last" | "hidden_avg" => {
+            "it takes hidden states of a model that runs, and merganser runs none"
+        }
+        _ => "it is not done yet",
+    };
+    let message = format!(
+        "`experts` is a configuration of mergekit-moe with `gate_mode: {}`: {why}",
+        quote(&mode).trim_matches('`')
+    );
+    Err(reader.error(at.line, message))
 }
 
 /// The entries of the top level, known and not null.
@@ -77,6 +110,8 @@ impl<'n> Keys<'n> {
         for entry in all {
             if KEYS.contains(&entry.key.as_str()) {
                 entries.push(entry);
+            } else if entry.key == "name" && !reader.names.is_empty() {
+                // The name of a document is what others call it.
             } else if foreign::is_ignored_at_top(&entry.key) {
                 listing::warn_idle(reader, entry);
             } else {
@@ -153,7 +188,7 @@ impl<'n> Keys<'n> {
         }
         let stages = match self.get("task_vector_stages") {
             Some(entry) => {
-                reader.keep(stages(reader, entry, method, self.get("base_model").is_some())).unwrap_or_default()
+                reader.keep(stages::read(reader, entry, method, self.get("base_model").is_some())).unwrap_or_default()
             }
             None => Vec::new(),
         };
@@ -175,6 +210,7 @@ impl<'n> Keys<'n> {
             copy,
             out_dtype,
             output,
+            before: Vec::new(),
             warnings: Vec::new(),
         }))
     }
@@ -258,22 +294,6 @@ fn unknown(reader: &Reader, entry: &Entry) -> Error {
     reader.unknown_key(entry.line, message, key, &KEYS)
 }
 
-fn methods_here(role: Role) -> String {
-    let names = list_of_names(REGISTRY.iter().filter(|m| m.role == role).map(|m| m.name), "and");
-    match role {
-        Role::Method => format!("methods: {names}"),
-        Role::Stage => format!("stages: {names}"),
-    }
-}
-
-/// Adds to an error the nearest method or stage and the list of all.
-fn with_names(mut error: Error, name: &str, role: Role) -> Error {
-    if let Some(near) = nearest(name, REGISTRY.iter().filter(|m| m.role == role).map(|m| m.name)) {
-        error = error.hint(format!("did you mean `{near}`?"));
-    }
-    error.hint(methods_here(role))
-}
-
 fn method(reader: &Reader, entry: &Entry) -> Result<&'static MethodSpec> {
     let name = text(reader, entry)?.unwrap_or_default();
     let line = entry.value.line;
@@ -299,7 +319,7 @@ fn method(reader: &Reader, entry: &Entry) -> Result<&'static MethodSpec> {
 fn models_of(modules: &[Module]) -> Listing {
     let mut listing = Listing::default();
     for source in modules.iter().flat_map(|m| &m.slices).flat_map(|s| &s.sources).filter(|source| !source.is_base) {
-        if !listing.models.iter().any(|known| known.model.path == source.model.path) {
+        if !listing.models.iter().any(|known| known.model == source.model) {
             let (model, line) = (source.model.clone(), source.line);
             listing.models.push(Model { model, line, parameters: Parameters::default() });
         }
@@ -339,65 +359,6 @@ fn check_slices(reader: &Reader, modules: &[Module], method: &MethodSpec, parame
         check_required(reader, slice.line, method, given)?;
     }
     Ok(())
-}
-
-/// Reads `task_vector_stages`.
-fn stages(reader: &Reader, at: &Entry, method: &'static MethodSpec, has_base: bool) -> Result<Vec<Stage>> {
-    let items = reader.list(&at.value, "`task_vector_stages`")?;
-    if items.len() > MOST_STAGES {
-        return Err(reader.error(at.line, format_args!("{} stages are more than {MOST_STAGES}", items.len())));
-    }
-    let mut stages = Vec::with_capacity(items.len());
-    for item in items {
-        let Named { name, parameters: parameters_at, .. } = named(reader, item, "task_vector_stages", "stage", false)?;
-        let spec = stage(reader, name)?;
-        let parameters = match parameters_at {
-            Some(entry) => parameters::read(reader, entry, spec, Place::Stage)?,
-            None => Parameters::default(),
-        };
-        if let Some(missing) =
-            spec.parameters.iter().find(|p| p.default == ParamDefault::Required && !parameters.is_set(p.name))
-        {
-            return Err(
-                reader.error(item.line, format_args!("stage `{}` needs the parameter `{}`", spec.name, missing.name))
-            );
-        }
-        stages.push(Stage { spec, parameters });
-    }
-    if stages.is_empty() {
-        return Ok(stages);
-    }
-    if !method.takes_stages {
-        let able = REGISTRY.iter().filter(|m| m.role == Role::Method && m.takes_stages).map(|m| m.name);
-        let message = format!("method `{}` does not work on task vectors: no stage can stand before it", method.name);
-        return Err(reader
-            .error(at.line, message)
-            .hint(format!("methods that take stages: {}", list_of_names(able, "and"))));
-    }
-    if !has_base {
-        let error =
-            reader.error(at.line, "`task_vector_stages` needs `base_model`: a task vector is a model minus the base");
-        return Err(error);
-    }
-    Ok(stages)
-}
-
-fn stage(reader: &Reader, node: &Node) -> Result<&'static MethodSpec> {
-    let Data::Scalar { text: name, .. } = &node.data else {
-        return Err(reader.error(node.line, format_args!("`stage` must be a word, found {}", node.describe())));
-    };
-    match methods::find(name) {
-        Some(spec) if spec.role == Role::Stage => Ok(spec),
-        Some(spec) => {
-            let error =
-                reader.error(node.line, format_args!("`{}` is a merge method, not a task-vector stage", spec.name));
-            Err(error.hint(format!("name it as `merge_method: {}`", spec.name)).hint(methods_here(Role::Stage)))
-        }
-        None => {
-            let error = reader.error(node.line, format_args!("unknown stage {}", quote(name)));
-            Err(with_names(error, name, Role::Stage))
-        }
-    }
 }
 
 /// Whether every required parameter is given for every model, at least for some tensors.

@@ -16,6 +16,8 @@ pub(super) struct Reader<'a> {
     pub folder: &'a Path,
     /// Whether the models must exist.
     pub on_disk: bool,
+    /// Names of documents, which are models of the others.
+    pub names: Vec<String>,
     /// Lines and texts.
     pub warnings: RefCell<Vec<(usize, String)>>,
     /// Mistakes so far: all of them are told at once.
@@ -24,7 +26,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub fn new(file: &'a str, folder: &'a Path, on_disk: bool) -> Self {
-        Self { file, folder, on_disk, warnings: RefCell::default(), mistakes: RefCell::default() }
+        Self { file, folder, on_disk, names: Vec::new(), warnings: RefCell::default(), mistakes: RefCell::default() }
     }
 
     /// What was read; `None` for a mistake, which is noted so that reading can go on.
@@ -97,6 +99,11 @@ fn all_at_once(file: &str, mistakes: &[Error]) -> Error {
     let environment = mistakes.iter().any(|m| m.kind() == Kind::Environment);
     let message = mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     let mut error = if environment { Error::environment(message) } else { Error::input(message) };
+    if let [first, rest @ ..] = mistakes
+        && rest.iter().all(|other| other.cause() == first.cause())
+    {
+        error = error.input_is(first.cause());
+    }
     for mistake in mistakes {
         for hint in mistake.hints() {
             let place = place_of(file, mistake).map(|line| format!("line {line}: ")).unwrap_or_default();

@@ -79,6 +79,19 @@ pub enum ChatTemplate {
     Text(String),
 }
 
+/// Every model that is named there.
+pub(super) fn references_mut(tokenizer: &mut Tokenizer) -> impl Iterator<Item = &mut ModelRef> {
+    let source = match &mut tokenizer.source {
+        TokenizerSource::Model(model) => Some(model),
+        TokenizerSource::Union | TokenizerSource::Base => None,
+    };
+    let rules = tokenizer.tokens.iter_mut().filter_map(|rule| match &mut rule.source {
+        Some(TokenFrom::Model(model) | TokenFrom::Token(model, _)) => Some(model),
+        Some(TokenFrom::Zero) | None => None,
+    });
+    source.into_iter().chain(rules)
+}
+
 /// Reads `tokenizer_source` or `tokenizer`.
 pub(super) fn read(reader: &Reader, simple: Option<&Entry>, full: Option<&Entry>) -> Result<Option<Tokenizer>> {
     if let (Some(first), Some(second)) = (simple, full) {

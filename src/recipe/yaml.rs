@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 pub(super) const MAX_BYTES: usize = 1 << 20;
 /// Most nodes, each alias counted as the nodes it stands for.
 const MAX_NODES: usize = 100_000;
+/// Most documents.
+const MAX_DOCUMENTS: usize = 100;
 /// Deepest nesting, through aliases too.
 const MAX_DEPTH: usize = 64;
 
@@ -94,26 +96,27 @@ fn safe(text: &str) -> String {
     shown
 }
 
-/// The one document of `text`; `None` if it holds none. `file` is how errors name the text.
-pub(super) fn parse(text: &str, file: &str) -> Result<Option<Rc<Node>>> {
+/// The documents of `text`, those that are empty left out. `file` is how errors name the text.
+pub(super) fn parse(text: &str, file: &str) -> Result<Vec<Rc<Node>>> {
     if text.len() > MAX_BYTES {
         return Err(too_long(file));
     }
     let mut parser = Parser::new_from_str(text);
     let mut tree = Tree { file, nodes: 0, open: Vec::new(), anchors: HashMap::new(), root: None };
-    let mut documents = 0;
+    let mut documents = Vec::new();
     while let Some(event) = parser.next_event() {
         let (event, span) = event.map_err(|e| {
             error_at(file, e.marker().line().max(1), format_args!("not valid YAML: {}", safe(e.info())))
         })?;
         let line = span.start.line().max(1);
         match event {
-            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
-            Event::DocumentStart(_) => {
-                documents += 1;
-                if documents > 1 {
-                    return Err(error_at(file, line, "a second YAML document starts here; a recipe is one document")
-                        .hint("put each recipe into a file of its own"));
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) => {}
+            Event::DocumentEnd => {
+                // Anchors of one document are not known in the next.
+                tree.anchors.clear();
+                documents.extend(tree.root.take());
+                if documents.len() > MAX_DOCUMENTS {
+                    return Err(error_at(file, line, format_args!("more than {MAX_DOCUMENTS} documents")));
                 }
             }
             Event::Alias(id) => tree.alias(id, line)?,
@@ -133,7 +136,9 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Option<Rc<Node>>> {
             Event::SequenceEnd | Event::MappingEnd => tree.end(line)?,
         }
     }
-    Ok(tree.root)
+    documents.extend(tree.root);
+    documents.retain(|root| !root.is_null());
+    Ok(documents)
 }
 
 /// The error for a text above [`MAX_BYTES`].

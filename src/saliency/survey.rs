@@ -80,6 +80,13 @@ impl Survey {
             ))
             .hint("list the fine-tuned models under `models:`"));
         }
+        if !recipe.modules.is_empty() || !recipe.before.is_empty() {
+            let message = format!(
+                "`{}` has slices or several documents, and task vectors are those of whole models",
+                recipe.path.display()
+            );
+            return Err(Error::input(message));
+        }
         let method = recipe.method;
         let find = |name| methods::find(name).ok_or_else(|| Error::internal(format!("`{name}` is not registered")));
         recipe.method = find(PLAIN)?;
