@@ -77,28 +77,28 @@ def shapes(layout, depth):
                                 ("attention.output.dense", square), ("attention.output.LayerNorm", vector), ("intermediate.dense", up),
                                 ("output.dense", down), ("output.LayerNorm", vector)):
                 out[f"{at}{name}.weight"], out[f"{at}{name}.bias"] = shape, shape[:1]
-        out |= {"cls.predictions.bias": (ROWS,), "cls.predictions.transform.dense.weight": square, "cls.predictions.transform.dense.bias": vector,
+        out |= {"bert.pooler.dense.weight": square, "bert.pooler.dense.bias": vector, "cls.predictions.bias": (ROWS,), "cls.predictions.transform.dense.weight": square, "cls.predictions.transform.dense.bias": vector,
                 "cls.predictions.transform.LayerNorm.weight": vector, "cls.predictions.transform.LayerNorm.bias": vector}
         return out
     raise SystemExit(f"unknown layout {layout}")
 
 
-def tokenizer(folder, own):
+def tokenizer(folder, own, unknown):
     """A byte-pair tokenizer of 32 tokens in a vocabulary of 40 rows; `own`: how many of them no other model has."""
     letters = [chr(ord("a") + i) for i in range(TOKENS - 4 - own)]
     letters += [f"{os.path.basename(folder)}{i}" for i in range(own)]
-    vocab = {"<s>": 0, "</s>": 1, "<unk>": 2} | {letter: 3 + i for i, letter in enumerate(letters)}
+    vocab = {"<s>": 0, "</s>": 1, unknown: 2} | {letter: 3 + i for i, letter in enumerate(letters)}
     vocab["ab"] = len(vocab)
     special = [{"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-               for i, text in enumerate(("<s>", "</s>", "<unk>"))]
+               for i, text in enumerate(("<s>", "</s>", unknown))]
     data = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": special, "normalizer": None, "pre_tokenizer": {"type": "Whitespace"},
             "post_processor": None, "decoder": None,
-            "model": {"type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None, "end_of_word_suffix": None,
+            "model": {"type": "BPE", "dropout": None, "unk_token": unknown, "continuing_subword_prefix": None, "end_of_word_suffix": None,
                       "fuse_unk": False, "byte_fallback": False, "ignore_merges": False, "vocab": vocab, "merges": [["a", "b"]]}}
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "unk_token": unknown,
                 "chat_template": "{% for m in messages %}{{ m['content'] }}{% endfor %}"}
     for name, content in (("tokenizer.json", data), ("tokenizer_config.json", settings),
-                          ("special_tokens_map.json", {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})):
+                          ("special_tokens_map.json", {"bos_token": "<s>", "eos_token": "</s>", "unk_token": unknown})):
         with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
             json.dump(data if name == "tokenizer.json" else content, file)
 
@@ -116,7 +116,8 @@ def write(folder, layout, depth, seed, dtype="F32", own_tokens=0):
     checkpoint.save(os.path.join(folder, "model.safetensors"), {name: (dtype, checkpoint.encode(values, dtype)) for name, values in tensors.items()})
     with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
         json.dump(config(layout, depth), file)
-    tokenizer(folder, own_tokens)
+    # What transformers adds to Qwen2's where it is missing.
+    tokenizer(folder, own_tokens, "<|endoftext|>" if layout == "qwen2" else "<unk>")
 
 
 def write_adapter(folder, base, depth, seed, rank=2):
