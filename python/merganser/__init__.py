@@ -10,8 +10,8 @@
     print(merged.totals.elements, merged.timings.seconds)
 
 Every function runs the command of its name of the program `merganser`, which comes with this package, and returns what
-the command prints with `--json` as a dataclass. A recipe is a path (`str` or path-like), or a mapping with the recipe's keys,
-whose relative paths start at the current folder. Options are the command's, with `_` for `-`. A failure raises
+the command prints with `--json` as a dataclass. A recipe is a path (`str` or path-like), or a mapping with the recipe's keys
+(a list of them: its documents), whose relative paths start at the current folder. Options are the command's, with `_` for `-`. A failure raises
 a subclass of `MerganserError`; Ctrl-C stops a merge after the tensors in hand, and `resume=True` goes on with it.
 """
 
@@ -41,7 +41,7 @@ from ._program import Progress, find_program, run as _run
 from ._read import read as _read
 
 Path = Union[str, "os.PathLike[str]"]
-Recipe = Union[Path, Mapping[str, Any]]
+Recipe = Union[Path, Mapping[str, Any], Sequence[Mapping[str, Any]]]
 Size = Union[int, str]
 OnProgress = Callable[[Progress], Any]
 
@@ -83,6 +83,7 @@ def merge(
     memory_budget: Optional[Size] = None,
     seed: Optional[int] = None,
     shard_size: Optional[Size] = None,
+    strict: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     progress: Optional[OnProgress] = None,
@@ -90,7 +91,7 @@ def merge(
     """Merges checkpoints as the recipe says into the folder `out`, which must not exist or be empty.
 
     `device` is `auto`, `cpu`, `cuda` or `cuda:N`; sizes are bytes or texts such as "8GiB". `resume` goes on with an
-    interrupted merge, `overwrite` replaces an output once the new one is complete. `progress` is called from this thread:
+    interrupted merge, `overwrite` replaces an output once the new one is complete, `strict` takes remarks on the recipe for errors. `progress` is called from this thread:
     with nothing done first, about four times a second, and with all of it done at the end; what it raises stops
     the merge, which can be resumed, and is raised here.
     """
@@ -103,6 +104,7 @@ def merge(
         memory_budget=memory_budget,
         seed=seed,
         shard_size=shard_size,
+        strict=strict,
         resume=resume,
         overwrite=overwrite,
     )
@@ -118,6 +120,7 @@ def plan(
     memory_budget: Optional[Size] = None,
     seed: Optional[int] = None,
     shard_size: Optional[Size] = None,
+    strict: bool = False,
 ) -> Plan:
     """What a merge would do: tensors, bytes, memory. Reads headers only."""
     source, stdin = _recipe(recipe)
@@ -128,6 +131,7 @@ def plan(
         memory_budget=memory_budget,
         seed=seed,
         shard_size=shard_size,
+        strict=strict,
     )
     return _read(Plan, _run("plan", [*options, "--", source], stdin=stdin))
 
@@ -223,8 +227,11 @@ def _path(path: Path) -> str:
 def _recipe(recipe: Recipe) -> Tuple[str, Optional[str]]:
     """The argument that names a recipe, and what the program reads from its standard input."""
     if isinstance(recipe, Mapping):
+        recipe = [recipe]
+    if isinstance(recipe, (list, tuple)):
         # JSON is YAML, but for the escapes of characters beyond the first 65536, which are written as they are.
-        return "-", json.dumps(dict(recipe), ensure_ascii=False, allow_nan=False, default=_plain)
+        documents = [json.dumps(one, ensure_ascii=False, allow_nan=False, default=_plain) for one in recipe]
+        return "-", "\n---\n".join(documents) + "\n"
     path = _path(recipe)
     return (os.path.join(".", path) if path == "-" else path), None
 

@@ -93,6 +93,19 @@ class Package(unittest.TestCase):
         done = subprocess.run([sys.executable, "-c", code], cwd=self.dir, env=os.environ, capture_output=True, text=True)
         self.assertEqual(done.stdout, "family/base\n", done.stderr)
 
+    def test_several_mappings_are_the_documents_of_one_recipe(self):
+        first = dict(self.recipe, name="first")
+        second = {"merge_method": "passthrough", "models": [{"model": "first"}]}
+        merganser.merge([first, second], self.dir / "both", **FIXED)
+        merganser.merge(self.recipe, self.dir / "one", **FIXED)
+        self.assertTrue(merganser.compare(self.dir / "both", self.dir / "one").identical)
+
+    def test_remarks_are_warnings_and_strict_makes_them_errors(self):
+        recipe = dict(self.recipe, parameters={"density": 0.2, "t": 0.5})
+        self.assertTrue(any("`t`" in warning for warning in merganser.plan(recipe).warnings))
+        with self.assertRaisesRegex(merganser.MerganserError, "`t` has no effect"):
+            merganser.plan(recipe, strict=True)
+
     def test_a_text_is_a_path_and_never_yaml(self):
         with self.assertRaises(merganser.RecipeError):
             merganser.plan("merge_method: linear")
