@@ -350,7 +350,18 @@ fn small_files_are_copied_listed_and_digested() {
 #[test]
 fn a_small_file_with_a_path_or_a_taken_name_is_refused() {
     use merganser::output::{SmallFile, copy::Content};
-    for name in ["../x", "a/b", "/x", "..", "", "merganser.json", "README.md", "model-00001-of-00003.safetensors"] {
+    for name in [
+        "../x",
+        "a/b/c",
+        "README.md/x",
+        "../a/b",
+        "/x",
+        "..",
+        "",
+        "merganser.json",
+        "README.md",
+        "model-00001-of-00003.safetensors",
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let work = work(open(&dir.path().join("out"), 1, false, false).unwrap());
         (0..tensors().len()).for_each(|i| write_tensor(&work, i));

@@ -29,6 +29,7 @@ pub struct Checkpoint {
     tensors: Vec<Tensor>,
     /// Positions in `tensors`, sorted by name.
     by_name: Vec<usize>,
+    warnings: Vec<String>,
 }
 
 impl Checkpoint {
@@ -87,6 +88,7 @@ impl Checkpoint {
             replaced: BTreeMap::new(),
             tensors,
             by_name,
+            warnings: Vec::new(),
         };
         if let Some(index) = &found.index {
             checkpoint.check_index(index)?;
@@ -99,7 +101,7 @@ impl Checkpoint {
     }
 
     /// Every tensor that the index maps must be in the shard to which it maps it.
-    fn check_index(&self, index: &Index) -> Result<()> {
+    fn check_index(&mut self, index: &Index) -> Result<()> {
         for (name, shard) in &index.weight_map {
             let expected = quoted_path(self.shards[*shard].path());
             let found = match self.get(name) {
@@ -120,12 +122,17 @@ impl Checkpoint {
             let unmapped =
                 |t: &&Tensor| index.weight_map.binary_search_by(|(name, _)| name.as_str().cmp(&t.name)).is_err();
             let first = self.tensors.iter().find(unmapped).map(|tensor| quoted(&tensor.name)).unwrap_or_default();
-            tracing::warn!(
-                index = %index.path.display(),
-                "{extra} tensors in the shards are not in the index and are taken all the same; the first is {first}"
-            );
+            self.warnings.push(format!(
+                "{extra} tensors in the shards are not in {} and are taken all the same; the first is {first}",
+                quoted_path(&index.path)
+            ));
         }
         Ok(())
+    }
+
+    /// What is odd about its files and does no harm to its tensors.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The path as it was given.
@@ -204,6 +211,7 @@ impl Checkpoint {
             made: Vec::new(),
             replaced: BTreeMap::new(),
             tensors: tensors.iter().map(stand_in).collect(),
+            warnings: Vec::new(),
             by_name,
         };
         for (at, (_, dtype, shape)) in tensors.into_iter().enumerate() {

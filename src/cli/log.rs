@@ -85,16 +85,18 @@ impl io::Write for Stderr {
         // Lines for people are safe already.
         let text = String::from_utf8_lossy(line);
         let text = if self.0 == LogFormat::Json { safe_json(text.into_owned()) } else { text.into_owned() };
-        let write = || io::stderr().lock().write_all(text.as_bytes());
+        // Where stderr is full or gone the line is lost. An error would end the process: the subscriber tells it on stderr.
+        let write = || drop(io::stderr().lock().write_all(text.as_bytes()));
         match BAR.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             Some(bar) => bar.suspend(write),
             None => write(),
-        }?;
+        }
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        drop(io::stderr().flush());
+        Ok(())
     }
 }
 

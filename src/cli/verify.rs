@@ -24,8 +24,8 @@ Examples:
   merganser verify merged
   merganser verify merged --json | jq .ok
 
-Checked are the digest, shape and dtype of every tensor, the digest of every other file, the index, and that no element \
-is NaN or infinite which the manifest does not state.
+Checked are the digest, shape and dtype of every tensor, the digest of every other file, the index, that nothing lies in the \
+folder which the manifest does not list, and that no element is NaN or infinite which it does not state.
 
 Exit codes: 0 all is as the manifest says; 1 something is not, and each problem is listed.")]
 pub(super) struct Verify {

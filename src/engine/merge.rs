@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
 
-use super::{Gpus, Progress, Stop, run};
+use super::{Gpus, Progress, Stop, damage, run};
 use crate::backend::device::CudaDevice;
 use crate::error::Result;
 use crate::ops::Program;
@@ -112,7 +112,7 @@ pub(super) fn merge_with(request: &Request<'_>, gpus: Option<&Gpus>, progress: &
         files.extend(factors.small_files(&plan.recipe, &title, config(plan).as_ref()));
     }
     let finished = work.finish(manifest, &card, &files)?;
-    let notes = copies.notes.into_iter().chain(finished.warnings).collect();
+    let notes = copies.notes.into_iter().chain(finished.warnings).chain(damage::notes(&finished.manifest)).collect();
     Ok(Done { path: finished.path, manifest: finished.manifest, resumed, was_done: false, notes })
 }
 
@@ -170,6 +170,7 @@ fn manifest(plan: &Plan, finished: &HashMap<String, JournalEntry>, timings: Timi
         files: Vec::new(),
         tensors,
         totals,
+        matrices: plan.coverage(),
     })
 }
 

@@ -7,6 +7,7 @@
 
 mod buffers;
 pub(crate) mod choose;
+mod damage;
 mod devices;
 mod factors;
 mod groups;

@@ -289,6 +289,7 @@ fn manifest(
         files: Vec::new(),
         tensors,
         totals,
+        matrices: None,
     })
 }
 

@@ -72,42 +72,74 @@ pub(super) fn mean_change(tensor: &TensorContext<'_>, weights: Vec<f64>, lambda:
     }))
 }
 
-/// Whether a tensor is, by its name, a matrix of a transformer block: its attention, its MLP or one of their projections,
-/// and not an embedding, head, norm or bias.
+/// Whether a tensor is, by its name, in a numbered block and no norm, bias, table or head. With two dimensions it is a matrix of that
+/// block, whatever its architecture calls it. Only the last segments are judged: a model may be part of another one.
 pub(super) fn is_block_matrix(name: &str) -> bool {
-    const PROJECTIONS: [&str; 21] = [
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-        "gate_up_proj",
-        "qkv_proj",
-        "out_proj",
-        "in_proj",
-        "in_proj_weight",
-        "query",
-        "key",
-        "value",
-        "fc1",
-        "fc2",
-        "c_attn",
-        "c_fc",
-        "c_proj",
-        "query_key_value",
+    is_in_block(name) && !is_table(name)
+}
+
+/// The segment of a name that numbers a block: the first that is all digits, with one before and one after it.
+fn block(segments: &[&str]) -> Option<usize> {
+    let is_index = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    (1..segments.len().saturating_sub(1)).find(|i| is_index(segments[*i]))
+}
+
+fn is_in_block(name: &str) -> bool {
+    block(&name.split('.').collect::<Vec<_>>()).is_some()
+}
+
+/// Whether a tensor is, by the last segments of its name, an embedding, a head, a table of positions or relations, a norm or a bias.
+pub(crate) fn is_table(name: &str) -> bool {
+    const PARTS: [&str; 9] = ["embed", "norm", "bias", "position", "relative", "rel_pos", "rotary", "pos_emb", "embd"];
+    const WHOLE: [&str; 16] = [
+        "lm_head",
+        "head",
+        "heads",
+        "lm_heads",
+        "medusa_head",
+        "classifier",
+        "score",
+        "cls",
+        "wte",
+        "wpe",
+        "ln",
+        "ln1",
+        "ln2",
+        "shared",
+        "logit_scale",
+        "embed_out",
     ];
+    /// Outside blocks: a module, a layer of it, and the tensor.
+    const JUDGED: usize = 3;
     let name = name.to_ascii_lowercase();
     let segments: Vec<&str> = name.split('.').collect();
-    let is_other = |s: &&str| {
-        ["embed", "norm", "bias"].iter().any(|word| s.contains(word))
-            || ["lm_head", "head", "classifier", "score"].contains(s)
-    };
-    let is_projection =
-        |s: &&str| PROJECTIONS.contains(s) || ["attn", "attention", "mlp"].iter().any(|word| s.contains(word));
-    let is_bert_dense = |pair: &[&str]| matches!(pair, ["intermediate" | "output", "dense"]);
-    !segments.iter().any(is_other) && (segments.iter().any(is_projection) || segments.windows(2).any(is_bert_dense))
+    // The list's own name too: a list of heads has numbered ones.
+    let from = block(&segments).map_or_else(|| segments.len().saturating_sub(JUDGED), |index| index - 1);
+    let is_output = from + 2 == segments.len() || segments.len() <= 2;
+    segments[from..].iter().any(|s| {
+        PARTS.iter().any(|part| s.contains(part)) || WHOLE.contains(s) || s.starts_with("ln_")
+            // The head of the original Llama.
+            || (is_output && *s == "output")
+    })
+}
+
+/// Whether a tensor is, by its name, an embedding of tokens or a head over them, one row a token.
+pub(crate) fn is_vocabulary(name: &str) -> bool {
+    const NAMES: [&str; 12] = [
+        "embed_tokens",
+        "lm_head",
+        "wte",
+        "word_embeddings",
+        "tok_embeddings",
+        "embed_in",
+        "embed_out",
+        "shared",
+        "embed",
+        "embedding",
+        "output",
+        "token_embedding",
+    ];
+    block(&name.split('.').collect::<Vec<_>>()).is_none() && name.split('.').rev().take(2).any(|s| NAMES.contains(&s))
 }
 
 #[cfg(test)]
@@ -125,7 +157,20 @@ mod tests {
             "encoder.layer.3.output.dense.weight",
             "visual.transformer.resblocks.2.attn.in_proj_weight",
             "visual.transformer.resblocks.2.mlp.c_fc.weight",
-            "h.0.attn.c_attn.weight",
+            "transformer.h.0.attn.c_attn.weight",
+            "encoder.block.0.layer.1.DenseReluDense.wi_0.weight",
+            "model.layers.0.block_sparse_moe.experts.7.w1.weight",
+            "model.layers.0.block_sparse_moe.gate.weight",
+            "distilbert.transformer.layer.0.ffn.lin1.weight",
+            "transformer.blocks.0.ffn.up_proj.weight",
+            "albert.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight",
+            "layers.0.feed_forward.w1.weight",
+            "model.layers.0.feed_forward.w1.weight",
+            "model.transformer.blocks.0.ff_proj.weight",
+            "model.transformer.blocks.0.att_proj.weight",
+            "model.layers.0.mixer.x_proj.weight",
+            "embedding_model.layers.0.mlp.up_proj.weight",
+            "normaliser.layers.2.attention.dense.weight",
             "vision_model.encoder.layers.0.mlp.fc1.weight",
         ] {
             assert!(is_block_matrix(name), "{name}");
@@ -141,6 +186,13 @@ mod tests {
             "text_projection.weight",
             "pooler.dense.weight",
             "classifier.out_proj.weight",
+            "transformer.h.0.ln_1.weight",
+            "lm_heads.0.weight",
+            "medusa_head.1.0.linear.weight",
+            "layers.0.blocks.1.attn.relative_position_bias_table",
+            "visual.blocks.3.attn.rel_pos_h",
+            "decoder.embed_tokens.0.weight",
+            "model.layers.0.self_attn.q_proj.bias",
         ] {
             assert!(!is_block_matrix(name), "{name}");
         }

@@ -9,7 +9,7 @@ mod linear;
 mod low_rank;
 mod lwptv;
 mod magmax;
-mod matrices;
+pub(crate) mod matrices;
 mod passthrough;
 mod slerp;
 mod task_arithmetic;

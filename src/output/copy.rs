@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// Larger files are not copied.
 pub const MAX_BYTES: u64 = 64 << 20;
 
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 15] = [
     "config.json",
     "generation_config.json",
     "merges.txt",
@@ -24,10 +24,19 @@ const NAMES: [&str; 10] = [
     "image_processor_config.json",
     "video_preprocessor_config.json",
     "feature_extractor_config.json",
+    "tekken.json",
+    "normalizer.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
 ];
 const PREFIXES: [&str; 6] = ["tokenizer", "vocab", "chat_template", "LICENSE", "NOTICE", "USE_POLICY"];
-/// SentencePiece models.
-const SUFFIXES: [&str; 1] = [".model"];
+/// SentencePiece models, and vocabularies of other tokenizers.
+const SUFFIXES: [&str; 4] = [".model", ".tiktoken", ".spm", ".codes"];
+/// A folder of chat templates.
+const TEMPLATES: &str = "additional_chat_templates";
+/// How many names a note lists.
+const LISTED: usize = 12;
 /// Weights, indices of weights, and code: never copied, whatever their name begins with.
 const NEVER: [&str; 12] =
     [".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json", ".pkl", ".py"];
@@ -69,16 +78,24 @@ impl Copies {
     pub fn choose(folder: &Path, out_dtype: Option<Dtype>) -> Result<Self> {
         let listing = |e: &std::io::Error| Error::io(format_args!("list the folder `{}`", folder.display()), e);
         let mut copies = Self::default();
+        let mut left = Vec::new();
         for entry in fs::read_dir(folder).map_err(|e| listing(&e))? {
             let entry = entry.map_err(|e| listing(&e))?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             if name.ends_with(".py") {
                 copies.notes.push(format!("`{name}` is not copied: code in a model's folder is not taken on trust"));
             }
-            if !is_wanted(&name) {
+            let path = entry.path();
+            if path.is_dir() && !name.starts_with('.') {
+                copies.choose_in(&path, &name, &mut left)?;
                 continue;
             }
-            let path = entry.path();
+            if !is_wanted(&name) {
+                if is_told(&name) {
+                    left.push(name);
+                }
+                continue;
+            }
             // `metadata` follows links: the Hugging Face cache is made of them.
             match fs::metadata(&path) {
                 Ok(m) if !m.is_file() => continue,
@@ -102,13 +119,55 @@ impl Copies {
         }
         copies.files.sort_by(|a, b| a.name.cmp(&b.name));
         copies.notes.sort();
+        copies.notes.extend(left_out(folder, left));
         Ok(copies)
+    }
+
+    /// Chooses from a folder in it: the configuration of a part of a sentence transformer, and chat templates. What else is there, or the
+    /// folder, is added to `left`.
+    fn choose_in(&mut self, path: &Path, name: &str, left: &mut Vec<String>) -> Result<()> {
+        let is_part = name.split_once('_').is_some_and(|(n, _)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+        if !is_part && name != TEMPLATES {
+            left.push(format!("{name}/"));
+            return Ok(());
+        }
+        let listing = |e: &std::io::Error| Error::io(format_args!("list the folder `{}`", path.display()), e);
+        for entry in fs::read_dir(path).map_err(|e| listing(&e))? {
+            let entry = entry.map_err(|e| listing(&e))?;
+            let Ok(inner) = entry.file_name().into_string() else { continue };
+            let ends = if is_part { ".json" } else { ".jinja" };
+            let facts = fs::metadata(entry.path());
+            if inner.ends_with(ends) && facts.is_ok_and(|m| m.is_file() && m.len() <= MAX_BYTES) {
+                self.files.push(SmallFile { name: format!("{name}/{inner}"), content: Content::Copy(entry.path()) });
+            } else {
+                left.push(format!("{name}/{inner}"));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the output will have a file of this name.
     pub fn has(&self, name: &str) -> bool {
         self.files.iter().any(|f| f.name == name)
     }
+}
+
+/// Whether it is said of a file that it is not copied. Weights are merged, the card is written anew, code is told by itself, and
+/// hidden files are those of the tools that brought the folder.
+fn is_told(name: &str) -> bool {
+    let is_weights = name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
+    !is_weights && !name.starts_with('.') && !name.ends_with(".py") && !["README.md", "merganser.json"].contains(&name)
+}
+
+/// One sentence about all files that are left out.
+fn left_out(folder: &Path, mut left: Vec<String>) -> Option<String> {
+    left.sort();
+    let more = left.len().saturating_sub(LISTED);
+    let mut shown: Vec<String> = left.iter().take(LISTED).map(|name| format!("`{name}`")).collect();
+    if more > 0 {
+        shown.push(format!("{more} more"));
+    }
+    (!shown.is_empty()).then(|| format!("not copied from `{}`: {}", folder.display(), shown.join(", ")))
 }
 
 /// Whether a file of this name is copied.
@@ -198,6 +257,12 @@ mod tests {
             "tokenizer_config.json",
             "vocab.json",
             "vocab.txt",
+            "tekken.json",
+            "normalizer.json",
+            "modules.json",
+            "qwen.tiktoken",
+            "source.spm",
+            "sentence_bert_config.json",
         ];
         let left = [
             "README.md",
@@ -215,11 +280,32 @@ mod tests {
         for name in copied.iter().chain(&left) {
             fs::write(dir.path().join(name), "{}").unwrap();
         }
-        fs::create_dir(dir.path().join("tokenizer_folder")).unwrap();
+        for folder in ["tokenizer_folder", "1_Pooling", "2_Dense", "additional_chat_templates", ".git"] {
+            fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        let inner = ["1_Pooling/config.json", "2_Dense/config.json", "additional_chat_templates/tool.jinja"];
+        for name in inner.iter().chain(&["2_Dense/model.safetensors", "additional_chat_templates/x.py"]) {
+            fs::write(dir.path().join(name), "{}").unwrap();
+        }
         let copies = Copies::choose(dir.path(), None).unwrap();
-        assert_eq!(names(&copies), copied);
+        let mut wanted: Vec<&str> = copied.iter().chain(&inner).copied().collect();
+        wanted.sort_unstable();
+        assert_eq!(names(&copies), wanted);
+        let last = copies.notes.last().unwrap();
+        let told = [
+            "2_Dense/model.safetensors",
+            "additional_chat_templates/x.py",
+            "pytorch_model.bin",
+            "tokenizer_folder/",
+            "training_args.json",
+        ];
+        assert!(
+            told.iter().all(|name| last.contains(&format!("`{name}`"))) && last.starts_with("not copied from"),
+            "{last}"
+        );
+        assert!([".git", "README.md", "`model.safetensors"].iter().all(|name| !last.contains(name)), "{last}");
         assert!(copies.has("config.json") && !copies.has("README.md"));
-        assert_eq!(copies.notes.len(), 2, "each file of code is told: {:?}", copies.notes);
+        assert_eq!(copies.notes.len(), 3, "each file of code is told, and the rest in one line: {:?}", copies.notes);
     }
 
     #[test]

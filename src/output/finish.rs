@@ -56,21 +56,39 @@ impl WorkDir {
         let adapters: BTreeSet<&str> = taken.iter().filter_map(|name| Some(name.split_once('/')?.0)).collect();
         taken.extend([CARD_NAME, MANIFEST_NAME, LOCK_NAME, PLAN_NAME, JOURNAL_NAME]);
         taken.extend(&adapters);
+        let mut is_folder = adapters.clone();
         let small = || index.iter().chain(files);
         self.announce(small().map(|f| f.name.clone()).chain([CARD_NAME.into(), MANIFEST_NAME.into()]).collect())?;
         check_work_folder(&folder, &self.fingerprint, &self.layout)?;
         let ours = Ours::of_work(&folder, Some(&self.layout));
         for file in small() {
-            let plain = match file.name.split_once('/') {
-                Some((folder, name)) if adapters.contains(folder) => name,
-                _ => &file.name,
+            // In OUT itself or in a folder of it.
+            let (within, plain) = match file.name.split_once('/') {
+                Some((within, name)) => (Some(within), name),
+                None => (None, file.name.as_str()),
             };
-            if !taken.insert(&file.name) || Path::new(plain).file_name() != Some(OsStr::new(plain)) {
+            let is_plain = |name: &str| Path::new(name).file_name() == Some(OsStr::new(name));
+            let is_new = within.is_some_and(|within| taken.insert(within));
+            if let Some(within) = within
+                && (is_new || is_folder.contains(within))
+                && is_plain(within)
+            {
+                is_folder.insert(within);
+                match fs::create_dir(folder.join(within)) {
+                    Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+                        return Err(Error::io(format_args!("make the folder `{within}` of the output"), &e));
+                    }
+                    _ => {}
+                }
+            } else if within.is_some() {
+                return Err(Error::internal(format!("`{}` cannot be the name of a copied file", file.name)));
+            }
+            if !taken.insert(&file.name) || !is_plain(plain) {
                 return Err(Error::internal(format!("`{}` cannot be the name of a copied file", file.name)));
             }
             listed.push(write_small(&folder, &file.name, &file.content, self.resume_hint())?);
         }
-        adapters.iter().try_for_each(|adapter| sync_folder(&folder.join(adapter)))?;
+        is_folder.iter().chain(&adapters).try_for_each(|within| sync_folder(&folder.join(within)))?;
         listed.push(write_small(&folder, CARD_NAME, &Content::Bytes(card.into()), self.resume_hint())?);
         manifest.fingerprint = self.fingerprint.digest().to_owned();
         manifest.files = listed;

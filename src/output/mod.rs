@@ -29,5 +29,6 @@ pub use fingerprint::Fingerprint;
 pub use finish::{CARD_NAME, Finished};
 pub use journal::{JournalEntry, Nonfinite, SourceTensorDigest};
 pub use layout::{Layout, Placement, TensorSpec};
+pub(crate) use ours::unlisted;
 pub use source_digest::{BlockDigests, SourceDigests};
 pub use workdir::{OpenOptions, Opened, WorkDir};

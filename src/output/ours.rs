@@ -136,6 +136,26 @@ impl Ours {
     }
 }
 
+/// Every entry of the output in `folder`, by its path there, that its manifest does not list.
+///
+/// # Errors
+///
+/// The folder cannot be listed.
+pub(crate) fn unlisted(folder: &Path, manifest: &Manifest) -> Result<Vec<String>> {
+    let ours = Ours(manifest.files.iter().map(|f| f.name.clone()).chain([MANIFEST_NAME.into()]).collect());
+    let mut found = Vec::new();
+    ours.walk(folder, "", &mut |entry, listed| {
+        if listed.is_none() {
+            let path = entry.path();
+            found.push(path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned());
+        }
+        Ok(())
+    })
+    .map_err(|e| Error::io(format_args!("list the folder `{}`", folder.display()), &e))?;
+    found.sort();
+    Ok(found)
+}
+
 /// The error for a place that something lies in which merganser did not write.
 pub(super) fn not_ours(stranger: &Path) -> Error {
     Error::input(format!(

@@ -7,6 +7,7 @@ use super::Plan;
 use super::devices::{OnDevices, Place};
 use super::show::{decomposition, describe, operations};
 use crate::ops::Program;
+use crate::report::manifest::Coverage;
 
 /// What a merge would do.
 #[derive(Debug, Clone, Serialize)]
@@ -32,6 +33,8 @@ pub struct PlanDocument {
     pub memory: PlannedMemory,
     /// Seed of random masks.
     pub seed: u64,
+    /// How much is merged as matrices; null for methods that take none.
+    pub matrices: Option<Coverage>,
     /// What CUDA devices do of it; null where the CPU does everything.
     pub devices: Option<PlannedDevices>,
 }
@@ -208,6 +211,7 @@ impl PlanDocument {
                 largest_step_bytes: memory.largest_step,
             },
             seed: plan.options.seed,
+            matrices: plan.coverage(),
             devices: plan.devices.as_ref().map(|on| PlannedDevices::of(on, memory.lanes)),
         }
     }

@@ -5,6 +5,7 @@ pub mod batches;
 mod check;
 pub mod devices;
 mod document;
+mod doubts;
 mod factors;
 pub mod files;
 pub mod graph;
@@ -14,6 +15,7 @@ mod show;
 mod stack;
 mod tokens;
 mod towers;
+mod wholeness;
 
 use std::collections::BTreeSet;
 
@@ -177,6 +179,7 @@ impl Plan {
     fn behind(recipe: Recipe, options: Options, before: Vec<(String, Planned)>) -> Result<Self> {
         let copied = compile_names(&recipe.copy)?;
         let mut parts = Parts::open(&recipe, before)?;
+        let mut warnings = wholeness::check(&recipe, &parts.sources).map_err(|e| e.input_is(Cause::Checkpoint))?;
         let mut files = Files::of_slices(&recipe, &parts);
         let token_warnings = tokens::plan(&recipe, &mut parts, &mut files)?;
         let is_copied = |name: &str, t: &Tensor| copied.is_match(name) || !t.dtype.is_mergeable_float();
@@ -195,6 +198,7 @@ impl Plan {
             .map(|output| planner.tensor(output, layers.group(&output.name).unwrap_or_default()))
             .collect::<Result<Vec<_>>>()?;
         check_stages(&recipe, &tensors)?;
+        wholeness::copied_whole(&recipe, &parts.sources, &tensors).map_err(|e| e.input_is(Cause::Checkpoint))?;
         let Parts { sources, parts, warnings: of_sources, .. } = parts;
         let factors = Factors::plan(&recipe, &parts[0].participants, &sources, &mut tensors)?;
 
@@ -216,9 +220,11 @@ impl Plan {
         let layout = Layout::with_metadata(&specs, options.shard_bytes, &metadata)?;
         let memory = Memory::fit(&tensors, options, Lanes::default())?;
         let graph = Graph::new(&tensors, &layers, memory.chunk_elems);
-        let mut warnings = idle_patterns(&recipe, &copied, &sources);
+        warnings.extend(sources.iter().flat_map(|s| s.checkpoint.warnings().iter().cloned()));
+        warnings.extend(idle_patterns(&recipe, &copied, &sources));
         warnings.extend(of_sources);
         warnings.extend(token_warnings);
+        warnings.extend(doubts::warnings(&recipe, &tensors, doubts::coverage(&recipe, &tensors).as_ref()));
         warnings.extend(factors.iter().flat_map(|f| f.warnings.clone()));
         let devices = None;
         Ok(Self { recipe, options, sources, layers, tensors, factors, files, layout, graph, memory, devices, warnings })

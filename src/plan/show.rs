@@ -174,6 +174,15 @@ fn write_text(plan: &Plan, out: &mut String) -> std::fmt::Result {
     if !decompositions.is_empty() {
         writeln!(out)?;
     }
+    if let Some(c) = plan.coverage() {
+        let all = (c.matrix_parameters + c.averaged_parameters).max(1) as f64;
+        let share = 100.0 * c.averaged_parameters as f64 / all;
+        writeln!(
+            out,
+            "matrices  {}, {} other tensors averaged: {share:.1} % of the parameters without tables and norms",
+            c.matrices, c.averaged
+        )?;
+    }
     for (how, count) in decompositions {
         writeln!(out, "{count} {} by {how}", if count == 1 { "matrix" } else { "matrices" })?;
     }

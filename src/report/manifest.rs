@@ -53,6 +53,23 @@ pub struct Manifest {
     pub tensors: Vec<OutputTensor>,
     /// Sums over the tensors.
     pub totals: Totals,
+    /// How much was merged as matrices; of methods that do so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matrices: Option<Coverage>,
+}
+
+/// How much of a merge by a method on matrices was merged as matrices, embeddings, heads, norms and biases aside.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Coverage {
+    /// Tensors merged as matrices.
+    pub matrices: usize,
+    /// Their elements.
+    pub matrix_parameters: u64,
+    /// Tensors that stayed average.
+    pub averaged: usize,
+    /// Their elements.
+    pub averaged_parameters: u64,
 }
 
 /// Names of the digests' algorithms.
@@ -269,6 +286,7 @@ pub(crate) mod tests {
             files: vec![],
             tensors: vec![],
             totals: Totals::default(),
+            matrices: None,
         }
     }
 

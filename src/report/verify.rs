@@ -15,7 +15,7 @@ use super::stored::{StoredTensor, read_header};
 use crate::error::{Error, Result};
 use crate::output::digest::{Piece, PieceDigests};
 use crate::output::layout::INDEX_NAME;
-use crate::output::nonfinite;
+use crate::output::{nonfinite, unlisted};
 
 /// Bytes that one thread reads and hashes at once; a multiple of every element's size.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -74,7 +74,7 @@ pub fn verify(out: &Path, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Re
     let small_files = check_small_files(out, &manifest, &mut problems);
     let by_file = tensors_by_file(&manifest, &mut problems);
     check_index(out, &manifest, by_file.keys().filter(|name| !name.contains('/')).count(), &mut problems);
-    check_extra_files(out, &by_file, &mut problems)?;
+    check_extra_files(out, &manifest, &mut problems)?;
 
     let mut open = Vec::new();
     let mut jobs = Vec::new();
@@ -232,31 +232,14 @@ fn check_index(out: &Path, manifest: &Manifest, files: usize, problems: &mut Pro
     }
 }
 
-fn check_extra_files(out: &Path, by_file: &BTreeMap<&str, Vec<&OutputTensor>>, problems: &mut Problems) -> Result<()> {
-    let listing = |e: std::io::Error| Error::io(format_args!("list the folder `{}`", out.display()), &e);
-    let mut extra = BTreeSet::new();
-    for entry in fs::read_dir(out).map_err(listing)? {
-        let name = entry.map_err(listing)?.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".safetensors") && !by_file.contains_key(name.as_str()) {
-            extra.insert(name);
-        }
-    }
-    let adapters: BTreeSet<&str> = by_file.keys().filter_map(|name| Some(name.split_once('/')?.0)).collect();
-    for adapter in adapters.into_iter().filter(|adapter| is_plain(adapter)) {
-        // One that is missing, or that leads elsewhere, is told with its file.
-        let path = out.join(adapter);
-        if !fs::symlink_metadata(&path).is_ok_and(|m| m.is_dir()) {
+fn check_extra_files(out: &Path, manifest: &Manifest, problems: &mut Problems) -> Result<()> {
+    for name in unlisted(out, manifest)? {
+        // What is listed and is a link or a folder now is told as that.
+        if manifest.files.iter().any(|f| f.name == name) {
             continue;
         }
-        for entry in fs::read_dir(&path).map_err(listing)? {
-            let name = format!("{adapter}/{}", entry.map_err(listing)?.file_name().to_string_lossy());
-            if name.ends_with(".safetensors") && !by_file.contains_key(name.as_str()) {
-                extra.insert(name);
-            }
-        }
-    }
-    for name in extra {
-        let message = format!("`{name}` is not in the manifest, and readers would load it");
+        let what = if name.ends_with(".safetensors") { ", and readers would load it" } else { "" };
+        let message = format!("`{name}` is not in the manifest{what}");
         problems.add(Some(&name), None, message);
     }
     Ok(())

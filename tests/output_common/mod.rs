@@ -104,6 +104,7 @@ pub fn manifest(work: &WorkDir) -> Manifest {
         files: vec![],
         totals: Totals { tensors: tensors.len(), ..Totals::default() },
         tensors,
+        matrices: None,
     }
 }
 

@@ -4,3 +4,5 @@
 #[path = "../merge_support/mod.rs"]
 mod merge_support;
 mod overwrite;
+mod told;
+mod wholeness;
