@@ -103,7 +103,7 @@ class Package(unittest.TestCase):
     def test_remarks_are_warnings_and_strict_makes_them_errors(self):
         recipe = dict(self.recipe, parameters={"density": 0.2, "t": 0.5})
         self.assertTrue(any("`t`" in warning for warning in merganser.plan(recipe).warnings))
-        with self.assertRaisesRegex(merganser.MerganserError, "`t` has no effect"):
+        with self.assertRaisesRegex(merganser.RecipeError, "`t` has no effect"):
             merganser.plan(recipe, strict=True)
 
     def test_a_text_is_a_path_and_never_yaml(self):

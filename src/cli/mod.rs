@@ -203,9 +203,9 @@ impl PlanArgs {
     fn recipe(&self) -> Result<crate::recipe::Recipe> {
         let recipe = load_recipe(&self.recipe)?;
         if self.strict && !recipe.warnings.is_empty() {
-            return Err(
-                crate::error::Error::input(recipe.warnings.join("\n")).hint("without --strict these are warnings")
-            );
+            return Err(crate::error::Error::input(recipe.warnings.join("\n"))
+                .because(crate::error::Cause::Recipe)
+                .hint("without --strict these are warnings"));
         }
         for warning in &recipe.warnings {
             tracing::warn!("{warning}");
