@@ -41,6 +41,7 @@ __all__ = [
     "PlannedDevices",
     "PlannedDevicesDevice",
     "PlannedFile",
+    "PlannedMatrices",
     "PlannedMemory",
     "PlannedSource",
     "PlannedTensor",
@@ -324,6 +325,20 @@ class PlannedMemory:
 
 
 @dataclass(frozen=True)
+class PlannedMatrices:
+    """How much is merged as matrices; null for methods that take none."""
+
+    matrices: int
+    """Tensors merged as matrices."""
+    matrix_parameters: int
+    """Their elements."""
+    averaged: int
+    """Tensors that stayed average."""
+    averaged_parameters: int
+    """Their elements."""
+
+
+@dataclass(frozen=True)
 class PlannedDevicesDevice:
     """One CUDA device."""
 
@@ -381,6 +396,8 @@ class Plan:
     """What of the budget is taken for what."""
     seed: int
     """Seed of random masks."""
+    matrices: Optional[PlannedMatrices]
+    """How much is merged as matrices; null for methods that take none."""
     devices: Optional[PlannedDevices]
     """What CUDA devices do of it; null where the CPU does everything."""
 
