@@ -7,6 +7,7 @@ use crate::failures::Kind;
 use crate::gemm::{Matrix, Product, Real};
 use crate::libraries::{self, operand};
 use crate::put;
+use crate::rules;
 use crate::world::{self, World};
 
 pub(crate) const NOT_INITIALIZED: c_int = 1;
@@ -57,7 +58,7 @@ extern "C" fn cublasSetWorkspace_v2(handle: usize, workspace: *mut c_void, len: 
         let device = libraries::find(world, handle).map_err(invalid)?.device;
         operand(world, "workspace of cuBLAS", device, workspace as usize, len).map_err(invalid)?;
         if !(workspace as usize).is_multiple_of(256) {
-            return Err(INVALID_VALUE);
+            return Err(world.breaks(rules::WORKSPACE_ALIGNMENT, "a workspace at no multiple of 256").0);
         }
         libraries::change(world, handle, |found| found.workspace = (workspace as usize, len)).map_err(invalid)
     })
@@ -124,8 +125,10 @@ pub(crate) fn factor<T: Real>(place: *const T) -> Result<T, c_int> {
 
 fn multiply<T: Real>(world: &mut World, handle: usize, arguments: Arguments<T>) -> Result<(), c_int> {
     let handle = libraries::find(world, handle).map_err(|_| NOT_INITIALIZED)?;
-    let [m, n, k] = arguments.sizes.map(|size| usize::try_from(size).map_err(|_| INVALID_VALUE));
-    let (m, n, k, batch) = (m?, n?, k?, usize::try_from(arguments.batch).map_err(|_| INVALID_VALUE)?);
+    let [m, n, k] = arguments.sizes.map(|size| usize::try_from(size).ok());
+    let (Some(m), Some(n), Some(k), Ok(batch)) = (m, n, k, usize::try_from(arguments.batch)) else {
+        return Err(world.breaks(rules::PRODUCT_LEADING, "a product with a negative side").0);
+    };
     if m == 0 || n == 0 || batch == 0 {
         return Ok(());
     }
@@ -133,7 +136,10 @@ fn multiply<T: Real>(world: &mut World, handle: usize, arguments: Arguments<T>) 
     let shapes = [if transposed[0] { (k, m) } else { (m, k) }, if transposed[1] { (n, k) } else { (k, n) }, (m, n)];
     let mut matrices = [(Matrix { at: 0, leading: 0 }, 0); 3];
     for (index, ((at, leading, stride), (rows, columns))) in arguments.operands.into_iter().zip(shapes).enumerate() {
-        let leading = usize::try_from(leading).ok().filter(|leading| *leading >= rows.max(1)).ok_or(INVALID_VALUE)?;
+        let Some(leading) = usize::try_from(leading).ok().filter(|leading| *leading >= rows.max(1)) else {
+            let text = format!("a product with columns of {rows} and a leading dimension of {leading}");
+            return Err(world.breaks(rules::PRODUCT_LEADING, &text).0);
+        };
         let stride = usize::try_from(stride).map_err(|_| INVALID_VALUE)? * size_of::<T>();
         let matrix = Matrix { at, leading };
         let extent = matrix.extent(rows, columns, size_of::<T>());
@@ -142,7 +148,7 @@ fn multiply<T: Real>(world: &mut World, handle: usize, arguments: Arguments<T>) 
             operand(world, name, handle.device, at, extent + (batch - 1) * stride).map_err(invalid)?;
         }
         if index == 2 && batch > 1 && stride < extent {
-            return Err(invalid(world.misuse(Code::INVALID_VALUE, "results of a batch overlap")));
+            return Err(world.breaks(rules::PRODUCT_OVERLAP, "results of a batch overlap").0);
         }
         matrices[index] = (matrix, stride);
     }

@@ -7,7 +7,7 @@ pub struct Code(pub i32);
 macro_rules! codes {
     ($($name:ident = $number:literal, $text:literal;)*) => {
         impl Code {
-            $(#[allow(missing_docs)] pub const $name: Code = Code($number);)*
+            $(#[allow(missing_docs, dead_code)] pub const $name: Code = Code($number);)*
 
             /// Name and text of a result, both ended by a zero byte.
             pub fn describe(number: i32) -> Option<(&'static str, &'static str)> {

@@ -6,7 +6,8 @@ use crate::cards::{REGISTERS, SHARED_UNASKED};
 use crate::codes::Code;
 use crate::failures::Kind;
 use crate::put;
-use crate::world::{self, World, call};
+use crate::rules;
+use crate::world::{self, World, call, call_any_time};
 
 /// Handle of a device's one context.
 fn context(device: usize) -> *mut c_void {
@@ -27,12 +28,15 @@ fn known(world: &World, device: c_int) -> Result<usize, Code> {
 
 #[unsafe(no_mangle)]
 extern "C" fn cuInit(_flags: c_uint) -> c_int {
-    call(|world| if world.devices.is_empty() { Err(Code::NO_DEVICE) } else { Ok(()) })
+    call_any_time(|world| {
+        world.initialized = !world.devices.is_empty();
+        if world.initialized { Ok(()) } else { Err(Code::NO_DEVICE) }
+    })
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn cuDriverGetVersion(version: *mut c_int) -> c_int {
-    call(|world| put(version, world.config.driver_version))
+    call_any_time(|world| put(version, world.config.driver_version))
 }
 
 #[unsafe(no_mangle)]
@@ -167,7 +171,7 @@ extern "C" fn cuDevicePrimaryCtxRelease_v2(device: c_int) -> c_int {
         let device = known(world, device)?;
         match world.devices[device].retained.checked_sub(1) {
             Some(rest) => world.devices[device].retained = rest,
-            None => return Err(world.misuse(Code::INVALID_CONTEXT, "a context is released that nobody holds")),
+            None => return Err(world.breaks(rules::CONTEXT_RELEASED, "a context is released that nobody holds")),
         }
         Ok(())
     })

@@ -10,6 +10,7 @@ use crate::codes::Code;
 use crate::failures::Kind;
 use crate::memory::{Block, Owner, POISON, fill, read};
 use crate::put;
+use crate::rules;
 use crate::sabotage::Call;
 use crate::schedule::Goal;
 use crate::world::{Work, World, call};
@@ -17,7 +18,7 @@ use crate::world::{Work, World, call};
 fn allocate(world: &mut World, place: *mut u64, len: usize) -> Result<(), Code> {
     let device = world.current_device()?;
     if len == 0 {
-        return Err(Code::INVALID_VALUE);
+        return Err(world.breaks(rules::ALLOCATION_SIZE, "an allocation of nothing"));
     }
     let fails = world.config.failures.strike_alloc(len);
     let free = world.devices[device].total_bytes - world.devices[device].used_bytes;
@@ -48,7 +49,7 @@ extern "C" fn cuMemAllocAsync(place: *mut u64, len: usize, stream: usize) -> c_i
 fn freed(world: &mut World, address: u64) -> Result<usize, Code> {
     match world.memory.at(address as usize) {
         Some(Block { owner: Owner::Device(device), .. }) => Ok(device),
-        _ => Err(world.misuse(Code::INVALID_VALUE, &format!("free of {address:#x}, which is no block of a device"))),
+        _ => Err(world.breaks(rules::FREE_KNOWN, &format!("free of {address:#x}, which is no block of a device"))),
     }
 }
 
@@ -56,9 +57,11 @@ fn freed(world: &mut World, address: u64) -> Result<usize, Code> {
 extern "C" fn cuMemFree_v2(address: u64) -> c_int {
     call(|world| {
         let device = freed(world, address)?;
-        let waited = world.drive(Goal::Device(device));
+        if !world.quiet(device) {
+            return Err(world.breaks(rules::FREE_BUSY, "memory is freed while its device is at work"));
+        }
         world.give_back(address as usize);
-        waited
+        world.working(device).map(|_| ())
     })
 }
 
@@ -98,12 +101,12 @@ extern "C" fn cuMemFreeHost(place: *mut c_void) -> c_int {
     call(|world| match world.memory.at(place as usize) {
         Some(Block { owner: Owner::Pinned, len }) => {
             if world.pinned_in_use(place as usize, len) {
-                return Err(world.misuse(Code::INVALID_VALUE, "pinned memory is freed while a copy still needs it"));
+                return Err(world.breaks(rules::PINNED_BUSY, "pinned memory is freed while a copy still needs it"));
             }
             world.memory.release(place as usize);
             Ok(())
         }
-        _ => Err(world.misuse(Code::INVALID_VALUE, "free of host memory that the driver did not give")),
+        _ => Err(world.breaks(rules::PINNED_KNOWN, "free of host memory that the driver did not give")),
     })
 }
 
@@ -126,7 +129,7 @@ extern "C" fn cuMemHostUnregister(place: *mut c_void) -> c_int {
     call(|world| match world.memory.at(place as usize) {
         Some(Block { owner: Owner::Registered, len }) => {
             if world.pinned_in_use(place as usize, len) {
-                return Err(world.misuse(Code::INVALID_VALUE, "memory is unregistered while a copy still needs it"));
+                return Err(world.breaks(rules::PINNED_BUSY, "memory is unregistered while a copy still needs it"));
             }
             world.memory.release(place as usize);
             Ok(())
@@ -139,7 +142,7 @@ extern "C" fn cuMemHostUnregister(place: *mut c_void) -> c_int {
 fn stream_for(world: &mut World, stream: usize, device: usize) -> Result<usize, Code> {
     let handle = world.stream(stream)?;
     if world.streams[&handle].device != device {
-        return Err(world.misuse(Code::INVALID_VALUE, "a copy in a stream of another device"));
+        return Err(world.breaks(rules::COPY_CONTEXT, "a copy in a stream of another device"));
     }
     if world.config.failures.strike(Kind::Copy) {
         return Err(Code::UNKNOWN);
@@ -220,7 +223,7 @@ fn within(world: &mut World, to: u64, from: u64, len: usize, stream: usize) -> R
     let (to, from) = (to as usize, from as usize);
     let device = world.device_range("copy", to, len)?;
     if world.device_range("copy", from, len)? != device {
-        return Err(world.misuse(Code::INVALID_VALUE, "a copy between devices"));
+        return Err(world.breaks(rules::COPY_CONTEXT, "a copy between devices"));
     }
     let stream = stream_for(world, stream, device)?;
     world.enqueue(stream, Work::Copy { to, from, len, host: None });
@@ -276,7 +279,10 @@ extern "C" fn cuMemsetD32Async(to: u64, value: u32, count: usize, stream: usize)
         if count == 0 {
             return Ok(());
         }
-        let len = count.checked_mul(4).filter(|_| to.is_multiple_of(4)).ok_or(Code::INVALID_VALUE)?;
+        if !to.is_multiple_of(4) {
+            return Err(world.breaks(rules::SET_ALIGNMENT, "words are set at an address that is no multiple of 4"));
+        }
+        let len = count.checked_mul(4).ok_or(Code::INVALID_VALUE)?;
         set(world, to, len, stream, Work::FillWords { to: to as usize, value, count }).map(|_| ())
     })
 }

@@ -1,6 +1,6 @@
 //! Which images a driver takes, as NVIDIA's documents on compatibility and the PTX manual's history of releases have it.
 
-use crate::codes::Code;
+use crate::rules::{self, Rule};
 
 /// The newest version of PTX that a driver of a CUDA reads, by that CUDA as `cuDriverGetVersion` numbers it.
 const PTX: [(i32, (u32, u32)); 10] = [
@@ -34,15 +34,15 @@ pub fn architectures(cuda: i32) -> &'static [i32] {
 /// one of the card's own generation.
 ///
 /// # Errors
-/// The manual's code.
-pub fn check(text: &str, driver: i32, capability: u32) -> Result<(), Code> {
+/// The rule that forbids it, and why.
+pub fn check(text: &str, driver: i32, capability: u32) -> Result<(), (Rule, String)> {
     let of = |key: &str| text.lines().find_map(|line| line.trim().strip_prefix(key)).map(str::trim);
     if let Some(version) = of(".version") {
         let mut parts = version.split('.').map(|part| part.parse().unwrap_or(u32::MAX));
         let version = (parts.next().unwrap_or(u32::MAX), parts.next().unwrap_or_default());
         if version > ptx_of(driver) {
-            eprintln!("standin: PTX {}.{} on a driver of CUDA {driver}", version.0, version.1);
-            return Err(Code::UNSUPPORTED_PTX_VERSION);
+            let text = format!("PTX {}.{} on a driver of CUDA {driver}", version.0, version.1);
+            return Err((rules::PTX_VERSION, text));
         }
     }
     let target = of(".target").and_then(|target| target.strip_prefix("sm_")?.parse::<u32>().ok());
@@ -50,8 +50,7 @@ pub fn check(text: &str, driver: i32, capability: u32) -> Result<(), Code> {
     let fits = |target: u32| target <= capability && (!is_final || target / 10 == capability / 10);
     match target {
         Some(target) if !fits(target) => {
-            eprintln!("standin: an image for {target} on a card of {capability}");
-            Err(Code::NO_BINARY_FOR_GPU)
+            Err((rules::BINARY_FOR_GPU, format!("an image for {target} on a card of {capability}")))
         }
         _ => Ok(()),
     }
@@ -68,15 +67,15 @@ mod tests {
         let end = " compiled to the end";
         for (version, target, end, driver, capability, answer) in [
             ("8.0", 90, "", 12_000, 90, Ok(())),
-            ("8.1", 90, "", 12_000, 90, Err(Code::UNSUPPORTED_PTX_VERSION)),
-            ("9.0", 90, "", 12_090, 90, Err(Code::UNSUPPORTED_PTX_VERSION)),
+            ("8.1", 90, "", 12_000, 90, Err(rules::PTX_VERSION)),
+            ("9.0", 90, "", 12_090, 90, Err(rules::PTX_VERSION)),
             ("9.0", 75, "", 13_000, 120, Ok(())),
-            ("9.0", 75, end, 13_000, 120, Err(Code::NO_BINARY_FOR_GPU)),
+            ("9.0", 75, end, 13_000, 120, Err(rules::BINARY_FOR_GPU)),
             ("9.0", 80, end, 13_000, 89, Ok(())),
-            ("9.0", 90, "", 13_000, 89, Err(Code::NO_BINARY_FOR_GPU)),
+            ("9.0", 90, "", 13_000, 89, Err(rules::BINARY_FOR_GPU)),
         ] {
             assert_eq!(
-                check(&text(version, target, end), driver, capability),
+                check(&text(version, target, end), driver, capability).map_err(|(rule, _)| rule),
                 answer,
                 "{version} {target} {capability}"
             );

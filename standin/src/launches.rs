@@ -7,6 +7,7 @@ use crate::failures::Kind;
 use crate::images;
 use crate::kernels::Function;
 use crate::put;
+use crate::rules::{self, Rule};
 use crate::world::{Work, World, call};
 
 const MAX_THREADS: c_int = 0;
@@ -36,7 +37,8 @@ extern "C" fn cuModuleLoadData(place: *mut usize, image: *const c_void) -> c_int
             unsafe { CStr::from_ptr(image.cast()) }.to_string_lossy()
         });
         if let Some(text) = &text {
-            images::check(text, world.config.driver_version, world.config.card.capability)?;
+            let checked = images::check(text, world.config.driver_version, world.config.card.capability);
+            checked.map_err(|(rule, text)| world.breaks(rule, &text))?;
         }
         let module = world.kernels.module(device, &start, text.as_deref()).map_err(|text| {
             eprintln!("standin: module: {text}");
@@ -63,8 +65,11 @@ extern "C" fn cuModuleLoadDataEx(
 extern "C" fn cuModuleUnload(module: usize) -> c_int {
     call(|world| {
         let Some(found) = world.kernels.modules.remove(&module) else {
-            return Err(world.misuse(Code::INVALID_HANDLE, "a module is unloaded that does not exist"));
+            return Err(world.breaks(rules::MODULE_HANDLE, "a module is unloaded that does not exist"));
         };
+        if !world.quiet(found.device) {
+            return Err(world.breaks(rules::MODULE_BUSY, "a module is unloaded while its device is at work"));
+        }
         world.kernels.functions.retain(|_, function| function.module != module);
         world.working(found.device).map(|_| ())
     })
@@ -79,10 +84,10 @@ extern "C" fn cuModuleGetFunction(place: *mut usize, module: usize, name: *const
         // SAFETY: not null, and the interface requires a string that ends in a zero byte.
         let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
         if !world.kernels.modules.contains_key(&module) {
-            return Err(world.misuse(Code::INVALID_HANDLE, "use of a module that does not exist"));
+            return Err(world.breaks(rules::MODULE_HANDLE, "use of a module that does not exist"));
         }
         let function = world.kernels.function(module, &name, &world.config.card);
-        let function = function.map_err(|text| world.misuse(Code::NOT_FOUND, &text))?.ok_or(Code::NOT_FOUND)?;
+        let function = function.map_err(|text| world.unknown(&text))?.ok_or(Code::NOT_FOUND)?;
         let handle = world.new_handle();
         world.kernels.functions.insert(handle, function);
         put(place, handle)
@@ -94,15 +99,19 @@ extern "C" fn cuFuncSetAttribute(function: usize, attribute: c_int, value: c_int
     call(|world| {
         let opt_in = world.config.card.shared_opt_in;
         let Some(function) = world.kernels.functions.get_mut(&function) else {
-            return Err(world.misuse(Code::INVALID_HANDLE, "use of a function that does not exist"));
+            return Err(world.breaks(rules::FUNCTION_HANDLE, "use of a function that does not exist"));
         };
         match attribute {
             // "The sum of this value and the function attribute CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES cannot exceed the device
             // attribute CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN."
             MAX_DYNAMIC_SHARED => {
-                let most = opt_in.saturating_sub(function.compiled.shared);
-                let bytes = usize::try_from(value).ok().filter(|bytes| *bytes <= most);
-                function.max_shared = bytes.ok_or(Code::INVALID_VALUE)?;
+                let declared = function.compiled.shared;
+                let bytes = usize::try_from(value).ok().filter(|bytes| bytes + declared <= opt_in);
+                let Some(bytes) = bytes else {
+                    let text = format!("{value} bytes of dynamic shared memory beside {declared}, of {opt_in}");
+                    return Err(world.breaks(rules::SHARED_OPT_IN, &text));
+                };
+                function.max_shared = bytes;
                 Ok(())
             }
             CARVEOUT => Ok(()),
@@ -115,7 +124,7 @@ extern "C" fn cuFuncSetAttribute(function: usize, attribute: c_int, value: c_int
 extern "C" fn cuFuncGetAttribute(place: *mut c_int, attribute: c_int, function: usize) -> c_int {
     call(|world| {
         let Some(function) = world.kernels.functions.get(&function) else {
-            return Err(world.misuse(Code::INVALID_HANDLE, "use of a function that does not exist"));
+            return Err(world.breaks(rules::FUNCTION_HANDLE, "use of a function that does not exist"));
         };
         let capability = world.config.card.capability as c_int;
         match attribute {
@@ -135,24 +144,25 @@ extern "C" fn cuFuncGetAttribute(place: *mut c_int, attribute: c_int, function: 
 extern "C" fn cuFuncGetName(place: *mut *const c_char, function: usize) -> c_int {
     call(|world| match world.kernels.functions.get(&function) {
         Some(function) => put(place, function.name().as_ptr()),
-        None => Err(world.misuse(Code::INVALID_HANDLE, "use of a function that does not exist")),
+        None => Err(world.breaks(rules::FUNCTION_HANDLE, "use of a function that does not exist")),
     })
 }
 
 /// What is wrong with a launch's shape.
-fn shape(grid: [u32; 3], block: [u32; 3], shared: usize, function: &Function) -> Option<String> {
+fn shape(grid: [u32; 3], block: [u32; 3], shared: usize, function: &Function) -> Option<(Rule, String)> {
     let (max_threads, max_shared) = (function.kernel.max_threads, function.max_shared);
     let threads: u64 = block.iter().map(|count| u64::from(*count)).product();
     if grid.contains(&0) || block.contains(&0) {
-        return Some("nothing to launch".into());
+        return Some((rules::GRID_SIZE, "nothing to launch".into()));
     }
     if grid[0] > i32::MAX as u32 || grid[1] > 65_535 || grid[2] > 65_535 {
-        return Some("too many blocks".into());
+        return Some((rules::GRID_SIZE, "too many blocks".into()));
     }
     if threads > u64::from(max_threads) || block[2] > 64 {
-        return Some(format!("{threads} threads, {max_threads} are allowed"));
+        return Some((rules::BLOCK_THREADS, format!("{threads} threads, {max_threads} are allowed")));
     }
-    (shared > max_shared).then(|| format!("{shared} bytes of shared memory, {max_shared} are allowed"))
+    let text = || format!("{shared} bytes of shared memory, {max_shared} are allowed");
+    (shared > max_shared).then(|| (rules::SHARED_LAUNCH, text()))
 }
 
 fn launch(
@@ -165,25 +175,26 @@ fn launch(
 ) -> Result<(), Code> {
     let stream = world.stream(stream)?;
     let device = world.streams[&stream].device;
+    let current = world.current_device()?;
     let Some(found) = world.kernels.functions.get(&function) else {
-        return Err(world.misuse(Code::INVALID_HANDLE, "launch of a function that does not exist"));
+        return Err(world.breaks(rules::FUNCTION_HANDLE, "launch of a function that does not exist"));
     };
     let name = found.name().to_string_lossy().into_owned();
-    if found.device != device || world.current_device()? != device {
+    if found.device != device || current != device {
         return Err(
-            world.misuse(Code::INVALID_HANDLE, &format!("{name}: module, stream and context are not of one device"))
+            world.breaks(rules::LAUNCH_CONTEXT, &format!("{name}: module, stream and context are not of one device"))
         );
     }
-    if let Some(text) = shape(grid, block, shared, found) {
-        return Err(world.misuse(Code::INVALID_VALUE, &format!("launch of {name}: {text}")));
+    if let Some((rule, text)) = shape(grid, block, shared, found) {
+        return Err(world.breaks(rule, &format!("launch of {name}: {text}")));
     }
     let (threads, most) = (block.iter().product::<u32>(), found.max_threads());
     if threads > most {
         let text = format!("launch of {name}: {threads} threads, its registers allow {most}");
-        return Err(world.misuse(Code::LAUNCH_OUT_OF_RESOURCES, &text));
+        return Err(world.breaks(rules::BLOCK_REGISTERS, &text));
     }
     if arguments.is_null() && !found.kernel.sizes.is_empty() {
-        return Err(world.misuse(Code::INVALID_VALUE, &format!("launch of {name} without arguments")));
+        return Err(world.breaks(rules::LAUNCH_ARGUMENTS, &format!("launch of {name} without arguments")));
     }
     if world.config.failures.strike(Kind::Launch) {
         return Err(Code::LAUNCH_OUT_OF_RESOURCES);
@@ -226,7 +237,7 @@ extern "C" fn cuLaunchKernel(
 ) -> c_int {
     call(|world| {
         if !extra.is_null() {
-            return Err(world.misuse(Code::NOT_SUPPORTED, "packed arguments are not modelled"));
+            return Err(world.unknown("packed arguments are not modelled"));
         }
         let shape = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
         launch(world, function, shape, shared as usize, stream, arguments.cast())

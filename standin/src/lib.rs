@@ -27,6 +27,7 @@ mod memory;
 mod nvrtc;
 mod order;
 mod report;
+mod rules;
 mod sabotage;
 mod schedule;
 mod solver;

@@ -5,6 +5,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::codes::Code;
 use crate::memory::{POISON, fill};
+use crate::rules;
 use crate::world::{self, LibraryCall, Work, World};
 
 /// What a handle holds.
@@ -39,9 +40,9 @@ pub fn create(world: &mut World) -> Result<usize, Code> {
 pub fn find(world: &mut World, handle: usize) -> Result<Handle, Code> {
     let found = handles().get(&handle).copied();
     let found =
-        found.ok_or_else(|| world.misuse(Code::INVALID_HANDLE, "use of a library's handle that does not exist"))?;
+        found.ok_or_else(|| world.breaks(rules::LIBRARY_HANDLE, "use of a library's handle that does not exist"))?;
     if world::current() != Some(found.device) {
-        return Err(world.misuse(Code::INVALID_CONTEXT, "a library's handle is used while another device is current"));
+        return Err(world.breaks(rules::LIBRARY_DEVICE, "a library's handle is used while another device is current"));
     }
     Ok(found)
 }
@@ -60,7 +61,7 @@ pub fn set_stream(world: &mut World, handle: usize, stream: usize) -> Result<(),
     let device = find(world, handle)?.device;
     let of = world.stream(stream)?;
     if world.streams[&of].device != device {
-        return Err(world.misuse(Code::INVALID_VALUE, "a library's handle and its stream are of two devices"));
+        return Err(world.breaks(rules::LIBRARY_STREAM, "a library's handle and its stream are of two devices"));
     }
     change(world, handle, |found| found.stream = stream)
 }
@@ -70,10 +71,12 @@ pub fn operand(world: &mut World, what: &str, device: usize, address: usize, len
     if len == 0 {
         return Ok(());
     }
-    match world.device_range(what, address, len)? == device {
-        true => Ok(()),
-        false => Err(world.misuse(Code::INVALID_VALUE, &format!("{what} lies on another device"))),
-    }
+    let text = match world.memory.device_of(address, len) {
+        Ok(of) if of == device => return Ok(()),
+        Ok(_) => format!("{what} lies on another device"),
+        Err(text) => format!("{what} of {len} bytes: {text}"),
+    };
+    Err(world.breaks(rules::LIBRARY_OPERAND, &text))
 }
 
 /// What a library does to memory that was lent to it: it is not left as it was.

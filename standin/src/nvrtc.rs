@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use crate::codes::Code;
 use crate::images;
 use crate::put;
+use crate::rules;
 use crate::world::{self, World};
 
 const INVALID_INPUT: c_int = 3;
@@ -138,7 +139,13 @@ extern "C" fn nvrtcCompileProgram(program: usize, count: c_int, options: *const 
             }
             Err((code, log)) => (code, log),
         };
+        let is_unknown = log.contains("invalid value for --gpu-architecture");
         program.log = CString::new(log).map_err(|_| INTERNAL_ERROR)?;
+        if is_unknown {
+            return Err(world
+                .breaks(rules::COMPILER_ARCHITECTURE, "a compilation for an architecture that is not known")
+                .0);
+        }
         if code == 0 { Ok(()) } else { Err(code) }
     })
 }

@@ -16,6 +16,12 @@ pub fn at_exit() {
     }
 }
 
+/// Ends the process, which broke a rule.
+pub fn stop() -> ! {
+    // SAFETY: ends the process; nothing of it is needed any more.
+    unsafe { libc::_exit(MISUSED) }
+}
+
 extern "C" fn finish() {
     let Some(world) = world::try_lock() else { return };
     if let Some(path) = &world.config.report {
@@ -50,7 +56,6 @@ extern "C" fn finish() {
     }
     if world.misuses > 0 {
         eprintln!("standin: {} misuse(s) of the driver; the process fails", world.misuses);
-        // SAFETY: ends the process; nothing of it is needed any more.
-        unsafe { libc::_exit(MISUSED) }
+        stop()
     }
 }

@@ -83,7 +83,7 @@ impl World {
     pub fn drive(&mut self, goal: Goal) -> Result<(), Code> {
         while !self.reached(goal) {
             let Some(stream) = self.choose(goal) else {
-                return Err(self.misuse(Code::LAUNCH_FAILED, "deadlock: every stream waits for an event of another"));
+                return Err(self.unknown("deadlock: every stream waits for an event of another"));
             };
             self.step(stream);
         }

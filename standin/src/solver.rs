@@ -11,6 +11,7 @@ use crate::gemm::{Matrix, Real};
 use crate::libraries::{self, operand};
 use crate::memory;
 use crate::put;
+use crate::rules::{self, Rule};
 use crate::world::{self, World};
 
 pub(crate) const NOT_INITIALIZED: c_int = 1;
@@ -103,12 +104,12 @@ struct Problem {
 }
 
 impl Problem {
-    fn new(job: c_int, fill: c_int, n: i64, leading: i64, types: [c_int; 3], batch: i64) -> Result<Problem, c_int> {
-        let size = |size: i64| usize::try_from(size).map_err(|_| INVALID_VALUE);
+    fn new(job: c_int, fill: c_int, n: i64, leading: i64, types: [c_int; 3], batch: i64) -> Result<Problem, Rule> {
+        let size = |size: i64| usize::try_from(size).map_err(|_| rules::EIGEN_SHAPE);
         let double = match types {
             [REAL_32, REAL_32, REAL_32] => false,
             [REAL_64, REAL_64, REAL_64] => true,
-            _ => return Err(INVALID_VALUE),
+            _ => return Err(rules::EIGEN_SHAPE),
         };
         let problem = Problem {
             vectors: job == 1,
@@ -119,11 +120,11 @@ impl Problem {
             double,
         };
         let whole = problem.n.checked_mul(problem.leading).and_then(|elems| elems.checked_mul(problem.batch));
-        if problem.leading < problem.n.max(1)
-            || problem.batch == 0
-            || batch > 1 && whole.is_none_or(|whole| whole > i32::MAX as usize)
-        {
-            return Err(INVALID_VALUE);
+        if problem.leading < problem.n.max(1) {
+            return Err(rules::EIGEN_SHAPE);
+        }
+        if problem.batch == 0 || batch > 1 && whole.is_none_or(|whole| whole > i32::MAX as usize) {
+            return Err(rules::EIGEN_BATCH);
         }
         Ok(problem)
     }
@@ -168,12 +169,18 @@ impl HostWorkspace {
     pub fn check(&self) -> Result<(), String> {
         match memory::read(self.at, self.owner.len()) == self.owner {
             true => Ok(()),
-            false => Err("misuse: the host's workspace of a decomposition was used again before it ran".into()),
+            false => Err("the host's workspace of a decomposition was used again before it ran".into()),
         }
     }
 }
 
-fn solve(world: &mut World, handle: usize, problem: Problem, places: Places) -> Result<(), c_int> {
+/// A problem that can be asked for.
+fn asked(world: &mut World, problem: Result<Problem, Rule>) -> Result<Problem, c_int> {
+    problem.map_err(|rule| world.breaks(rule, "a decomposition of a shape, type or number that there is not").0)
+}
+
+fn solve(world: &mut World, handle: usize, problem: Result<Problem, Rule>, places: Places) -> Result<(), c_int> {
+    let problem = asked(world, problem)?;
     let handle = libraries::find(world, handle).map_err(|_| NOT_INITIALIZED)?;
     let (n, batch, bytes) = (problem.n, problem.batch, problem.element_bytes());
     let extent = Matrix { at: places.matrices, leading: problem.leading }.extent(n, n, bytes);
@@ -188,7 +195,7 @@ fn solve(world: &mut World, handle: usize, problem: Problem, places: Places) -> 
     }
     if places.device.1 < problem.device_bytes(handle.device) || places.host.1 < HOST_BYTES || places.host.0 == 0 {
         let text = "a decomposition with less workspace than was asked for";
-        return Err(invalid(world.misuse(Code::INVALID_VALUE, text)));
+        return Err(world.breaks(rules::EIGEN_WORKSPACE, text).0);
     }
     if world.config.failures.strike(Kind::Solver) {
         return Err(INTERNAL_ERROR);
@@ -250,12 +257,13 @@ fn one<T: Real>(problem: &Problem, matrix: Matrix, values: usize, seed: u64) -> 
 fn sizes(
     world: &mut World,
     handle: usize,
-    problem: Result<Problem, c_int>,
+    problem: Result<Problem, Rule>,
     device: *mut usize,
     host: *mut usize,
 ) -> Result<(), c_int> {
     let handle = libraries::find(world, handle).map_err(|_| NOT_INITIALIZED)?;
-    put(device, problem?.device_bytes(handle.device)).and_then(|()| put(host, HOST_BYTES)).map_err(invalid)
+    let problem = asked(world, problem)?;
+    put(device, problem.device_bytes(handle.device)).and_then(|()| put(host, HOST_BYTES)).map_err(invalid)
 }
 
 #[unsafe(no_mangle)]
@@ -297,7 +305,7 @@ extern "C" fn cusolverDnXsyevd(
     info: usize,
 ) -> c_int {
     let places = Places { matrices: a, values: w, device: (device, device_len), host: (host as usize, host_len), info };
-    call(|world| solve(world, handle, Problem::new(job, fill, n, lda, [type_a, type_w, compute], 1)?, places))
+    call(|world| solve(world, handle, Problem::new(job, fill, n, lda, [type_a, type_w, compute], 1), places))
 }
 
 #[unsafe(no_mangle)]
@@ -341,5 +349,5 @@ extern "C" fn cusolverDnXsyevBatched(
     batch: i64,
 ) -> c_int {
     let places = Places { matrices: a, values: w, device: (device, device_len), host: (host as usize, host_len), info };
-    call(|world| solve(world, handle, Problem::new(job, fill, n, lda, [type_a, type_w, compute], batch)?, places))
+    call(|world| solve(world, handle, Problem::new(job, fill, n, lda, [type_a, type_w, compute], batch), places))
 }

@@ -5,17 +5,21 @@ use std::ffi::{c_int, c_uint, c_void};
 use crate::codes::Code;
 use crate::failures::Kind;
 use crate::put;
+use crate::rules;
 use crate::sabotage::Call;
 use crate::schedule::Goal;
 use crate::world::{Event, FIRST_HANDLE, Stream, Work, World, call};
 
 const NON_BLOCKING: c_uint = 1;
 const DISABLE_TIMING: c_uint = 2;
+const INTERPROCESS: c_uint = 4;
 
 fn create(world: &mut World, place: *mut usize, flags: c_uint) -> Result<(), Code> {
     let device = world.current_device()?;
-    if flags != NON_BLOCKING {
-        return Err(world.misuse(Code::NOT_SUPPORTED, "a stream that waits for the default stream is not modelled"));
+    match flags {
+        NON_BLOCKING => {}
+        0 => return Err(world.unknown("a stream that waits for the default stream is not modelled")),
+        _ => return Err(world.breaks(rules::STREAM_FLAGS, &format!("a stream with the flags {flags}"))),
     }
     if world.config.failures.strike(Kind::Stream) {
         return Err(Code::OUT_OF_MEMORY);
@@ -41,7 +45,7 @@ extern "C" fn cuStreamDestroy_v2(stream: usize) -> c_int {
     call(|world| {
         let Some(found) = world.streams.get_mut(&stream).filter(|found| stream >= FIRST_HANDLE && !found.destroyed)
         else {
-            return Err(world.misuse(Code::INVALID_HANDLE, "a stream is destroyed that does not exist"));
+            return Err(world.breaks(rules::STREAM_HANDLE, "a stream is destroyed that does not exist"));
         };
         found.destroyed = true;
         let (device, empty) = (found.device, found.queue.is_empty());
@@ -77,8 +81,11 @@ extern "C" fn cuStreamQuery(stream: usize) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuStreamWaitEvent(stream: usize, event: usize, _flags: c_uint) -> c_int {
+extern "C" fn cuStreamWaitEvent(stream: usize, event: usize, flags: c_uint) -> c_int {
     call(|world| {
+        if flags != 0 {
+            return Err(world.breaks(rules::WAIT_FLAGS, &format!("a wait with the flags {flags}")));
+        }
         let stream = world.stream(stream)?;
         let number = world.event(event)?.recorded;
         if !world.config.sabotage.removes(Call::Wait) {
@@ -100,6 +107,9 @@ extern "C" fn cuStreamIsCapturing(stream: usize, status: *mut c_int) -> c_int {
 extern "C" fn cuEventCreate(place: *mut usize, flags: c_uint) -> c_int {
     call(|world| {
         let device = world.current_device()?;
+        if flags > 7 || flags & INTERPROCESS != 0 && flags & DISABLE_TIMING == 0 {
+            return Err(world.breaks(rules::EVENT_FLAGS, &format!("an event with the flags {flags}")));
+        }
         if world.config.failures.strike(Kind::Stream) {
             return Err(Code::OUT_OF_MEMORY);
         }
@@ -128,7 +138,7 @@ extern "C" fn cuEventRecord(event: usize, stream: usize) -> c_int {
         let device = world.streams[&stream].device;
         let found = world.event(event)?;
         if found.device != device {
-            return Err(world.misuse(Code::INVALID_HANDLE, "an event is recorded in a stream of another device"));
+            return Err(world.breaks(rules::EVENT_CONTEXT, "an event is recorded in a stream of another device"));
         }
         found.recorded += 1;
         let number = found.recorded;
@@ -174,7 +184,7 @@ fn elapsed(world: &mut World, place: *mut f32, from: usize, to: usize) -> Result
     for (time, event) in times.iter_mut().zip([from, to]) {
         let found = world.event(event)?;
         if !found.timing || found.recorded == 0 {
-            return Err(Code::INVALID_HANDLE);
+            return Err(world.breaks(rules::EVENT_CLOCK, "the time of an event without a clock or a record"));
         }
         if found.done < found.recorded {
             return Err(Code::NOT_READY);

@@ -8,9 +8,8 @@ use crate::gemm::Matrix;
 use crate::libraries::{self, operand};
 use crate::memory;
 use crate::put;
-use crate::solver::{
-    HOST_BYTES, HostWorkspace, INTERNAL_ERROR, INVALID_VALUE, NOT_INITIALIZED, REAL_64, call, invalid,
-};
+use crate::rules::{self, Rule};
+use crate::solver::{HOST_BYTES, HostWorkspace, INTERNAL_ERROR, NOT_INITIALIZED, REAL_64, call, invalid};
 use crate::world::World;
 
 /// Rounds over all pairs of columns; six are usual.
@@ -124,14 +123,19 @@ fn beside(others: &[Vec<f64>], m: usize) -> Vec<f64> {
 }
 
 /// A call's shape, if it is one that is answered: thin, tall, in f64.
-fn shape(jobs: [c_char; 2], m: i64, n: i64, leading: [i64; 3], types: [c_int; 5]) -> Result<(usize, usize), c_int> {
+fn shape(jobs: [c_char; 2], m: i64, n: i64, leading: [i64; 3], types: [c_int; 5]) -> Result<(usize, usize), Rule> {
     let is_thin = jobs.iter().all(|job| *job as u8 == b'S');
     let is_plain = leading == [m.max(1), m.max(1), n.max(1)] && types.iter().all(|t| *t == REAL_64);
     // The library has no way for wide matrices.
     match (usize::try_from(m), usize::try_from(n)) {
         (Ok(m), Ok(n)) if is_thin && is_plain && m >= n => Ok((m, n)),
-        _ => Err(INVALID_VALUE),
+        _ => Err(rules::SVD_SHAPE),
     }
+}
+
+/// A shape that can be asked for.
+fn asked(world: &mut World, shape: Result<(usize, usize), Rule>) -> Result<(usize, usize), c_int> {
+    shape.map_err(|rule| world.breaks(rule, "a singular value decomposition that there is not").0)
 }
 
 fn device_bytes((m, n): (usize, usize)) -> usize {
@@ -163,7 +167,7 @@ fn solve(world: &mut World, handle: usize, (m, n): (usize, usize), at: Places) -
         operand(world, what, handle.device, at, len).map_err(invalid)?;
     }
     if at.device.1 < workspace || at.host.1 < HOST_BYTES || at.host.0 == 0 {
-        return Err(INVALID_VALUE);
+        return Err(world.breaks(rules::EIGEN_WORKSPACE, "a decomposition with less workspace than was asked for").0);
     }
     if world.config.failures.strike(Kind::Solver) {
         return Err(INTERNAL_ERROR);
@@ -218,8 +222,9 @@ extern "C" fn cusolverDnXgesvd_bufferSize(
     device: *mut usize,
     host: *mut usize,
 ) -> c_int {
-    call(|_| {
-        let shape = shape([job_u, job_vt], m, n, [lda, ldu, ldvt], [type_a, type_s, type_u, type_vt, compute])?;
+    call(|world| {
+        let shape = shape([job_u, job_vt], m, n, [lda, ldu, ldvt], [type_a, type_s, type_u, type_vt, compute]);
+        let shape = asked(world, shape)?;
         put(device, device_bytes(shape)).and_then(|()| put(host, HOST_BYTES)).map_err(invalid)
     })
 }
@@ -253,7 +258,10 @@ extern "C" fn cusolverDnXgesvd(
     let (device, host) = ((device, device_len), (host as usize, host_len));
     let places = Places { matrix: a, values: s, left: u, right: vt, device, host, info };
     let types = [type_a, type_s, type_u, type_vt, compute];
-    call(|world| solve(world, handle, shape([job_u, job_vt], m, n, [lda, ldu, ldvt], types)?, places))
+    call(|world| {
+        let shape = asked(world, shape([job_u, job_vt], m, n, [lda, ldu, ldvt], types))?;
+        solve(world, handle, shape, places)
+    })
 }
 
 #[cfg(test)]

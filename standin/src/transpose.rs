@@ -6,6 +6,7 @@ use crate::blas::{EXECUTION_FAILED, INVALID_VALUE, NOT_INITIALIZED, call, factor
 use crate::failures::Kind;
 use crate::gemm::Matrix;
 use crate::libraries::{self, operand};
+use crate::rules;
 
 /// C ← α Aᵀ, of m×n; what would be added must have a factor of 0.
 #[unsafe(no_mangle)]
@@ -37,7 +38,7 @@ extern "C" fn cublasDgeam(
         operand(world, "A of a transpose", handle.device, a, begin).map_err(invalid)?;
         operand(world, "C of a transpose", handle.device, c, end).map_err(invalid)?;
         if a < c + end && c < a + begin {
-            return Err(INVALID_VALUE);
+            return Err(world.breaks(rules::TRANSPOSE_OVERLAP, "a transpose over its matrix").0);
         }
         if world.config.failures.strike(Kind::Blas) {
             return Err(EXECUTION_FAILED);

@@ -13,6 +13,7 @@ use crate::kernels::{Kernels, Launch};
 use crate::memory::{self, Memory, Owner};
 use crate::nvrtc::Programs;
 use crate::order::{Order, Touched};
+use crate::rules::{self, Answer, Rule};
 use crate::schedule::Schedule;
 
 /// A device.
@@ -129,6 +130,8 @@ pub struct World {
     pub order: Order,
     /// Misuses seen.
     pub misuses: u64,
+    /// Whether the driver was started.
+    pub initialized: bool,
     /// Events made that take the time.
     pub timed_events: u64,
     /// Bytes copied between host and device.
@@ -153,14 +156,26 @@ pub fn try_lock() -> Option<MutexGuard<'static, World>> {
     WORLD.try_lock().ok()
 }
 
-/// Runs one call of the driver's interface.
+/// Runs one call of the driver's interface, which must have been started.
 pub fn call(body: impl FnOnce(&mut World) -> Result<(), Code>) -> i32 {
     let mut world = lock();
+    if !world.initialized {
+        return world.breaks(rules::INITIALIZED, "a call before cuInit").0;
+    }
+    run(&mut world, body)
+}
+
+/// Runs one call that may come before the driver is started.
+pub fn call_any_time(body: impl FnOnce(&mut World) -> Result<(), Code>) -> i32 {
+    run(&mut lock(), body)
+}
+
+fn run(world: &mut World, body: impl FnOnce(&mut World) -> Result<(), Code>) -> i32 {
     if world.config.failures.strike(Kind::Lost) {
         let device = CURRENT.get().unwrap_or(0);
         world.lose(device, Code::UNKNOWN, "injected: the device is lost");
     }
-    match body(&mut world) {
+    match body(world) {
         Ok(()) => 0,
         Err(code) => code.0,
     }
@@ -203,6 +218,7 @@ impl World {
             memory: Memory::default(),
             order: Order::default(),
             misuses: 0,
+            initialized: false,
             timed_events: 0,
             copied_bytes: [0; 2],
             next_handle: FIRST_HANDLE,
@@ -217,9 +233,11 @@ impl World {
     }
 
     /// The device of the calling thread, if it works.
-    pub fn current_device(&self) -> Result<usize, Code> {
-        let device = CURRENT.get().ok_or(Code::INVALID_CONTEXT)?;
-        self.working(device)
+    pub fn current_device(&mut self) -> Result<usize, Code> {
+        match CURRENT.get() {
+            Some(device) => self.working(device),
+            None => Err(self.breaks(rules::CONTEXT_CURRENT, "a call without a current context")),
+        }
     }
 
     /// `device`, unless it is lost.
@@ -231,12 +249,33 @@ impl World {
         }
     }
 
-    /// A use that no correct program makes: said aloud, counted, and remembered by the device.
-    pub fn misuse(&mut self, code: Code, text: &str) -> Code {
+    /// A use that a rule forbids: said aloud. Unless programs may try it, it is counted and remembered by the device, or
+    /// the process ends here.
+    pub fn breaks(&mut self, rule: Rule, text: &str) -> Code {
+        match rule.answer {
+            Answer::Tried(code) => {
+                eprintln!("standin: {text} ({}: {})", rule.name, rule.source);
+                Code(code)
+            }
+            Answer::Code(code) => {
+                self.misuses += 1;
+                eprintln!("standin: misuse: {text} ({}: {})", rule.name, rule.source);
+                self.lose(CURRENT.get().unwrap_or(0), Code(code), text);
+                Code(code)
+            }
+            Answer::Stop => {
+                eprintln!("standin: misuse: {text} ({}: {}); what comes of it is undefined", rule.name, rule.source);
+                crate::report::stop()
+            }
+        }
+    }
+
+    /// A use that the stand-in does not model.
+    pub fn unknown(&mut self, text: &str) -> Code {
         self.misuses += 1;
         eprintln!("standin: misuse: {text}");
-        self.lose(CURRENT.get().unwrap_or(0), code, text);
-        code
+        self.lose(CURRENT.get().unwrap_or(0), Code::NOT_SUPPORTED, text);
+        Code::NOT_SUPPORTED
     }
 
     /// From now on every call that concerns the device fails.
@@ -253,7 +292,7 @@ impl World {
     pub fn stream(&mut self, handle: usize) -> Result<usize, Code> {
         let handle = match handle {
             0 => null_stream(self.current_device()?),
-            1 | 2 => return Err(self.misuse(Code::NOT_SUPPORTED, "the special stream handles are not modelled")),
+            1 | 2 => return Err(self.unknown("the special stream handles are not modelled")),
             handle => handle,
         };
         match self.streams.get(&handle) {
@@ -262,14 +301,14 @@ impl World {
                 self.working(device)?;
                 Ok(handle)
             }
-            _ => Err(self.misuse(Code::INVALID_HANDLE, "use of a stream that does not exist")),
+            _ => Err(self.breaks(rules::STREAM_HANDLE, "use of a stream that does not exist")),
         }
     }
 
     /// The event behind a handle.
     pub fn event(&mut self, handle: usize) -> Result<&mut Event, Code> {
         if self.events.get(&handle).is_none_or(|event| event.destroyed) {
-            return Err(self.misuse(Code::INVALID_HANDLE, "use of an event that does not exist or was destroyed"));
+            return Err(self.breaks(rules::EVENT_HANDLE, "use of an event that does not exist or was destroyed"));
         }
         self.events.get_mut(&handle).ok_or(Code::INVALID_HANDLE)
     }
@@ -278,14 +317,14 @@ impl World {
     pub fn device_range(&mut self, what: &str, address: usize, len: usize) -> Result<usize, Code> {
         self.memory
             .device_of(address, len)
-            .map_err(|text| self.misuse(Code::INVALID_VALUE, &format!("{what} of {len} bytes: {text}")))
+            .map_err(|text| self.breaks(rules::COPY_RANGE, &format!("{what} of {len} bytes: {text}")))
     }
 
     /// Whether a host range is pinned; one that crosses the end of a pinned block is a misuse.
     pub fn host_range(&mut self, what: &str, address: usize, len: usize) -> Result<bool, Code> {
         self.memory
             .is_pinned(address, len)
-            .map_err(|text| self.misuse(Code::INVALID_VALUE, &format!("{what} of {len} bytes: {text}")))
+            .map_err(|text| self.breaks(rules::COPY_RANGE, &format!("{what} of {len} bytes: {text}")))
     }
 
     /// What the program has made and not destroyed: streams, events, modules, handles of libraries, page-locked blocks.
@@ -338,6 +377,11 @@ impl World {
         })
     }
 
+    /// Whether a device has nothing to do, or will never do it.
+    pub fn quiet(&self, device: usize) -> bool {
+        self.devices[device].lost.is_some() || self.idle(device)
+    }
+
     /// Whether a device has nothing to do.
     pub fn idle(&self, device: usize) -> bool {
         self.streams.values().all(|stream| stream.device != device || stream.queue.is_empty())
@@ -375,21 +419,28 @@ impl World {
                 if self.config.failures.strike(Kind::Fault) {
                     return self.lose(device, Code::ILLEGAL_ADDRESS, "injected: a kernel faults");
                 }
-                self.kernels.run(launch)
+                let ran = self.kernels.run(launch);
+                return ran.unwrap_or_else(|text| {
+                    let of_barrier = text.contains("__syncthreads") || text.contains("collective");
+                    self.breaks(if of_barrier { rules::KERNEL_BARRIER } else { rules::KERNEL_SHARED }, &text);
+                });
             }
-            Work::Call(call) => (call.run)(),
+            Work::Call(call) => {
+                return (call.run)().unwrap_or_else(|text| {
+                    self.breaks(rules::EIGEN_HOST, &text);
+                });
+            }
             Work::Record { .. } | Work::Wait { .. } | Work::Free { .. } => Ok(()),
         };
         if let Err(text) = done {
-            self.misuses += 1;
-            self.lose(device, Code::LAUNCH_FAILED, &text);
+            self.breaks(rules::FREE_BUSY, &text);
         }
     }
 
     fn still_there(&self, address: usize, len: usize) -> Result<(), String> {
         match self.memory.holds(address, len) {
             Ok(Some(_)) => Ok(()),
-            _ => Err(format!("misuse: memory of a copy at {address:#x} was freed before the copy ran")),
+            _ => Err(format!("memory of a copy at {address:#x} was freed before the copy ran")),
         }
     }
 

@@ -2,8 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../src/rules.rs"]
+#[allow(dead_code)]
+mod rules;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use rules::{Answer, Rule};
 
 /// Status of a process that misused the driver.
 const MISUSED: i32 = 86;
@@ -152,6 +158,59 @@ fn every_misuse_is_said_and_fails_the_process() {
         assert_eq!(output.status.code(), Some(MISUSED), "{program}: {said}");
         assert!(said.contains("standin: misuse: ") && said.contains(text), "{program}: {said}");
     }
+}
+
+#[test]
+fn every_rule_that_is_broken_answers_as_the_manual_says_or_ends_the_process() {
+    for Rule { name, answer, .. } in rules::ALL {
+        let variables = [("MERGANSER_STANDIN_SEED", "1"), ("MERGANSER_STANDIN_DEVICES", "2")];
+        let output = probe(&format!("rule:{name}"), "lib-own", &variables);
+        let [out, said] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+        if *name == "kernel-alignment" {
+            // The kernel's own instructions trap.
+            assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(4), "{output:?}");
+            continue;
+        }
+        assert!(said.contains(&format!("({name}: ")), "{name}: {output:?}");
+        let answered = |code: i32| out.contains(&format!("answer {code}\n")) || out.contains("DriverError");
+        match answer {
+            Answer::Tried(code) => {
+                assert!(answered(*code) && output.status.code() == Some(1), "{name}: {output:?}");
+            }
+            Answer::Code(code) => {
+                assert!(answered(*code) && output.status.code() == Some(MISUSED), "{name}: {output:?}");
+            }
+            Answer::Stop => {
+                assert!(out.is_empty() && said.contains("undefined"), "{name}: {output:?}");
+                assert_eq!(output.status.code(), Some(MISUSED), "{name}: {output:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_rule_is_in_the_table_of_the_documentation() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cuda-rules.md");
+    let row = |rule: &Rule| {
+        let answer = match rule.answer {
+            Answer::Code(code) => format!("{code}, and the process fails"),
+            Answer::Tried(code) => code.to_string(),
+            Answer::Stop => "undefined: the process ends".to_owned(),
+        };
+        format!("| `{}` | {} | {} | {answer} |", rule.name, rule.text, rule.source)
+    };
+    let rows: Vec<String> = rules::ALL.iter().map(row).collect();
+    let text = std::fs::read_to_string(&path).unwrap();
+    if std::env::var("SNAPSHOTS").is_ok_and(|value| value == "overwrite") {
+        let kept = |line: &&str| !line.starts_with("| `");
+        let mut lines: Vec<String> = text.lines().filter(kept).map(str::to_owned).collect();
+        let at = lines.iter().position(|line| line.starts_with("|---|---|---|---|")).unwrap() + 1;
+        lines.splice(at..at, rows);
+        std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+        return;
+    }
+    let there: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
+    assert_eq!(there, rows, "SNAPSHOTS=overwrite writes the table anew");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
 mod libraries;
+mod rules;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -69,9 +70,11 @@ impl Device {
         self.context.new_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC)).unwrap()
     }
 
+    /// A kernel, whose module stays: it may not be unloaded while a program that failed has left something under way.
     fn kernel(&self, name: &str) -> CudaFunction {
-        let text: String = KERNELS.iter().map(|name| format!(".visible .entry {name}(\n")).collect();
-        self.context.load_module(Ptx::from_src(text)).unwrap().load_function(name).unwrap()
+        let kernel = self.context.load_module(Ptx::from_src(text())).unwrap().load_function(name).unwrap();
+        std::mem::forget(kernel.clone());
+        kernel
     }
 
     fn memory(&self, bytes: usize) -> Result<CUdeviceptr, DriverError> {
@@ -85,6 +88,11 @@ impl Device {
         // SAFETY: filled before it is read.
         Ok(Pinned(unsafe { result::malloc_host(BYTES, 0) }?.cast()))
     }
+}
+
+/// What names the kernels.
+fn text() -> String {
+    KERNELS.iter().map(|name| format!(".visible .entry {name}(\n")).collect()
 }
 
 fn upload(to: CUdeviceptr, from: &mut Pinned, stream: &CudaStream) -> Result<(), DriverError> {
@@ -355,7 +363,10 @@ fn program(name: &str) -> Outcome {
         "memory" => Device::open(1).and_then(|device| {
             Ok(device.context.mem_get_info()? == (1 << 20, 1 << 20) && device.memory((1 << 20) + 1).is_err())
         }),
-        other => misuse(other),
+        other => match other.strip_prefix("rule:") {
+            Some(rule) => rules::broken(rule),
+            None => misuse(other),
+        },
     }
 }
 
