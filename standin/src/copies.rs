@@ -57,8 +57,9 @@ fn freed(world: &mut World, address: u64) -> Result<usize, Code> {
 extern "C" fn cuMemFree_v2(address: u64) -> c_int {
     call(|world| {
         let device = freed(world, address)?;
-        if !world.quiet(device) {
-            return Err(world.breaks(rules::FREE_BUSY, "memory is freed while its device is at work"));
+        let len = world.memory.at(address as usize).map_or(0, |block| block.len);
+        if world.memory_in_use(address as usize, len) {
+            return Err(world.breaks(rules::FREE_BUSY, "memory is freed that work under way still uses"));
         }
         world.give_back(address as usize);
         world.working(device).map(|_| ())

@@ -51,6 +51,8 @@ pub struct Module {
 pub struct Launch {
     /// Index of the kernel in the shared object.
     kernel: c_int,
+    /// The module that it came with.
+    pub module: usize,
     grid: [c_uint; 3],
     block: [c_uint; 3],
     shared: usize,
@@ -163,6 +165,14 @@ impl Kernels {
     }
 }
 
+impl Launch {
+    /// Whether an argument, or a part of one, is an address of so many bytes from here on.
+    pub fn names(&self, address: usize, len: usize) -> bool {
+        let within = |word: &u64| (*word as usize).checked_sub(address).is_some_and(|offset| offset < len);
+        self.arguments.iter().flatten().any(within)
+    }
+}
+
 impl Function {
     /// A launch, its arguments copied as the driver does. Every argument points to as many bytes as the kernel takes.
     pub fn launch(
@@ -183,7 +193,7 @@ impl Function {
             words
         };
         let arguments = self.kernel.sizes.iter().enumerate().map(copy).collect();
-        Launch { kernel: self.kernel.index, grid, block, shared, arguments, seed }
+        Launch { kernel: self.kernel.index, module: self.module, grid, block, shared, arguments, seed }
     }
 
     /// Threads that a block may have: by its launch bounds, and by its registers.

@@ -67,8 +67,8 @@ extern "C" fn cuModuleUnload(module: usize) -> c_int {
         let Some(found) = world.kernels.modules.remove(&module) else {
             return Err(world.breaks(rules::MODULE_HANDLE, "a module is unloaded that does not exist"));
         };
-        if !world.quiet(found.device) {
-            return Err(world.breaks(rules::MODULE_BUSY, "a module is unloaded while its device is at work"));
+        if world.module_in_use(module) {
+            return Err(world.breaks(rules::MODULE_BUSY, "a module is unloaded of which a kernel is under way"));
         }
         world.kernels.functions.retain(|_, function| function.module != module);
         world.working(found.device).map(|_| ())

@@ -92,7 +92,7 @@ rules! {
     FREE_KNOWN: "free-known", "Driver API, Memory Management, cuMemFree", Code(1),
         "what is freed was allocated, and was not freed yet";
     FREE_BUSY: "free-busy", "Driver API, Memory Management, cuMemFree (it may synchronize, and need not)", Stop,
-        "device memory is freed only when nothing is under way on its device";
+        "device memory is freed only when nothing that is under way uses it";
     PINNED_KNOWN: "pinned-known", "Driver API, Memory Management, cuMemFreeHost", Code(1),
         "page-locked memory is freed that the driver gave, once";
     PINNED_BUSY: "pinned-busy", "Driver API, Memory Management, cuMemFreeHost (undefined)", Stop,

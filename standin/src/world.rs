@@ -370,16 +370,29 @@ impl World {
     /// Whether any work in a queue uses pinned memory that overlaps a range.
     pub fn pinned_in_use(&self, address: usize, len: usize) -> bool {
         let overlaps = |start: usize, bytes: usize| start < address + len && address < start + bytes;
+        self.is_to_be_done(|work| matches!(work, Work::Copy { len, host: Some(host), .. } if overlaps(*host, *len)))
+    }
+
+    /// Whether work that is still to be done holds for this: of devices that are lost nothing is.
+    fn is_to_be_done(&self, holds: impl Fn(&Work) -> bool) -> bool {
         let works = |stream: &&Stream| self.devices[stream.device].lost.is_none();
-        self.streams.values().filter(works).flat_map(|stream| &stream.queue).any(|work| match work {
-            Work::Copy { len, host: Some(host), .. } => overlaps(*host, *len),
-            _ => false,
+        self.streams.values().filter(works).flat_map(|stream| &stream.queue).any(holds)
+    }
+
+    /// Whether work that is still to be done uses memory of a device, as far as that can be seen: of a library's call, what it
+    /// writes.
+    pub fn memory_in_use(&self, address: usize, len: usize) -> bool {
+        let overlaps = |start: usize, bytes: usize| start < address + len && address < start + bytes;
+        self.is_to_be_done(|work| match work {
+            Work::Launch(launch) => launch.names(address, len),
+            Work::Call(call) => call.writes.iter().any(|(start, bytes)| overlaps(*start, *bytes)),
+            other => other.touched().into_iter().flatten().any(|(start, bytes, _)| overlaps(start, bytes)),
         })
     }
 
-    /// Whether a device has nothing to do, or will never do it.
-    pub fn quiet(&self, device: usize) -> bool {
-        self.devices[device].lost.is_some() || self.idle(device)
+    /// Whether a kernel of a module is still to run.
+    pub fn module_in_use(&self, module: usize) -> bool {
+        self.is_to_be_done(|work| matches!(work, Work::Launch(launch) if launch.module == module))
     }
 
     /// Whether a device has nothing to do.

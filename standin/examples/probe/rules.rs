@@ -156,7 +156,12 @@ pub fn broken(rule: &str) -> Outcome {
             "module-busy" => {
                 let (mut module, image) = (std::ptr::null_mut(), CString::new(text()).unwrap());
                 sys::cuModuleLoadData(&mut module, image.as_ptr().cast()).result()?;
-                upload(place, &mut device.pinned()?, &stream)?;
+                let (mut kernel, size) = (std::ptr::null_mut(), BYTES as u32 / 4);
+                sys::cuModuleGetFunction(&mut kernel, module, c"twice".as_ptr()).result()?;
+                let at = (&raw const place).cast_mut().cast();
+                let mut pointers = [at, at, (&raw const size).cast_mut().cast()];
+                let (all, none) = (pointers.as_mut_ptr(), std::ptr::null_mut());
+                sys::cuLaunchKernel(kernel, 1, 1, 1, 32, 1, 1, 0, stream.cu_stream(), all, none).result()?;
                 driver(sys::cuModuleUnload(module))
             }
             "ptx-version" | "binary-for-gpu" => {
