@@ -137,13 +137,10 @@ impl Place {
             (r"give --memory-budget \d+MiB", "give --memory-budget [SIZE]"),
             // Why there is no CUDA: without a driver, and with one that is told to show no device.
             (
-                r"libcuda.so.1, which comes with NVIDIA's driver, was not found|NVIDIA's driver finds no device",
+                r"libcuda.so.1, which comes with NVIDIA's driver, was not found|NVIDIA's driver finds no device(: CUDA_VISIBLE_DEVICES is set and empty, which hides every device)?",
                 "[NO CUDA]",
             ),
-            (
-                r#"install an NVIDIA driver that supports [^"\n]*|check `nvidia-smi`, CUDA_VISIBLE_DEVICES [^"\n]*"#,
-                "[DO]",
-            ),
+            (r#"install an NVIDIA driver that supports [^"\n]*|unset CUDA_VISIBLE_DEVICES, or [^"\n]*"#, "[DO]"),
         ] {
             text = Regex::new(pattern).unwrap().replace_all(&text, with).into_owned();
         }
