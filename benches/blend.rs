@@ -10,6 +10,7 @@ use merganser::backend::cpu::prune::Scratch;
 use merganser::bench::{ELEM_BYTES, Family, MODELS};
 use merganser::dtype::Dtype;
 use merganser::ops::philox::element_key;
+use merganser::ops::rules::{Numbers, RuleId};
 use merganser::ops::{Combine, Geometry, Measured, Real, Sparsify};
 
 /// Elements of a model: five arrays of 32 KiB stay in a core's own cache, five of 32 MiB in none.
@@ -24,15 +25,21 @@ fn methods() -> Vec<(&'static str, Sparsify, Combine)> {
     let keys = (0..MODELS).map(|model| element_key(0, "bench", model)).collect();
     let random = Sparsify::Random { density: density.clone(), rescale: true, keys };
     let trim = Sparsify::TopK { density, rescale: false };
-    let sum = || Combine::Sum { weights: weights.clone(), divisor: 1.0, lambda: 0.5 };
-    let elect = || Combine::Elect { weights: weights.clone(), normalize: true, lambda: 1.0 };
+    let sum = || Combine::sum(weights.clone(), 1.0, 0.5);
+    let elect = || {
+        Combine::weighted(
+            RuleId::Elect,
+            weights.clone(),
+            Numbers { normalize: true, lambda: 1.0, ..Numbers::default() },
+        )
+    };
     vec![
-        ("linear", Sparsify::None, Combine::Average { weights: weights.clone(), divisor: 3.0 }),
+        ("linear", Sparsify::None, Combine::average(weights.clone(), 3.0)),
         ("task_arithmetic", Sparsify::None, sum()),
         ("ties", trim, elect()),
         ("dare_linear", random.clone(), sum()),
         ("dare_ties", random, elect()),
-        ("magmax", Sparsify::None, Combine::MaxMagnitude { lambda: 1.0 }),
+        ("magmax", Sparsify::None, Combine::new(RuleId::MaxMagnitude, Numbers { lambda: 1.0, ..Numbers::default() })),
     ]
 }
 
@@ -55,7 +62,6 @@ fn blends(criterion: &mut Criterion) {
                 cuts: vec![CUT.key(); MODELS],
                 factors: vec![1.0; MODELS],
                 combine,
-                slerp: (1.0, 0.0),
             };
             group.bench_function(BenchmarkId::new(name, place), |bench| {
                 bench.iter(|| {

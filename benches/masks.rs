@@ -56,8 +56,7 @@ fn masks(criterion: &mut Criterion) {
             sparsify: Sparsify::None,
             cuts: Vec::new(),
             factors: vec![1.0; MODELS],
-            combine: Combine::Sum { weights: vec![1.0; MODELS], divisor: 1.0, lambda: 0.5 },
-            slerp: (1.0, 0.0),
+            combine: Combine::sum(vec![1.0; MODELS], 1.0, 0.5),
         };
         group.bench_function(BenchmarkId::new(name, "in cache"), |bench| {
             bench.iter(|| {

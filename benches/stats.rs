@@ -10,7 +10,7 @@ use merganser::backend::cpu::pairs::{self, SignBits};
 use merganser::backend::cpu::prune::{Scratch, Sources};
 use merganser::backend::cpu::stats;
 use merganser::bench::{ELEM_BYTES, Family, MODELS};
-use merganser::ops::{Geometry, SEGMENT, Score};
+use merganser::ops::{Geometry, SEGMENT, Score, Vectors};
 
 const SIZES: [(&str, usize); 2] = [("in cache", SEGMENT), ("out of cache", 1 << 24)];
 /// Elements of a row.
@@ -58,9 +58,9 @@ fn all(criterion: &mut Criterion) {
     passes(criterion, "column scores, deviation", MODELS + 1, ROW, |sources, geometry| {
         stats::add_column_scores(Score::Deviation, geometry, &[], sources, 0, &mut totals, &mut scratch);
     });
-    passes(criterion, "angle", 2, SEGMENT, |sources, _| {
+    passes(criterion, "products of two vectors", 2, SEGMENT, |sources, geometry| {
         let one = Sources { models: &sources.models[..1], ..*sources };
-        black_box(stats::angle(&one, &mut scratch));
+        black_box(stats::gram(Vectors::Parameters, geometry, &[], &one, &mut scratch));
     });
     let mut bits = SignBits::new(MODELS);
     passes(criterion, "pairs", MODELS + 1, SEGMENT, |sources, _| {

@@ -1,24 +1,24 @@
 // Sums over elements in the CPU's order, so that they have its bits: norms of task vectors, norms before and after trimming,
-// the angle of slerp, mean scores of rows.
+// products of every two vectors, mean scores of rows.
 //
 // The CPU adds a block of 2048 elements in eight lanes (element i to lane i mod 8) in f64, then the lanes, then the blocks of a
 // segment of 65 536 elements (or of a row) in order. Here eight threads take a block, one a lane: they read its vectors side by
 // side, exchange elements through shared memory, and each adds its own lane. `sums_fold` adds blocks in order.
 //
 // Shapes   T ≤ 64 models and θ₀ of `len` elements each. blocks: f64[⌈len/2048⌉ (or the blocks of all rows)][T][K], K = 6 (norms),
-//          2 (trim), 3 (angle, T = 1), 1 (rows). Folded: f64[segments][T][K]; rows: f64[T][rows].
+//          2 (trim), 1 (rows); products: f64[…][T (T + 1) / 2], by pairs. Folded: f64[segments][T][K]; rows: f64[T][rows].
 // Types    each source its own; task vectors and scores in f32, or f64 in `_f64`; sums in f64.
 // Bytes    every source once for 4 models (norms, trim, rows: all models are needed for sums over tasks and stages), from the
 //          cache after the first. 16-byte accesses where a block begins at a multiple of 16 bytes, else by the element.
-// Work     norms: 13 T operations in f64 an element; trim: 4 T; angle: 6; rows: 2 T and the score.
+// Work     norms: 13 T operations in f64 an element; trim: 4 T; products: T (T + 1); rows: 2 T and the score.
 // Launch   32 to 128 threads; 8·(T + 1)·(threads + 1) values and 8·(threads + 1) of 8 bytes of shared memory. Grid y: models in
-//          groups of 4. fold: 256 threads, one sum a thread.
+//          groups of 4, or pairs in groups of 4. fold: 256 threads, one sum a thread.
 // CPU twin src/backend/cpu/stats.rs; vector.rs, lane_sum and task_sums.
 #include "tile.cuh"
 
 constexpr u32 BLOCK = 2048;
 constexpr u32 GROUP = 4;
-[[maybe_unused]] constexpr int NORMS = 0, TRIM = 1, ANGLE = 2, ROWS = 3;
+[[maybe_unused]] constexpr int NORMS = 0, TRIM = 1, GRAM = 2, ROWS = 3;
 
 // Mirrored in ops/sums.rs.
 struct Sums {
@@ -42,7 +42,7 @@ DEV double add_lanes(double lane) {
 
 template <int STAT, typename C> DEV void sum_blocks(const Sums& p) {
   extern __shared__ double sums_slots[];
-  constexpr int K = STAT == NORMS ? 6 : STAT == TRIM ? 2 : STAT == ANGLE ? 3 : 1;
+  constexpr int K = STAT == NORMS ? 6 : STAT == TRIM ? 2 : 1;
   const u32 models = p.load.sources.count;
   const Slots<double> totals = {sums_slots};
   const Slots<C> tau = {reinterpret_cast<C*>(sums_slots + slots_of(1))};
@@ -56,6 +56,21 @@ template <int STAT, typename C> DEV void sum_blocks(const Sums& p) {
   const u32 len = !is_item ? 0 : (u32)min((u64)BLOCK, p.run_elems - at);
   const u32 steps = (u32)(min((u64)BLOCK, p.run_elems) + 63) / 64;
   const double mean = 1.0 / (double)models;
+
+  const u32 width = STAT == GRAM ? models * (models + 1) / 2 : models;
+  // The vectors whose products this group of pairs is: (0, 0), (0, 1) …, (1, 1) …, as everywhere.
+  u32 left[GROUP] = {}, right[GROUP] = {};
+  if constexpr (STAT == GRAM) {
+    u32 a = 0, row = 0;
+#pragma unroll
+    for (u32 i = 0; i < GROUP; ++i) {
+      const u32 pair = min(first + i, width - 1);
+#pragma unroll 1
+      while (pair - row >= models - a) row += models - a++;
+      left[i] = a;
+      right[i] = a + pair - row;
+    }
+  }
 
   double sums[GROUP][STAT == NORMS ? 5 : K] = {}, base_squares = 0.0;
 #pragma unroll 1
@@ -87,11 +102,12 @@ template <int STAT, typename C> DEV void sum_blocks(const Sums& p) {
         const double b = (double)tau(origin, lane, from);
         base_squares = base_squares + b * b;
       }
-      if constexpr (STAT == ANGLE) {
-        const double a = (double)tau(0, lane, from), b = (double)tau(1, lane, from);
-        sums[0][0] = sums[0][0] + a * a;
-        sums[0][1] = sums[0][1] + b * b;
-        sums[0][2] = sums[0][2] + a * b;
+      if constexpr (STAT == GRAM) {
+#pragma unroll
+        for (u32 i = 0; i < GROUP; ++i) {
+          const double a = (double)tau(left[i], lane, from), b = (double)tau(right[i], lane, from);
+          sums[i][0] = sums[i][0] + a * b;
+        }
       } else {
 #pragma unroll
         for (u32 i = 0; i < GROUP; ++i) {
@@ -117,10 +133,9 @@ template <int STAT, typename C> DEV void sum_blocks(const Sums& p) {
     __syncwarp();
   }
 
-  const u32 width = STAT == ANGLE ? 1 : models;
   if constexpr (STAT == NORMS) base_squares = add_lanes(base_squares);
 #pragma unroll
-  for (u32 i = 0; i < (STAT == ANGLE ? 1 : GROUP); ++i) {
+  for (u32 i = 0; i < GROUP; ++i) {
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       const double sum = STAT == NORMS && k == 5 ? base_squares : add_lanes(sums[i][STAT == NORMS && k == 5 ? 0 : k]);
@@ -133,8 +148,8 @@ extern "C" __launch_bounds__(128) __global__ void sums_norms_any(const __grid_co
 extern "C" __launch_bounds__(128) __global__ void sums_norms_f64(const __grid_constant__ Sums p) { sum_blocks<NORMS, double>(p); }
 extern "C" __launch_bounds__(128) __global__ void sums_trim_any(const __grid_constant__ Sums p) { sum_blocks<TRIM, float>(p); }
 extern "C" __launch_bounds__(128, 2) __global__ void sums_trim_f64(const __grid_constant__ Sums p) { sum_blocks<TRIM, double>(p); }
-extern "C" __launch_bounds__(128) __global__ void sums_angle_any(const __grid_constant__ Sums p) { sum_blocks<ANGLE, float>(p); }
-extern "C" __launch_bounds__(128, 2) __global__ void sums_angle_f64(const __grid_constant__ Sums p) { sum_blocks<ANGLE, double>(p); }
+extern "C" __launch_bounds__(128) __global__ void sums_gram_any(const __grid_constant__ Sums p) { sum_blocks<GRAM, float>(p); }
+extern "C" __launch_bounds__(128, 2) __global__ void sums_gram_f64(const __grid_constant__ Sums p) { sum_blocks<GRAM, double>(p); }
 extern "C" __launch_bounds__(128) __global__ void sums_rows_any(const __grid_constant__ Sums p) { sum_blocks<ROWS, float>(p); }
 extern "C" __launch_bounds__(128, 2) __global__ void sums_rows_f64(const __grid_constant__ Sums p) { sum_blocks<ROWS, double>(p); }
 

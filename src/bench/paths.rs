@@ -13,9 +13,11 @@ use crate::backend::cpu::stats;
 use crate::dtype::Dtype;
 use crate::engine::{Stop, choose, sample_of};
 use crate::error::Result;
+use crate::methods::slerp::combine as slerp;
 use crate::ops::philox::element_key;
+use crate::ops::rules::{Numbers, RuleId};
 use crate::ops::search::{COUNTERS, Cut, Ranked, Search, Totals};
-use crate::ops::{Combine, Geometry, Measured, SEGMENT, Sparsify, kept_of};
+use crate::ops::{Combine, Geometry, Gram, Measured, SEGMENT, Sparsify, kept_of};
 use crate::output::source_digest;
 
 /// The share of elements that trimming and dropping keep.
@@ -33,7 +35,7 @@ pub(super) struct Path {
 
 /// Task arithmetic.
 pub(super) fn sum() -> Path {
-    let combine = Combine::Sum { weights: vec![1.0; MODELS], divisor: 1.0, lambda: 0.5 };
+    let combine = Combine::sum(vec![1.0; MODELS], 1.0, 0.5);
     Path { name: "task_arithmetic", models: MODELS, sparsify: Sparsify::None, combine }
 }
 
@@ -41,14 +43,14 @@ pub(super) fn sum() -> Path {
 pub(super) fn paths() -> Vec<Path> {
     let (weights, density) = (vec![1.0; MODELS], vec![DENSITY; MODELS]);
     let keys = (0..MODELS).map(|model| element_key(0, "bench", model)).collect();
-    let elect = || Combine::Elect { weights: weights.clone(), normalize: true, lambda: 1.0 };
+    let elect = || Combine::weighted(RuleId::Elect, weights.clone(), Numbers { normalize: true, ..Numbers::default() });
     let of_all = |name, sparsify, combine| Path { name, models: MODELS, sparsify, combine };
     vec![
-        of_all("linear", Sparsify::None, Combine::Average { weights: weights.clone(), divisor: MODELS as f64 }),
+        of_all("linear", Sparsify::None, Combine::average(weights.clone(), MODELS as f64)),
         sum(),
         of_all("ties, density 0.2", Sparsify::TopK { density: density.clone(), rescale: false }, elect()),
         of_all("dare_ties, density 0.2", Sparsify::Random { density, rescale: true, keys }, elect()),
-        Path { name: "slerp", models: 1, sparsify: Sparsify::None, combine: Combine::Slerp { t: 0.4 } },
+        Path { name: "slerp", models: 1, sparsify: Sparsify::None, combine: slerp(0.4) },
     ]
 }
 
@@ -89,12 +91,12 @@ pub(super) fn element_wise(bench: &mut Bench<'_>) -> Result<()> {
 struct Worker {
     scratch: Scratch<f32>,
     counts: Vec<Vec<u32>>,
-    angle: [f64; 3],
+    products: Vec<f64>,
 }
 
 impl Default for Worker {
     fn default() -> Self {
-        Self { scratch: Scratch::new(MODELS), counts: vec![vec![0; COUNTERS]; MODELS], angle: [0.0; 3] }
+        Self { scratch: Scratch::new(MODELS), counts: vec![vec![0; COUNTERS]; MODELS], products: Vec::new() }
     }
 }
 
@@ -109,21 +111,23 @@ impl Path {
             cuts: Vec::new(),
             factors: vec![1.0; MODELS],
             combine: self.combine.clone(),
-            slerp: (1.0, 0.0),
         };
         let mut seconds = 0.0;
         if matches!(self.sparsify, Sparsify::TopK { .. }) {
             (measured.cuts, seconds) = cuts(models, out, workers, stop)?;
         }
-        if let Combine::Slerp { t } = self.combine {
-            workers.iter_mut().for_each(|worker| worker.angle = [0.0; 3]);
+        if let Some(fit) = &self.combine.fit {
+            let vectors = self.models + usize::from(self.combine.reads_base());
+            workers.iter_mut().for_each(|worker| worker.products = vec![0.0; Gram::len(vectors)]);
             seconds += over_segments(models, out, workers, stop, |worker, sources, _| {
-                for sums in stats::angle(sources, &mut worker.scratch) {
-                    worker.angle.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+                let sources = Sources { models: &sources.models[..self.models], ..*sources };
+                for products in stats::gram(fit.of, measured.geometry, &[], &sources, &mut worker.scratch) {
+                    worker.products.iter_mut().zip(products).for_each(|(total, product)| *total += product);
                 }
             })?;
-            let sum = |i: usize| workers.iter().map(|worker| worker.angle[i]).sum();
-            measured.slerp = stats::slerp_coefficients(t, [sum(0), sum(1), sum(2)]);
+            let sum = |i: usize| workers.iter().map(|worker| worker.products[i]).sum();
+            let gram = Gram::new(vectors, (0..Gram::len(vectors)).map(sum).collect());
+            (fit.settle)(&gram, &fit.parameters, &mut measured.combine);
         }
         seconds += over_segments(models, out, workers, stop, |worker, sources, out| {
             let base = sources.base.filter(|_| self.combine.reads_base());

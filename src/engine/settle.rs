@@ -3,7 +3,7 @@
 use super::Engine;
 use super::groups::{rank, restore};
 use crate::error::{Error, Result};
-use crate::ops::{Combine, Program, Prune};
+use crate::ops::Prune;
 use crate::plan::TensorPlan;
 use crate::plan::graph::{Kind, Step};
 
@@ -18,13 +18,7 @@ pub(super) fn settle(engine: &Engine<'_>, step: &Step, tensor: &TensorPlan) -> R
         Kind::Rows(stage) | Kind::Columns(stage) => run.settle_scores(tensor, stage_of(tensor, stage)?.1),
         Kind::Norms(_) => run.settle_norms(tensor),
         Kind::TrimNorms => run.settle_trim_norms(tensor),
-        Kind::Angle => {
-            if let Program::Blend(blend) = &tensor.program
-                && let Combine::Slerp { t } = blend.combine
-            {
-                run.settle_angle(t);
-            }
-        }
+        Kind::Gram => run.settle_fit(tensor),
         Kind::Rank(stage) => rank(engine, stage),
         Kind::Restore { stage, layer } => restore(engine, stage, layer),
         Kind::Merge => {

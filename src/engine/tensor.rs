@@ -6,12 +6,12 @@ use serde_json::{Map, Value, json};
 
 use super::choose;
 use super::writer::Written;
-use crate::backend::cpu::stats;
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Error, Result};
 use crate::ops::search::{Cut, Search, Totals};
 use crate::ops::{
-    Combine, Geometry, LowRankFacts, Mask, Measured, Program, Prune, RunFacts, Sparsify, StageState, Sums, kept_of,
+    Combine, Geometry, Gram, LowRankFacts, Mask, Measured, Program, Prune, RunFacts, Sparsify, StageState, Sums,
+    kept_of,
 };
 use crate::output::source_digest::to_hex;
 use crate::output::{BlockDigests, JournalEntry, Nonfinite, PieceDigests, SourceTensorDigest};
@@ -54,8 +54,8 @@ enum Tally {
     Scores(Vec<Vec<f64>>),
     /// By segment and model.
     Pairs(Vec<Vec<[f64; 2]>>),
-    /// By segment.
-    Angles(Vec<[f64; 3]>),
+    /// By segment, products in the order of [`Gram::pairs`].
+    Products(Vec<Vec<f64>>),
     /// What a device's search found, by model.
     Cuts(Vec<Option<Cut>>),
 }
@@ -78,7 +78,7 @@ impl TensorRun {
             Program::Blend(blend) => (blend.sparsify.clone(), blend.combine.clone()),
             // Never looked at.
             Program::Copy | Program::LowRank(_) | Program::Factor { .. } => {
-                (Sparsify::None, Combine::Scale { factor: 1.0 })
+                (Sparsify::None, Combine::average(Vec::new(), 1.0))
             }
         };
         let measured = Measured {
@@ -88,7 +88,6 @@ impl TensorRun {
             cuts: Vec::new(),
             factors: vec![1.0; models],
             combine,
-            slerp: (1.0, 0.0),
         };
         Self(Mutex::new(State {
             measured: Arc::new(measured),
@@ -185,13 +184,13 @@ impl TensorRun {
         }
     }
 
-    pub fn set_angles(&self, segments: usize, first: usize, angles: &[[f64; 3]]) {
+    pub fn set_products(&self, segments: usize, first: usize, products: Vec<Vec<f64>>) {
         let mut state = self.lock();
-        if !matches!(state.tally, Tally::Angles(_)) {
-            state.tally = Tally::Angles(vec![[0.0; 3]; segments]);
+        if !matches!(state.tally, Tally::Products(_)) {
+            state.tally = Tally::Products(vec![Vec::new(); segments]);
         }
-        if let Tally::Angles(all) = &mut state.tally {
-            all[first..first + angles.len()].copy_from_slice(angles);
+        if let Tally::Products(all) = &mut state.tally {
+            products.into_iter().enumerate().for_each(|(i, p)| all[first + i] = p);
         }
     }
 
@@ -269,11 +268,21 @@ impl TensorRun {
         Arc::make_mut(&mut state.measured).factors = factors.collect();
     }
 
-    pub fn settle_angle(&self, t: f64) {
+    /// Adds up the products of all segments, in order, and sets the rule's numbers.
+    pub fn settle_fit(&self, tensor: &TensorPlan) {
         let mut state = self.lock();
-        let Tally::Angles(segments) = std::mem::replace(&mut state.tally, Tally::None) else { return };
-        let sum = segments.iter().fold([0.0; 3], |a, b| [a[0] + b[0], a[1] + b[1], a[2] + b[2]]);
-        Arc::make_mut(&mut state.measured).slerp = stats::slerp_coefficients(t, sum);
+        let segments = match std::mem::replace(&mut state.tally, Tally::None) {
+            Tally::Products(segments) => segments,
+            // A tensor without elements.
+            _ => Vec::new(),
+        };
+        let vectors = tensor.fitted_vectors();
+        let mut totals = vec![0.0; Gram::len(vectors)];
+        segments.iter().for_each(|s| totals.iter_mut().zip(s).for_each(|(total, p)| *total += p));
+        let combine = &mut Arc::make_mut(&mut state.measured).combine;
+        if let Some(fit) = combine.fit.clone() {
+            (fit.settle)(&Gram::new(vectors, totals), &fit.parameters, combine);
+        }
     }
 
     /// Norms before the stage that is being measured, by model.

@@ -176,11 +176,14 @@ impl<'a, 'p> Worker<'a, 'p> {
                 self.note_read(tensor, end - start, is_first);
                 Ok(())
             }
-            Kind::Angle => {
-                let mut angles = Vec::new();
+            Kind::Gram => {
+                let (measured, of) = (run.measured(), tensor.fit()?.of);
+                let mut products = Vec::new();
                 let (scratch, raw, _) = self.parts();
-                for_segments(plan, tensor, start, end, raw, |sources| angles.extend(stats::angle(sources, scratch)))?;
-                run.set_angles(segments, segment, &angles);
+                for_segments(plan, tensor, start, end, raw, |sources| {
+                    products.extend(stats::gram(of, measured.geometry, &measured.stages, sources, scratch));
+                })?;
+                run.set_products(segments, segment, products);
                 self.note_read(tensor, end - start, is_first);
                 Ok(())
             }

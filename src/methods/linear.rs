@@ -42,9 +42,9 @@ fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
 pub(super) fn average(tensor: &TensorContext<'_>, weights: Vec<f64>, normalize: bool) -> Result<Program> {
     let divisor = if normalize { tensor.weight_sum(&weights)? } else { 1.0 };
     let combine = if tensor.stages.is_empty() {
-        Combine::Average { weights, divisor }
+        Combine::average(weights, divisor)
     } else if normalize {
-        Combine::Sum { weights, divisor, lambda: 1.0 }
+        Combine::sum(weights, divisor, 1.0)
     } else {
         return Err(Error::input("`normalize: false` of `linear` has no meaning behind a task-vector stage")
             .hint("use `task_arithmetic`, which sums task vectors"));

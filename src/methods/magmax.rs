@@ -1,6 +1,7 @@
 //! MagMax (arXiv 2407.06322): per element, the task vector of largest magnitude.
 
 use crate::error::Result;
+use crate::ops::rules::{Numbers, RuleId};
 use crate::ops::spec::*;
 use crate::ops::{Blend, Combine, Program, Sparsify, TensorContext};
 
@@ -21,6 +22,6 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
 };
 
 fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
-    let combine = Combine::MaxMagnitude { lambda: tensor.float("lambda")? };
+    let combine = Combine::new(RuleId::MaxMagnitude, Numbers { lambda: tensor.float("lambda")?, ..Numbers::default() });
     Ok(Program::Blend(Blend { stages: tensor.stages.clone(), sparsify: Sparsify::None, combine }))
 }

@@ -68,7 +68,7 @@ pub(super) fn mean_change(tensor: &TensorContext<'_>, weights: Vec<f64>, lambda:
     Ok(Program::Blend(Blend {
         stages: tensor.stages.clone(),
         sparsify: Sparsify::None,
-        combine: Combine::Sum { weights, divisor, lambda },
+        combine: Combine::sum(weights, divisor, lambda),
     }))
 }
 

@@ -11,7 +11,7 @@ mod lwptv;
 mod magmax;
 pub(crate) mod matrices;
 mod passthrough;
-mod slerp;
+pub(crate) mod slerp;
 mod task_arithmetic;
 mod ties;
 mod tsv;

@@ -29,5 +29,9 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
 fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
     let scale = tensor.values.each("scale")?;
     let factor = scale.first().and_then(Value::given).map_or(Ok(1.0), Value::float)?;
-    Ok(Program::Blend(Blend { stages: Vec::new(), sparsify: Sparsify::None, combine: Combine::Scale { factor } }))
+    Ok(Program::Blend(Blend {
+        stages: Vec::new(),
+        sparsify: Sparsify::None,
+        combine: Combine::average(vec![factor], 1.0),
+    }))
 }

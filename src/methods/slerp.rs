@@ -1,8 +1,9 @@
 //! Spherical linear interpolation of two models, as mergekit defines it.
 
 use crate::error::Result;
+use crate::ops::rules::{Numbers, RuleId};
 use crate::ops::spec::*;
-use crate::ops::{Blend, Combine, Program, Sparsify, TensorContext};
+use crate::ops::{Blend, Combine, Fit, Gram, Program, Sparsify, TensorContext, Vectors};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "slerp",
@@ -27,6 +28,28 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
 };
 
 fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
-    let combine = Combine::Slerp { t: tensor.float("t")? };
-    Ok(Program::Blend(Blend { stages: Vec::new(), sparsify: Sparsify::None, combine }))
+    Ok(Program::Blend(Blend { stages: Vec::new(), sparsify: Sparsify::None, combine: combine(tensor.float("t")?) }))
+}
+
+/// θ₀ and the other model, by coefficients that the angle between them gives.
+pub(crate) fn combine(t: f64) -> Combine {
+    let fit = Fit { name: "slerp", of: Vectors::Parameters, parameters: vec![t], settle };
+    Combine::weighted(RuleId::Mix, vec![0.0], Numbers::default()).fitted(fit)
+}
+
+/// Coefficients of θ₀ and of the other model, as mergekit computes them.
+fn settle(gram: &Gram, parameters: &[f64], combine: &mut Combine) {
+    const NEARLY_PARALLEL: f64 = 0.9995;
+    const TINY: f64 = 1e-8;
+    let t = parameters[0];
+    let norm = |of: usize| if gram.norm(of) > TINY { gram.norm(of) } else { 1.0 };
+    let cosine = (gram.product(0, 1) / (norm(0) * norm(1))).clamp(-1.0, 1.0);
+    let (base, other) = if cosine.abs() > NEARLY_PARALLEL || cosine.is_nan() {
+        (1.0 - t, t)
+    } else {
+        let angle = cosine.acos();
+        (((1.0 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin())
+    };
+    combine.numbers.base = base;
+    combine.weights = vec![other];
 }

@@ -38,6 +38,6 @@ pub(super) fn sum(tensor: &TensorContext<'_>, sparsify: Sparsify) -> Result<Prog
     let weights = tensor.each_float("weight")?;
     let total: f64 = weights.iter().sum();
     let divisor = if tensor.bool("normalize")? && total.abs() >= 1e-8 { total } else { 1.0 };
-    let combine = Combine::Sum { weights, divisor, lambda: tensor.float("lambda")? };
+    let combine = Combine::sum(weights, divisor, tensor.float("lambda")?);
     Ok(Program::Blend(Blend { stages: tensor.stages.clone(), sparsify, combine }))
 }

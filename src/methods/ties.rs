@@ -1,6 +1,7 @@
 //! TIES merging (arXiv 2306.01708): trim, elect signs, merge what agrees.
 
 use crate::error::Result;
+use crate::ops::rules::{Numbers, RuleId};
 use crate::ops::spec::*;
 use crate::ops::{Blend, Combine, Program, Sparsify, TensorContext};
 
@@ -58,10 +59,8 @@ fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
 
 /// Sign election and the weighted mean (or sum) of what agrees, of what `sparsify` leaves.
 pub(super) fn elect(tensor: &TensorContext<'_>, sparsify: Sparsify) -> Result<Program> {
-    let combine = Combine::Elect {
-        weights: tensor.each_float("weight")?,
-        normalize: tensor.bool("normalize")?,
-        lambda: tensor.float("lambda")?,
-    };
+    let numbers =
+        Numbers { normalize: tensor.bool("normalize")?, lambda: tensor.float("lambda")?, ..Numbers::default() };
+    let combine = Combine::weighted(RuleId::Elect, tensor.each_float("weight")?, numbers);
     Ok(Program::Blend(Blend { stages: tensor.stages.clone(), sparsify, combine }))
 }

@@ -44,10 +44,8 @@ pub struct Measured {
     pub cuts: Vec<u64>,
     /// Factors that restore the L1 norm after [`Sparsify::TopK`], by model.
     pub factors: Vec<f64>,
-    /// How the models are combined.
+    /// How the models are combined, with the numbers that have been measured.
     pub combine: Combine,
-    /// Coefficients of θ₀ and of the other model, for [`Combine::Slerp`].
-    pub slerp: (f64, f64),
 }
 
 /// What a merge of a run found.

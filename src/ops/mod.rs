@@ -4,6 +4,7 @@
 //! module imports nothing but element types and errors, and knows neither recipes nor files, threads or instruction sets.
 //! What a method declares of itself ([`MethodSpec`]) and what it is told of a tensor ([`TensorContext`]) belong to it.
 
+mod fit;
 mod geometry;
 mod matrix;
 mod measured;
@@ -12,6 +13,7 @@ pub(crate) mod patterns;
 pub mod philox;
 mod program;
 mod real;
+pub mod rules;
 pub mod search;
 pub mod spec;
 mod stage;
@@ -19,6 +21,7 @@ mod sums;
 mod value;
 mod values;
 
+pub use fit::{Fit, Gram, Vectors};
 pub use geometry::Geometry;
 pub use matrix::{Centre, LowRank, LowRankFacts, MatrixRule, Rank};
 pub use measured::{Mask, Measured, RunFacts, StageState};

@@ -1,6 +1,7 @@
 //! How a tensor of the output comes about, as data.
 
-use super::{LowRank, Prune};
+use super::rules::{Numbers, RuleId};
+use super::{Fit, LowRank, Prune};
 
 /// How one tensor of the output comes about.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,54 +79,54 @@ pub enum Sparsify {
     },
 }
 
-/// How parameters or task vectors become one; sums run in model order.
+/// How parameters or task vectors become one: a rule, and its numbers for the tensor. Sums run in model order.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Combine {
-    /// Σ w θ / divisor, over all sources.
-    Average {
-        /// Weights, by model.
-        weights: Vec<f64>,
-        /// What the sum is divided by (1: nothing).
-        divisor: f64,
-    },
-    /// θ₀ + λ (Σ w τ) / divisor.
-    Sum {
-        /// Weights, by model.
-        weights: Vec<f64>,
-        /// What the sum is divided by (1: nothing).
-        divisor: f64,
-        /// λ.
-        lambda: f64,
-    },
-    /// θ₀ + λ · (sum or weighted mean of the w τ that have the elected sign).
-    Elect {
-        /// Weights, by model.
-        weights: Vec<f64>,
-        /// Whether to divide by the weights that agree.
-        normalize: bool,
-        /// λ.
-        lambda: f64,
-    },
-    /// θ₀ + λ · (the τ of largest magnitude; on a tie the later).
-    MaxMagnitude {
-        /// λ.
-        lambda: f64,
-    },
-    /// Spherical interpolation from θ₀ to the one model.
-    Slerp {
-        /// Position, 0 at the base.
-        t: f64,
-    },
-    /// The one model's tensor times a factor.
-    Scale {
-        /// The factor.
-        factor: f64,
-    },
+pub struct Combine {
+    /// The rule.
+    pub rule: RuleId,
+    /// Weights, by model; empty where the rule has none.
+    pub weights: Vec<f64>,
+    /// The rule's other numbers.
+    pub numbers: Numbers,
+    /// What of these follows from the vectors that are combined; `None` where all are known.
+    pub fit: Option<Fit>,
 }
 
 impl Combine {
+    /// By a rule that has no weights.
+    pub fn new(rule: RuleId, numbers: Numbers) -> Self {
+        Self { rule, weights: Vec::new(), numbers, fit: None }
+    }
+
+    /// By a rule with weights.
+    pub fn weighted(rule: RuleId, weights: Vec<f64>, numbers: Numbers) -> Self {
+        Self { rule, weights, numbers, fit: None }
+    }
+
+    /// Σ w θ / divisor, over all models.
+    pub fn average(weights: Vec<f64>, divisor: f64) -> Self {
+        Self::weighted(RuleId::Average, weights, Numbers { divisor, ..Numbers::default() })
+    }
+
+    /// θ₀ + λ (Σ w τ) / divisor.
+    pub fn sum(weights: Vec<f64>, divisor: f64, lambda: f64) -> Self {
+        Self::weighted(RuleId::Sum, weights, Numbers { divisor, lambda, ..Numbers::default() })
+    }
+
+    /// The same, with numbers that `fit` measures.
+    #[must_use]
+    pub fn fitted(mut self, fit: Fit) -> Self {
+        self.fit = Some(fit);
+        self
+    }
+
     /// Whether θ₀ is read.
     pub fn reads_base(&self) -> bool {
-        !matches!(self, Combine::Average { .. } | Combine::Scale { .. })
+        self.rule.reads_base()
+    }
+
+    /// Whether it is one model's tensor as it is.
+    pub fn is_copy(&self) -> bool {
+        self.rule == RuleId::Average && self.weights == [1.0] && self.numbers.divisor == 1.0 && self.fit.is_none()
     }
 }

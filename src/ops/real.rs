@@ -39,6 +39,8 @@ pub trait Real:
     fn is_finite(self) -> bool;
     /// NaN.
     fn is_nan(self) -> bool;
+    /// Exclusive or of the bits.
+    fn xor(self, other: Self) -> Self;
 }
 
 macro_rules! real {
@@ -80,6 +82,10 @@ macro_rules! real {
             #[inline(always)]
             fn is_nan(self) -> bool {
                 <$t>::is_nan(self)
+            }
+            #[inline(always)]
+            fn xor(self, other: Self) -> Self {
+                <$t>::from_bits(self.to_bits() ^ other.to_bits())
             }
         }
     };

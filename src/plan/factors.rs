@@ -313,15 +313,13 @@ fn keep_base(reference: &Checkpoint, index: usize, tensor: &mut TensorPlan) {
     let here = SourceTensor { source: 0, tensor: index };
     match &mut tensor.program {
         // Layers may be ranked against each other, and this one counts there: it stays what it is, but for its size.
-        Program::Blend(Blend { stages, combine: Combine::Sum { lambda, .. }, .. }) if !stages.is_empty() => {
-            *lambda = 0.0
-        }
+        Program::Blend(Blend { stages, combine, .. }) if !stages.is_empty() => combine.numbers.lambda = 0.0,
         _ if reference.tensors().get(index).is_some_and(|stored| stored.dtype == tensor.dtype) => {
             tensor.program = Program::Copy;
             (tensor.base, tensor.models, tensor.wide) = (Some(here), Vec::new(), false);
         }
         _ => {
-            let combine = Combine::Scale { factor: 1.0 };
+            let combine = Combine::average(vec![1.0], 1.0);
             tensor.program = Program::Blend(Blend { stages: Vec::new(), sparsify: Sparsify::None, combine });
             (tensor.base, tensor.models) = (None, vec![here]);
         }
@@ -332,9 +330,9 @@ fn keep_base(reference: &Checkpoint, index: usize, tensor: &mut TensorPlan) {
 fn centre(work: &LowRank) -> Program {
     let (weights, divisor) = (work.weights.clone(), work.weights.iter().sum());
     let combine = if work.stages.is_empty() && work.centre == Centre::Average {
-        Combine::Average { weights, divisor }
+        Combine::average(weights, divisor)
     } else {
-        Combine::Sum { weights, divisor, lambda: 1.0 }
+        Combine::sum(weights, divisor, 1.0)
     };
     Program::Blend(Blend { stages: work.stages.clone(), sparsify: Sparsify::None, combine })
 }

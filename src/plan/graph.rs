@@ -5,7 +5,7 @@
 
 use crate::checkpoint::LayerMap;
 use crate::ops::search::Totals;
-use crate::ops::{Combine, Geometry, Granularity, Program, Prune, Rescale, SEGMENT, Sparsify};
+use crate::ops::{Geometry, Granularity, Program, Prune, Rescale, SEGMENT, Sparsify};
 
 use super::TensorPlan;
 
@@ -38,8 +38,8 @@ pub enum Kind {
     },
     /// Norms before and after trimming, to restore the L1 norm.
     TrimNorms,
-    /// The angle of slerp.
-    Angle,
+    /// Products of the vectors that are combined ([`crate::ops::Fit`]).
+    Gram,
     /// The merge itself.
     Merge,
 }
@@ -192,9 +192,8 @@ impl Builder {
                         self.norms(Kind::TrimNorms, tensor, t, &mut wait);
                     }
                 }
-                if let Combine::Slerp { .. } = blend.combine {
-                    let reserve = tensor.elems.div_ceil(SEGMENT as u64) * 24;
-                    self.pass(Kind::Angle, t, self.chunks(tensor.elems), reserve, &mut wait);
+                if blend.combine.fit.is_some() {
+                    self.pass(Kind::Gram, t, self.chunks(tensor.elems), gram_bytes(tensor), &mut wait);
                 }
                 self.chunks(tensor.elems)
             }
@@ -253,6 +252,12 @@ pub(super) fn select_bytes(models: u64) -> u64 {
 /// Partial sums of norms, before and after pruning.
 pub(super) fn norms_bytes(elems: u64, models: u64) -> u64 {
     2 * elems.div_ceil(SEGMENT as u64) * models * size_of::<crate::ops::Sums>() as u64
+}
+
+/// Partial sums of products.
+pub(super) fn gram_bytes(tensor: &TensorPlan) -> u64 {
+    let products = crate::ops::Gram::len(tensor.fitted_vectors()) as u64;
+    tensor.elems.div_ceil(SEGMENT as u64) * (size_of::<Vec<f64>>() as u64 + 8 * products)
 }
 
 /// Rows that one unit of [`Kind::Rows`] scores.

@@ -1,6 +1,6 @@
 //! The memory that a merge allocates: bounded by the plan, whatever the size of the models.
 
-use super::graph::{norms_bytes, select_bytes};
+use super::graph::{gram_bytes, norms_bytes, select_bytes};
 use super::{Options, TensorPlan};
 use crate::backend::cpu::low_rank;
 use crate::backend::cpu::prune::Scratch;
@@ -183,11 +183,13 @@ fn stage_bytes(tensor: &TensorPlan) -> u64 {
             _ => norms_bytes(tensor.elems, models),
         });
     }
-    if let Program::Blend(blend) = &tensor.program
-        && (matches!(blend.sparsify, Sparsify::TopK { rescale: true, .. })
-            || matches!(blend.combine, crate::ops::Combine::Slerp { .. }))
-    {
-        most = most.max(norms_bytes(tensor.elems, models));
+    if let Program::Blend(blend) = &tensor.program {
+        if matches!(blend.sparsify, Sparsify::TopK { rescale: true, .. }) {
+            most = most.max(norms_bytes(tensor.elems, models));
+        }
+        if blend.combine.fit.is_some() {
+            most = most.max(gram_bytes(tensor));
+        }
     }
     most
 }

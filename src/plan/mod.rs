@@ -24,7 +24,9 @@ use regex::RegexSet;
 use crate::checkpoint::{Checkpoint, LayerMap, Shard, Tensor};
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Cause, Error, Result};
-use crate::ops::{Blend, Combine, ParamKind, Program, Prune, Rule, Sparsify, StageContext, TensorContext, Value};
+use crate::ops::{
+    Blend, Combine, Fit, ParamKind, Program, Prune, Rule, Sparsify, StageContext, TensorContext, Value, Vectors,
+};
 use crate::output::{Layout, TensorSpec};
 use crate::recipe::{Recipe, compile_names};
 pub use devices::OnDevices;
@@ -118,6 +120,21 @@ impl TensorPlan {
     /// Every source tensor that is read, θ₀ first.
     pub fn reads(&self) -> impl Iterator<Item = SourceTensor> + '_ {
         self.base.into_iter().chain(self.models.iter().copied())
+    }
+
+    /// How the numbers of its rule are found.
+    ///
+    /// # Errors
+    /// Internal, where they are not measured.
+    pub fn fit(&self) -> Result<&Fit> {
+        let fit = if let Program::Blend(blend) = &self.program { blend.combine.fit.as_ref() } else { None };
+        fit.ok_or_else(|| Error::internal(format!("nothing is fitted to `{}`", self.name)))
+    }
+
+    /// Vectors whose products [`TensorPlan::fit`] takes; none where it takes none.
+    pub fn fitted_vectors(&self) -> usize {
+        let has_base = |fit: &Fit| fit.of == Vectors::Parameters && self.base.is_some();
+        self.fit().map_or(0, |fit| self.models.len() + usize::from(has_base(fit)))
     }
 
     /// Rows and columns of a matrix; (elements, 1) else.
@@ -314,14 +331,14 @@ impl Planner<'_> {
         let has_stages = !stages.is_empty();
         // The base alone stays as it is, whatever the method adds to it; so does what is copied, in its own type.
         let (program, models) = if part.participants.is_empty() || output.is_copied {
-            let combine = Combine::Scale { factor: 1.0 };
+            let combine = Combine::average(vec![1.0], 1.0);
             (Program::Blend(Blend { stages: Vec::new(), sparsify: Sparsify::None, combine }), vec![here])
         } else {
             (self.program(part, output, stages)?, output.inputs.clone())
         };
         let dtype = part.recipe.out_dtype.filter(|_| !output.is_copied).unwrap_or(stored_dtype);
         if let Program::Blend(blend) = &program
-            && blend.combine == (Combine::Scale { factor: 1.0 })
+            && blend.combine.is_copy()
             && self.stored(models[0]).dtype == dtype
         {
             return Ok(self.copy(models[0], name, layer));

@@ -9,7 +9,8 @@ use super::devices::{OnDevices, Place};
 use super::graph::Kind;
 use super::{Plan, TensorPlan};
 use crate::backend::cpu::low_rank;
-use crate::ops::{Blend, Combine, MatrixRule, Program, Rank, Sparsify};
+use crate::ops::rules::RuleId;
+use crate::ops::{Blend, MatrixRule, Program, Rank, Sparsify};
 use crate::output::Fingerprint;
 use crate::output::source_digest::to_hex;
 use crate::recipe::OutputKind;
@@ -47,13 +48,13 @@ pub(super) fn describe(tensor: &TensorPlan) -> String {
                 Sparsify::TopK { .. } => "trim + ",
                 Sparsify::Random { .. } => "drop at random + ",
             };
-            let combine = match combine {
-                Combine::Average { .. } => "average",
-                Combine::Sum { .. } => "add task vectors",
-                Combine::Elect { .. } => "elect signs",
-                Combine::MaxMagnitude { .. } => "largest magnitude",
-                Combine::Slerp { .. } => "slerp",
-                Combine::Scale { .. } => "scale",
+            let combine = match combine.rule {
+                RuleId::Average if combine.weights.len() == 1 => "scale",
+                RuleId::Average => "average",
+                RuleId::Sum => "add task vectors",
+                RuleId::Elect => "elect signs",
+                RuleId::MaxMagnitude => "largest magnitude",
+                RuleId::Mix => combine.fit.as_ref().map_or("mix", |fit| fit.name),
             };
             format!("{sparsify}{combine}")
         }

@@ -1,6 +1,7 @@
 //! Rules, stages and mixes of types that the operations are tested on.
 
 use merganser::dtype::Dtype;
+use merganser::ops::rules::{Numbers, RuleId};
 use merganser::ops::{
     Combine, Geometry, Granularity, Mask, Measured, Prune, Real, Rescale, Score, Sparsify, StageState,
 };
@@ -10,15 +11,7 @@ use crate::cuda_common::{DTYPES, Random};
 pub const SCORES: [Score; 5] = [Score::Magnitude, Score::Relative, Score::Deviation, Score::Agreement, Score::Tall];
 
 pub fn measured(geometry: Geometry, sparsify: Sparsify, combine: Combine, models: usize) -> Measured {
-    Measured {
-        geometry,
-        stages: Vec::new(),
-        sparsify,
-        cuts: Vec::new(),
-        factors: vec![1.0; models],
-        combine,
-        slerp: (0.3, 0.75),
-    }
+    Measured { geometry, stages: Vec::new(), sparsify, cuts: Vec::new(), factors: vec![1.0; models], combine }
 }
 
 fn weights(models: usize) -> Vec<f64> {
@@ -29,23 +22,35 @@ fn weights(models: usize) -> Vec<f64> {
 pub fn rules(models: usize) -> Vec<Combine> {
     let weights = weights(models);
     let mut rules = vec![
-        Combine::Sum { weights: weights.clone(), divisor: 1.0, lambda: 0.7 },
-        Combine::Sum { weights: weights.clone(), divisor: 3.3, lambda: 1.0 },
-        Combine::MaxMagnitude { lambda: 1.1 },
-        Combine::MaxMagnitude { lambda: 0.0 },
-        Combine::Elect { weights: weights.clone(), normalize: true, lambda: 1.0 },
-        Combine::Elect { weights: weights.clone(), normalize: false, lambda: 0.4 },
-        Combine::Average { weights: weights.clone(), divisor: weights.iter().sum() },
-        Combine::Average { weights, divisor: 1.0 },
+        Combine::sum(weights.clone(), 1.0, 0.7),
+        Combine::sum(weights.clone(), 3.3, 1.0),
+        Combine::new(RuleId::MaxMagnitude, Numbers { lambda: 1.1, ..Numbers::default() }),
+        Combine::new(RuleId::MaxMagnitude, Numbers { lambda: 0.0, ..Numbers::default() }),
+        Combine::weighted(
+            RuleId::Elect,
+            weights.clone(),
+            Numbers { normalize: true, lambda: 1.0, ..Numbers::default() },
+        ),
+        Combine::weighted(
+            RuleId::Elect,
+            weights.clone(),
+            Numbers { normalize: false, lambda: 0.4, ..Numbers::default() },
+        ),
+        Combine::average(weights.clone(), weights.iter().sum()),
+        Combine::average(weights, 1.0),
     ];
     if models == 1 {
-        rules.extend([Combine::Slerp { t: 0.3 }, Combine::Scale { factor: 1.0 }, Combine::Scale { factor: -0.7 }]);
+        rules.extend([
+            Combine::weighted(RuleId::Mix, vec![0.7], Numbers { base: 0.3, ..Numbers::default() }),
+            Combine::average(vec![1.0], 1.0),
+            Combine::average(vec![-0.7], 1.0),
+        ]);
     }
     rules
 }
 
 pub fn takes_pruned(rule: &Combine) -> bool {
-    matches!(rule, Combine::Sum { .. } | Combine::MaxMagnitude { .. } | Combine::Elect { .. })
+    rule.rule.takes_task_vectors()
 }
 
 /// Mixes of types: each alone, and several together.

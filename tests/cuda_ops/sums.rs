@@ -1,11 +1,12 @@
-//! Norms, the angle, and mean scores of rows and columns.
+//! Norms, products of vectors, and mean scores of rows and columns.
 
 use merganser::backend::cpu::prune::Scratch;
 use merganser::backend::cpu::stats;
 use merganser::backend::cpu::stored::Widen;
 use merganser::backend::cuda::ops::{self, StageBlob};
 use merganser::dtype::{Dtype, DtypeExt};
-use merganser::ops::{Combine, Geometry, Prune, Real, Score, Sparsify, StageState};
+use merganser::ops::rules::{Numbers, RuleId};
+use merganser::ops::{Combine, Geometry, Prune, Real, Score, Sparsify, StageState, Vectors};
 
 use crate::cases::{SCORES, measured, mixes, stages};
 use crate::cuda_common::{Family, Gpu, assert_same};
@@ -17,18 +18,25 @@ fn check_sums(gpu: &Gpu, family: &Family, stages: &[(Prune, StageState)], geomet
         stages: &[(Prune, StageState)],
         geometry: Geometry,
         cuts: &[u64],
-    ) -> [Vec<f64>; 3] {
+    ) -> [Vec<f64>; 4] {
         let mut scratch = Scratch::<C>::new(family.models());
-        let mut m = measured(geometry, Sparsify::None, Combine::MaxMagnitude { lambda: 1.0 }, family.models());
+        let mut m = measured(
+            geometry,
+            Sparsify::None,
+            Combine::new(RuleId::MaxMagnitude, Numbers { lambda: 1.0, ..Numbers::default() }),
+            family.models(),
+        );
         (m.stages, m.cuts) = (stages.to_vec(), cuts.to_vec());
         family.on_cpu(|sources| {
             let sums = stats::sums(geometry, stages, sources, &mut scratch);
             let trim = stats::trim_norms(&m, sources, &mut scratch);
-            let angle = stats::angle(sources, &mut scratch);
+            let [parameters, tau] = [Vectors::Parameters, Vectors::TaskVectors]
+                .map(|of| stats::gram(of, geometry, stages, sources, &mut scratch).concat());
             [
                 sums.iter().flatten().flat_map(|s| [s.l1, s.squares, s.deviation, s.dot, s.rest, s.base]).collect(),
                 trim.iter().flatten().flatten().copied().collect(),
-                angle.iter().flatten().copied().collect(),
+                parameters,
+                tau,
             ]
         })
     }
@@ -36,7 +44,7 @@ fn check_sums(gpu: &Gpu, family: &Family, stages: &[(Prune, StageState)], geomet
     let (models, wide, len) = (family.models(), family.wide(), family.len as u64);
     let cuts: Vec<u64> =
         (0..models).map(|t| if wide { (0.01 * t as f64).key() } else { (0.01 * t as f32).key() }).collect();
-    let [sums, trim, angle] =
+    let [sums, trim, parameters, tau] =
         if wide { cpu::<f64>(family, stages, geometry, &cuts) } else { cpu::<f32>(family, stages, geometry, &cuts) };
     let blob = StageBlob::new(stages, models);
     let on_device = blob.at(gpu.put(&blob.bytes));
@@ -53,10 +61,11 @@ fn check_sums(gpu: &Gpu, family: &Family, stages: &[(Prune, StageState)], geomet
         let (scratch, out) = room(Stat::TrimNorms);
         ops::sums::trim_norms(k, s, wide, geometry, on_device, &cuts, sources, scratch, out).unwrap();
         assert_same(&trim, &gpu.get(out), &what("trimmed norms"));
-        if models == 1 {
-            let (scratch, out) = room(Stat::Angle);
-            ops::sums::angle(k, s, wide, sources, scratch, out).unwrap();
-            assert_same(&angle, &gpu.get(out), &what("angle"));
+        for (of, expected) in [(Vectors::Parameters, &parameters), (Vectors::TaskVectors, &tau)] {
+            let (scratch, out) = room(Stat::Gram);
+            ops::sums::gram(k, s, wide, of, geometry, on_device, sources, scratch, out).unwrap();
+            let found: Vec<f64> = gpu.get(out);
+            assert_same(expected, &found[..expected.len()], &what(&format!("products of {of:?}")));
         }
     });
     gpu.clear();

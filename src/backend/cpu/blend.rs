@@ -1,5 +1,6 @@
 //! The element-wise merge of a run of elements: widen, prune, sparsify, combine, narrow; block by block in cache.
 
+use super::portable::Block;
 use super::prune::{self, Scratch, Sources};
 use super::simd::{self, Level};
 use super::stored::{Stored, Widen};
@@ -51,8 +52,9 @@ fn merge_block<C: Widen>(
     scratch: &mut Scratch<C>,
     kept: &mut [u64],
 ) {
-    if m.stages.is_empty() && m.sparsify == Sparsify::None && !matches!(m.combine, Combine::Elect { .. }) {
-        merge_streamed(m, sources, at, n, scratch);
+    if !m.combine.rule.takes_task_vectors() {
+        prune::load_parameters(sources, at, n, scratch);
+        combine(m, sources.models.len(), n, scratch);
         return;
     }
     let first = sources.start + at as u64;
@@ -79,92 +81,14 @@ fn merge_block<C: Widen>(
             }
         }
     }
+    combine(m, sources.models.len(), n, scratch);
+}
+
+/// Combines a block by the rule, from `scratch.base` and `scratch.tau` into `scratch.c`.
+fn combine<C: Real>(m: &Measured, models: usize, n: usize, scratch: &mut Scratch<C>) {
     let Scratch { base, tau, c, .. } = scratch;
-    let (base, out) = (&base[..n], &mut c[..n]);
-    out.fill(C::ZERO);
-    match &m.combine {
-        Combine::Sum { weights, divisor, lambda } => {
-            for (tau, w) in tau.iter().zip(weights) {
-                vector::add_scaled(out, &tau[..n], C::of(*w));
-            }
-            finish_sum(out, base, *divisor, *lambda);
-        }
-        Combine::Elect { weights, normalize, lambda } => {
-            let weights: Vec<C> = weights.iter().map(|w| C::of(*w)).collect();
-            vector::elect(out, tau, &weights, *normalize);
-            vector::apply_change(out, base, C::of(*lambda));
-        }
-        Combine::MaxMagnitude { lambda } => {
-            for tau in &tau[..sources.models.len()] {
-                vector::larger(out, &tau[..n]);
-            }
-            vector::apply_change(out, base, C::of(*lambda));
-        }
-        Combine::Average { .. } | Combine::Slerp { .. } | Combine::Scale { .. } => {
-            unreachable!("this rule takes neither stages nor sparsification")
-        }
-    }
-}
-
-/// Rules that need one model at a time: nothing is kept of a model but its part of the result.
-fn merge_streamed<C: Widen>(m: &Measured, sources: &Sources<'_>, at: usize, n: usize, scratch: &mut Scratch<C>) {
-    let Scratch { base, a, c, .. } = scratch;
-    let (base, model, out) = (&mut base[..n], &mut a[..n], &mut c[..n]);
-    if let Some(stored) = sources.base.filter(|_| m.combine.reads_base()) {
-        stored.widen(at, base);
-    }
-    out.fill(C::ZERO);
-    match &m.combine {
-        Combine::Average { weights, divisor } => {
-            for (i, (stored, w)) in sources.models.iter().zip(weights).enumerate() {
-                if i == 0 {
-                    // Not added to 0, which would make a negative zero of all models a positive one.
-                    stored.widen(at, out);
-                    vector::scale(out, C::of(*w));
-                    continue;
-                }
-                stored.widen(at, model);
-                vector::add_scaled(out, model, C::of(*w));
-            }
-            if *divisor != 1.0 {
-                vector::divide(out, C::of(*divisor));
-            }
-        }
-        Combine::Sum { weights, divisor, lambda } => {
-            for (stored, w) in sources.models.iter().zip(weights) {
-                stored.widen(at, model);
-                vector::add_scaled_difference(out, model, base, C::of(*w));
-            }
-            finish_sum(out, base, *divisor, *lambda);
-        }
-        Combine::MaxMagnitude { lambda } => {
-            for stored in sources.models {
-                stored.widen(at, model);
-                vector::subtract(model, base);
-                vector::larger(out, model);
-            }
-            vector::apply_change(out, base, C::of(*lambda));
-        }
-        Combine::Slerp { .. } => {
-            out.copy_from_slice(base);
-            sources.models[0].widen(at, model);
-            vector::interpolate(out, model, C::of(m.slerp.0), C::of(m.slerp.1));
-        }
-        Combine::Scale { factor } => {
-            sources.models[0].widen(at, out);
-            if *factor != 1.0 {
-                vector::scale(out, C::of(*factor));
-            }
-        }
-        Combine::Elect { .. } => unreachable!("election needs every model at once"),
-    }
-}
-
-fn finish_sum<C: Real>(change: &mut [C], base: &[C], divisor: f64, lambda: f64) {
-    if divisor != 1.0 {
-        vector::divide(change, C::of(divisor));
-    }
-    vector::apply_change(change, base, C::of(lambda));
+    let Combine { rule, weights, numbers, .. } = &m.combine;
+    Block { base: &base[..n], models: &tau[..models], weights, numbers, out: &mut c[..n] }.merge(*rule);
 }
 
 /// θ₀ into `scratch.base` and the pruned task vectors of elements `at..at + n` of the run into `scratch.tau`.

@@ -2,11 +2,11 @@
 
 use super::blend::{count_nonfinite, load_pruned};
 use super::prune::{Scratch, Sources};
-use super::simd::{self, Columns, Divisor, InTurn, Keep, Level, Merge, Model, Rule, STEP, Source};
+use super::simd::{self, Columns, Keep, Level, Merge, Model, STEP, Source};
 use super::stored::{Stored, Widen};
 use super::{BLOCK, vector};
 use crate::dtype::Dtype;
-use crate::ops::{Combine, Geometry, Mask, Measured, Prune, Real, RunFacts, Score, Sparsify, StageState, philox};
+use crate::ops::{Geometry, Mask, Measured, Prune, Real, RunFacts, Score, Sparsify, StageState, philox};
 
 /// Words that hold a bit for each element of a block.
 const MASK: usize = simd::mask_bytes(BLOCK) / 4;
@@ -47,23 +47,6 @@ pub(super) fn blend<C: Widen>(
     n
 }
 
-/// How models become one, with the method's numbers as the portable loops round them.
-fn rule_of(combine: &Combine) -> Option<(Rule, &[f64])> {
-    let of = |x: &f64| *x as f32;
-    let (rule, weights): (_, &[f64]) = match combine {
-        Combine::Average { weights, divisor } => (InTurn::Average { divisor: Divisor::of(of(divisor)) }, weights),
-        Combine::Sum { weights, divisor, lambda } => {
-            (InTurn::Sum { divisor: Divisor::of(of(divisor)), lambda: of(lambda) }, weights)
-        }
-        Combine::MaxMagnitude { lambda } => (InTurn::MaxMagnitude { lambda: of(lambda) }, &[]),
-        Combine::Elect { weights, normalize, lambda } => {
-            return Some((Rule::Elect { normalize: *normalize, lambda: of(lambda) }, weights));
-        }
-        Combine::Slerp { .. } | Combine::Scale { .. } => return None,
-    };
-    Some((Rule::InTurn(rule), weights))
-}
-
 /// Whether a stage's masks are at most of columns, which whole vectors of flags can be taken of.
 fn is_columns(state: &StageState, geometry: Geometry) -> bool {
     let fits = |mask: &Mask| match mask {
@@ -76,11 +59,10 @@ fn is_columns(state: &StageState, geometry: Geometry) -> bool {
 
 /// Merges whole runs from the stored bytes. Whether a result is NaN or infinite; `None` if it is not to be done here.
 fn at_once(level: Level, m: &Measured, sources: &Sources<'_>, n: usize, dtype: Dtype, out: &mut [u8]) -> Option<bool> {
-    let (rule, weights) = rule_of(&m.combine)?;
     let stored: Vec<Source<'_>> = sources.models.iter().map(Source::stored).collect::<Option<_>>()?;
     let base = match &sources.base {
-        Some(base) if m.combine.reads_base() => Source::stored(base)?,
-        None if m.combine.reads_base() => return None,
+        Some(base) if m.combine.rule.reads_base() => Source::stored(base)?,
+        None if m.combine.rule.reads_base() => return None,
         _ => *stored.first()?,
     };
     // Masks that keep everything cut nothing, whatever the length of a row.
@@ -107,11 +89,11 @@ fn at_once(level: Level, m: &Measured, sources: &Sources<'_>, n: usize, dtype: D
                     Some(Mask::Columns(keep)) => Keep::Bytes(&keep[column..column + len]),
                     _ => Keep::All,
                 },
-                ..model_of(m, weights, t)
+                ..model_of(m, t)
             });
         }
-        let merge = Merge::new(base.part(at, len), Some(sources.len), &models, rule, dtype)?;
-        is_bad |= simd::merge(level, &merge, len, &mut out[at * size..(at + len) * size]);
+        let merge = Merge::new(base.part(at, len), Some(sources.len), &models, m.combine.numbers, dtype)?;
+        is_bad |= merge.run(level, m.combine.rule, len, &mut out[at * size..(at + len) * size]);
         at += len;
     }
     Some(is_bad)
@@ -130,7 +112,6 @@ fn at_random(
     facts: &mut RunFacts,
 ) -> Option<bool> {
     let Sparsify::Random { density, rescale, keys } = &m.sparsify else { return None };
-    let (rule, weights) = rule_of(&m.combine)?;
     let stored: Vec<Source<'_>> = sources.models.iter().map(Source::stored).collect::<Option<_>>()?;
     let base = Source::stored(sources.base.as_ref()?)?;
     let size = dtype.bitsize() / 8;
@@ -149,11 +130,11 @@ fn at_random(
                 source: source.part(at, len),
                 keep: Keep::Bits(mask),
                 factor: factor_of(density[t], *rescale) as f32,
-                ..model_of(m, weights, t)
+                ..model_of(m, t)
             });
         }
-        let merge = Merge::new(base.part(at, len), Some(sources.len), &models, rule, dtype)?;
-        is_bad |= simd::merge(level, &merge, len, &mut out[at * size..(at + len) * size]);
+        let merge = Merge::new(base.part(at, len), Some(sources.len), &models, m.combine.numbers, dtype)?;
+        is_bad |= merge.run(level, m.combine.rule, len, &mut out[at * size..(at + len) * size]);
     }
     Some(is_bad)
 }
@@ -175,7 +156,6 @@ fn by_blocks<C: Widen>(
     scratch: &mut Scratch<C>,
     facts: &mut RunFacts,
 ) -> Option<bool> {
-    let (rule, weights) = rule_of(&m.combine)?;
     let stored: Vec<Source<'_>> = sources.models.iter().map(Source::stored).collect::<Option<_>>()?;
     let base = Source::stored(sources.base.as_ref()?)?;
     let size = dtype.bitsize() / 8;
@@ -198,20 +178,20 @@ fn by_blocks<C: Widen>(
         let tau = scratch.tau.iter().take(stored.len());
         let models: Vec<Model<'_>> = tau
             .enumerate()
-            .map(|(t, tau)| Some(Model { source: Source::values(C::f32s(&tau[..len])?), ..model_of(m, weights, t) }))
+            .map(|(t, tau)| Some(Model { source: Source::values(C::f32s(&tau[..len])?), ..model_of(m, t) }))
             .collect::<Option<_>>()?;
-        let merge = Merge::new(base.part(at, len), None, &models, rule, dtype)?;
-        is_bad |= simd::merge(level, &merge, len, &mut out[at * size..(at + len) * size]);
+        let merge = Merge::new(base.part(at, len), None, &models, m.combine.numbers, dtype)?;
+        is_bad |= merge.run(level, m.combine.rule, len, &mut out[at * size..(at + len) * size]);
     }
     Some(is_bad)
 }
 
 /// A model's weight and, where it is trimmed, its cut and factor.
-fn model_of(m: &Measured, weights: &[f64], t: usize) -> Model<'static> {
+fn model_of(m: &Measured, t: usize) -> Model<'static> {
     let trims = matches!(m.sparsify, Sparsify::TopK { .. });
     Model {
         source: Source::values(&[]),
-        weight: weights.get(t).map_or(1.0, |w| *w as f32),
+        weight: m.combine.weights.get(t).map_or(1.0, |w| *w as f32),
         keep: Keep::All,
         cut: trims.then(|| m.cuts[t].min(1 << f32::KEY_BITS) as u32),
         factor: if trims { m.factors[t] as f32 } else { 1.0 },

@@ -9,6 +9,7 @@ pub mod features;
 mod in_registers;
 pub mod low_rank;
 pub mod pairs;
+mod portable;
 pub mod prune;
 pub mod ram;
 pub mod select;

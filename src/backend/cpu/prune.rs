@@ -22,7 +22,7 @@ pub struct Sources<'a> {
 pub struct Scratch<C> {
     /// θ₀.
     pub base: Vec<C>,
-    /// Task vectors, by model.
+    /// Task vectors, or parameters, by model.
     pub tau: Vec<Vec<C>>,
     pub(super) a: Vec<C>,
     pub(super) c: Vec<C>,
@@ -62,6 +62,16 @@ pub(super) fn load<C: Widen>(sources: &Sources<'_>, at: usize, n: usize, scratch
     for (stored, tau) in sources.models.iter().zip(&mut scratch.tau) {
         stored.widen(at, &mut tau[..n]);
         vector::subtract(&mut tau[..n], base);
+    }
+}
+
+/// Widens θ₀, where it is among the sources, and the models' parameters of elements `at..at + n` of the run.
+pub(super) fn load_parameters<C: Widen>(sources: &Sources<'_>, at: usize, n: usize, scratch: &mut Scratch<C>) {
+    if let Some(stored) = sources.base {
+        stored.widen(at, &mut scratch.base[..n]);
+    }
+    for (stored, values) in sources.models.iter().zip(&mut scratch.tau) {
+        stored.widen(at, &mut values[..n]);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Statistics of a tensor's task vectors: norms for layers, mean scores for rows and columns, the angle for slerp.
+//! Statistics of a tensor's task vectors: norms for layers, mean scores for rows and columns, products of vectors.
 //!
 //! Sums run in f64, in an order that the tensor's shape alone fixes: partial sums of [`SEGMENT`] elements for norms, one
 //! running sum a row or a column for scores.
@@ -8,7 +8,7 @@ use super::prune::{self, Scratch, Sources};
 use super::stored::Widen;
 use super::vector::{dot, lane_sum, task_sums};
 use super::{BLOCK, in_registers, simd};
-use crate::ops::{Geometry, Measured, Prune, SEGMENT, Score, StageState, Sums};
+use crate::ops::{Geometry, Gram, Measured, Prune, SEGMENT, Score, StageState, Sums, Vectors};
 
 /// Norms of a run that starts at a segment, by segment and model, of the task vectors that `stages` leave.
 pub fn sums<C: Widen>(
@@ -193,37 +193,38 @@ pub fn trim_norms<C: Widen>(m: &Measured, sources: &Sources<'_>, scratch: &mut S
     segments
 }
 
-/// Σ a², Σ b² and Σ a·b of θ₀ and one model, by segment of a run that starts at a segment.
-pub fn angle<C: Widen>(sources: &Sources<'_>, scratch: &mut Scratch<C>) -> Vec<[f64; 3]> {
+/// Products of every two vectors in the order of [`Gram::pairs`], by segment of a run that starts at one. `stages` are those in
+/// front of task vectors.
+pub fn gram<C: Widen>(
+    of: Vectors,
+    geometry: Geometry,
+    stages: &[(Prune, StageState)],
+    sources: &Sources<'_>,
+    scratch: &mut Scratch<C>,
+) -> Vec<Vec<f64>> {
+    let models = sources.models.len();
+    let has_base = of == Vectors::Parameters && sources.base.is_some();
+    let vectors = models + usize::from(has_base);
     let mut segments = Vec::with_capacity(sources.len.div_ceil(SEGMENT));
     for segment in (0..sources.len).step_by(SEGMENT) {
         let end = (segment + SEGMENT).min(sources.len);
-        let mut total = [0.0; 3];
+        let mut totals = vec![0.0; Gram::len(vectors)];
         for at in (segment..end).step_by(BLOCK) {
             let n = BLOCK.min(end - at);
-            let (a, b) = (&mut scratch.base[..n], &mut scratch.a[..n]);
-            if let Some(base) = sources.base {
-                base.widen(at, a);
+            match of {
+                Vectors::TaskVectors => load_pruned(geometry, stages, sources, at, n, scratch),
+                Vectors::Parameters => prune::load_parameters(sources, at, n, scratch),
             }
-            sources.models[0].widen(at, b);
-            total[0] += lane_sum(n, |i| a[i].f64() * a[i].f64());
-            total[1] += lane_sum(n, |i| b[i].f64() * b[i].f64());
-            total[2] += lane_sum(n, |i| a[i].f64() * b[i].f64());
+            let Scratch { base, tau, .. } = &*scratch;
+            let vector = |i: usize| match i.checked_sub(usize::from(has_base)) {
+                Some(model) => &tau[model][..n],
+                None => &base[..n],
+            };
+            for (total, (a, b)) in totals.iter_mut().zip(Gram::pairs(vectors)) {
+                *total += dot(vector(a), vector(b));
+            }
         }
-        segments.push(total);
+        segments.push(totals);
     }
     segments
-}
-
-/// Coefficients of a and b for slerp at `t`, from Σ a², Σ b², Σ a·b, as mergekit computes them.
-pub fn slerp_coefficients(t: f64, [aa, bb, ab]: [f64; 3]) -> (f64, f64) {
-    const NEARLY_PARALLEL: f64 = 0.9995;
-    const TINY: f64 = 1e-8;
-    let norm = |squares: f64| if squares.sqrt() > TINY { squares.sqrt() } else { 1.0 };
-    let cosine = (ab / (norm(aa) * norm(bb))).clamp(-1.0, 1.0);
-    if cosine.abs() > NEARLY_PARALLEL || cosine.is_nan() {
-        return (1.0 - t, t);
-    }
-    let angle = cosine.acos();
-    (((1.0 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin())
 }

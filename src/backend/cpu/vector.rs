@@ -27,42 +27,6 @@ vectorised! {
         }
     }
 
-    /// a ← a + c·x
-    fn add_scaled<C: Real>(a: &mut [C], x: &[C], c: C) {
-        for (a, x) in a.iter_mut().zip(x) {
-            *a += c * *x;
-        }
-    }
-
-    /// a ← a + c·(x − b)
-    fn add_scaled_difference<C: Real>(a: &mut [C], x: &[C], b: &[C], c: C) {
-        for ((a, x), b) in a.iter_mut().zip(x).zip(b) {
-            *a += c * (*x - *b);
-        }
-    }
-
-    /// x ← x / c
-    fn divide<C: Real>(x: &mut [C], c: C) {
-        for x in x {
-            *x = *x / c;
-        }
-    }
-
-    /// d ← b + λ·d, and b itself (also a negative zero) where nothing changed.
-    fn apply_change<C: Real>(d: &mut [C], b: &[C], lambda: C) {
-        for (d, b) in d.iter_mut().zip(b) {
-            let change = lambda * *d;
-            *d = if change == C::ZERO { *b } else { *b + change };
-        }
-    }
-
-    /// a ← p·a + q·b
-    fn interpolate<C: Real>(a: &mut [C], b: &[C], p: C, q: C) {
-        for (a, b) in a.iter_mut().zip(b) {
-            *a = p * *a + q * *b;
-        }
-    }
-
     /// x ← 0 where |x| lies below the cut; a NaN counts as the largest magnitude.
     fn trim<C: Real>(x: &mut [C], cut: u64) {
         for x in x {
@@ -93,41 +57,6 @@ vectorised! {
         for (x, s) in x.iter_mut().zip(scores) {
             let keep = if lowest { s.key() <= cut } else { s.key() >= cut };
             *x = if keep { *x } else { C::ZERO };
-        }
-    }
-
-    /// Elects a sign per element from Σ w·τ and leaves in `out` the sum, or the weighted mean, of the w·τ that have it;
-    /// NaN where no sign can be elected. What agrees with nothing is divided by nothing.
-    fn elect<C: Real>(out: &mut [C], tau: &[Vec<C>], weights: &[C], normalize: bool) {
-        // A few registers' worth at a time, so that sums and votes never leave them.
-        const LANES: usize = 32;
-        for (group, out) in out.chunks_mut(LANES).enumerate() {
-            let at = group * LANES..group * LANES + out.len();
-            let (mut elected, mut num, mut den) = ([C::ZERO; LANES], [C::ZERO; LANES], [C::ZERO; LANES]);
-            for (tau, w) in tau.iter().zip(weights) {
-                for (s, x) in elected.iter_mut().zip(&tau[at.clone()]) {
-                    *s += *w * *x;
-                }
-            }
-            for (tau, w) in tau.iter().zip(weights) {
-                for (((n, d), s), x) in num.iter_mut().zip(&mut den).zip(&elected).zip(&tau[at.clone()]) {
-                    let x = *w * *x;
-                    let agrees = if *s >= C::ZERO { x > C::ZERO } else { x < C::ZERO };
-                    *n += if agrees { x } else { C::ZERO };
-                    *d += if agrees { *w } else { C::ZERO };
-                }
-            }
-            for (((out, n), d), s) in out.iter_mut().zip(&num).zip(&den).zip(&elected) {
-                let mean = if normalize && *d != C::ZERO { *n / *d } else { *n };
-                *out = if s.is_nan() { *s } else { mean };
-            }
-        }
-    }
-
-    /// best ← x where |x| ≥ |best|; a NaN counts as the largest magnitude.
-    fn larger<C: Real>(best: &mut [C], x: &[C]) {
-        for (b, x) in best.iter_mut().zip(x) {
-            *b = if x.key() >= b.key() { *x } else { *b };
         }
     }
 

@@ -2,7 +2,6 @@
 
 use crate::backend::cpu::blend::blend;
 use crate::backend::cpu::prune::{Scratch, Sources};
-use crate::backend::cpu::stats;
 use crate::backend::cuda::gpu::Gpu;
 use crate::backend::cuda::lane::{Lane, place};
 use crate::backend::cuda::ops::select::{self, SelectState};
@@ -16,7 +15,7 @@ use crate::engine::choose;
 use crate::error::{Error, Result};
 use crate::ops::search::{Cut, Ranked};
 use crate::ops::{
-    Combine, Geometry, Granularity, Measured, Prune, Rescale, SEGMENT, Score, Sparsify, StageState, kept_of,
+    Geometry, Gram, Granularity, Measured, Prune, Rescale, SEGMENT, Score, Sparsify, StageState, kept_of,
 };
 
 /// Columns of the matrix as which flat data is looked at, for stages that go by rows and columns.
@@ -64,7 +63,7 @@ impl Path {
     pub fn looks_first(&self) -> bool {
         self.stage.is_some()
             || matches!(self.method.sparsify, Sparsify::TopK { .. })
-            || matches!(self.method.combine, Combine::Slerp { .. })
+            || self.method.combine.fit.is_some()
     }
 }
 
@@ -76,7 +75,7 @@ pub(super) fn work_bytes(elems: usize) -> Vec<u64> {
     let geometry = geometry(elems);
     let stage = all_paths().iter().filter_map(|path| path.stage).collect::<Vec<_>>();
     let (len, segments) = (elems as u64, elems.div_ceil(SEGMENT) as u64);
-    let scratch = [Stat::Angle, Stat::Rows].map(|stat| sums::scratch_bytes(stat, geometry, len, MODELS));
+    let scratch = [Stat::Gram, Stat::Rows].map(|stat| sums::scratch_bytes(stat, geometry, len, MODELS));
     let scores = geometry.rows.max(geometry.columns).max(3 * segments) * MODELS as u64 * 8;
     vec![
         StageBlob::most_bytes(&stage, MODELS, geometry),
@@ -132,7 +131,6 @@ impl Tensor<'_> {
             cuts: Vec::new(),
             factors: vec![1.0; MODELS],
             combine: path.method.combine.clone(),
-            slerp: (1.0, 0.0),
         };
         if let Some(prune) = path.stage {
             let masks = self.masks(lane, path, prune, measured.geometry)?;
@@ -144,15 +142,19 @@ impl Tensor<'_> {
             let cuts = self.cuts(lane, path, Ranked::Magnitude, DENSITY)?;
             measured.cuts = cuts.into_iter().flatten().map(|cut| cut.key).collect();
         }
-        if let Combine::Slerp { t } = path.method.combine {
+        if let Some(fit) = &path.method.combine.fit {
+            let vectors = path.method.models + usize::from(path.method.combine.reads_base());
+            let len = Gram::len(vectors);
             let (scratch, out) = (self.at(3)?, self.at(4)?);
             self.with(path, (0, self.elems), |sources| {
-                sums::angle(self.gpu.kernels(), lane.stream(), false, sources, scratch, out)
+                let (kernels, geometry) = (self.gpu.kernels(), measured.geometry);
+                sums::gram(kernels, lane.stream(), false, fit.of, geometry, Stages::default(), sources, scratch, out)
             })?;
-            let mut parts = vec![[0f64; 3]; self.elems.div_ceil(SEGMENT)];
+            let mut parts = vec![0f64; self.elems.div_ceil(SEGMENT) * len];
             lane.get(self.gpu, self.work.0[4], 0, bytemuck::cast_slice_mut(&mut parts))?;
-            let sum = |i: usize| parts.iter().map(|part| part[i]).sum();
-            measured.slerp = stats::slerp_coefficients(t, [sum(0), sum(1), sum(2)]);
+            let sum = |i: usize| parts.iter().skip(i).step_by(len).sum();
+            let gram = Gram::new(vectors, (0..len).map(sum).collect());
+            (fit.settle)(&gram, &fit.parameters, &mut measured.combine);
         }
         Ok((measured, blob))
     }

@@ -1,4 +1,4 @@
-//! Statistics of a tensor on a device: cuts, norms, scores, the angle; handed to the tensor's run as a CPU thread would.
+//! Statistics of a tensor on a device: cuts, norms, scores, products; handed to the tensor's run as a CPU thread would.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use crate::backend::cuda::ops::sums::{Stat, scratch_bytes};
 use crate::backend::cuda::ops::{self, StageBlob};
 use crate::error::Result;
 use crate::ops::search::{Ranked, Search};
-use crate::ops::{Geometry, Prune, Rescale, SEGMENT, Score, Sums};
+use crate::ops::{Geometry, Gram, Prune, Rescale, SEGMENT, Score, Sums};
 use crate::plan::TensorPlan;
 use crate::plan::graph::Kind;
 
@@ -33,7 +33,9 @@ pub(super) fn work(kind: Kind, tensor: &TensorPlan, blob: u64, chunk: u64) -> Ve
             vec![blob, blob, scratch(Stat::Norms), sums, sums]
         }
         Kind::TrimNorms => vec![blob, scratch(Stat::TrimNorms), segments(tensor.elems) * m * 2 * F64],
-        Kind::Angle => vec![blob, scratch(Stat::Angle), segments(tensor.elems) * 3 * F64],
+        Kind::Gram => {
+            vec![blob, scratch(Stat::Gram), segments(tensor.elems) * Gram::len(tensor.fitted_vectors()) as u64 * F64]
+        }
         Kind::Rows(_) => vec![blob, scratch(Stat::Rows), m * geometry.rows * F64],
         Kind::Columns(_) => vec![blob, m * geometry.columns * F64],
         Kind::Merge => {
@@ -191,21 +193,26 @@ impl LaneWorker<'_, '_> {
         Ok(())
     }
 
-    /// Σ a², Σ b² and Σ a·b, for slerp.
-    pub(super) fn angle(&mut self, stage: &Stage<'_, '_>, index: usize, kind: Kind) -> Result<()> {
+    /// Products of the vectors that are combined.
+    pub(super) fn gram(&mut self, stage: &Stage<'_, '_>, index: usize, kind: Kind) -> Result<()> {
         let (run, tensor) = (&self.engine.tensors[index], stage.tensor);
-        let blob = StageBlob::new(&[], tensor.models.len());
+        let (measured, of) = (run.measured(), tensor.fit()?.of);
+        let blob = StageBlob::new(&measured.stages, tensor.models.len());
         let Some((mut loaded, chunk)) = self.load(stage, index, kind, &blob)? else { return Ok(()) };
-        let [scratch, out] = [1, 2].map(|i| loaded.lease.work[i]);
-        let (gpu, lane) = (self.gpu, &mut self.lane);
+        let [stages_at, scratch, out] = [0, 1, 2].map(|i| loaded.lease.work[i]);
+        let (gpu, lane, len) = (self.gpu, &mut self.lane, Gram::len(tensor.fitted_vectors()));
+        lane.put(gpu, stages_at, 0, &blob.bytes)?;
+        let stages = blob.at(place(gpu, stages_at, 0, 0)?);
         loaded.each_run(stage, lane, &mut self.raw, runs(kind, tensor, chunk), &mut |lane, sources, _| {
-            let to = place(gpu, out, sources.start / SEGMENT as u64 * 3 * F64, 0)?;
-            ops::sums::angle(gpu.kernels(), lane.stream(), tensor.wide, sources, place(gpu, scratch, 0, 0)?, to)
+            let to = place(gpu, out, sources.start / SEGMENT as u64 * len as u64 * F64, 0)?;
+            let (scratch, geometry) = (place(gpu, scratch, 0, 0)?, measured.geometry);
+            let stream = lane.stream();
+            ops::sums::gram(gpu.kernels(), stream, tensor.wide, of, geometry, stages, sources, scratch, to)
         })?;
-        let mut values = vec![[0f64; 3]; segments(tensor.elems) as usize];
+        let mut values = vec![0f64; segments(tensor.elems) as usize * len];
         lane.get(gpu, out, 0, bytemuck::cast_slice_mut(&mut values))?;
         loaded.finish(stage, lane, index, true)?;
-        run.set_angles(values.len(), 0, &values);
+        run.set_products(segments(tensor.elems) as usize, 0, values.chunks(len).map(<[_]>::to_vec).collect());
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::lanes::Lanes;
+use crate::ops::rules::Arith;
 
 /// Proof that the processor has AVX2, FMA, F16C, BMI and POPCNT.
 #[derive(Debug, Clone, Copy)]
@@ -50,10 +51,31 @@ fn nearest_bf16(x: __m256) -> __m256i {
     }
 }
 
-impl Lanes for Avx2 {
-    const N: usize = 8;
+impl Arith for Avx2 {
     type F = __m256;
     type M = __m256;
+
+    operations! {
+        fn number(x: f64) -> __m256 = _mm256_set1_ps(x as f32);
+        fn add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
+        fn sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);
+        fn mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
+        fn div(a: __m256, b: __m256) -> __m256 = _mm256_div_ps(a, b);
+        fn less(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_LT_OQ>(a, b);
+        fn equal(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b);
+        fn is_nan(x: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x);
+        fn larger(x: __m256, y: __m256) -> __m256 = {
+            let smaller = _mm256_cmpgt_epi32(key(y), key(x));
+            _mm256_castsi256_ps(_mm256_xor_si256(smaller, _mm256_set1_epi32(-1)))
+        };
+        fn signs(m: __m256) -> __m256 = _mm256_and_ps(m, _mm256_set1_ps(-0.0));
+        fn xor(a: __m256, b: __m256) -> __m256 = _mm256_xor_ps(a, b);
+        fn select(m: __m256, a: __m256, b: __m256) -> __m256 = _mm256_blendv_ps(b, a, m);
+    }
+}
+
+impl Lanes for Avx2 {
+    const N: usize = 8;
     type D = (__m256d, __m256d);
     type C = __m256i;
     type W = __m256i;
@@ -111,17 +133,6 @@ impl Lanes for Avx2 {
             _mm256_storeu_ps(bytes[4 * at..4 * at + 32].as_mut_ptr().cast(), x);
             _mm256_castsi256_ps(_mm256_cmpgt_epi32(key(x), _mm256_set1_epi32(0x7F7F_FFFF)))
         };
-        fn add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
-        fn sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);
-        fn mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
-        fn div(a: __m256, b: __m256) -> __m256 = _mm256_div_ps(a, b);
-        fn less(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_LT_OQ>(a, b);
-        fn equal(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b);
-        fn is_nan(x: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x);
-        fn larger(x: __m256, y: __m256) -> __m256 = {
-            let smaller = _mm256_cmpgt_epi32(key(y), key(x));
-            _mm256_castsi256_ps(_mm256_xor_si256(smaller, _mm256_set1_epi32(-1)))
-        };
         fn reaches(x: __m256, bound: u32) -> __m256 =
             _mm256_castsi256_ps(_mm256_cmpgt_epi32(key(x), _mm256_set1_epi32(bound.wrapping_sub(1) as i32)));
         fn sift(x: __m256, lo: u32, hi: u32, pivot: u32) -> [__m256; 3] = {
@@ -132,8 +143,6 @@ impl Lanes for Avx2 {
             let inside = _mm256_andnot_si256(_mm256_cmpeq_epi32(key, _mm256_set1_epi32(pivot as i32)), within);
             [_mm256_castsi256_ps(from), _mm256_castsi256_ps(within), _mm256_castsi256_ps(inside)]
         };
-        fn signs(m: __m256) -> __m256 = _mm256_and_ps(m, _mm256_set1_ps(-0.0));
-        fn xor(a: __m256, b: __m256) -> __m256 = _mm256_xor_ps(a, b);
         fn flags(bytes: &[u8], at: usize) -> __m256 = {
             let flags = _mm_loadl_epi64(bytes[at..at + 8].as_ptr().cast());
             _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_cvtepu8_epi32(flags), _mm256_setzero_si256()))
@@ -190,7 +199,6 @@ impl Lanes for Avx2 {
         fn none() -> __m256 = _mm256_setzero_ps();
         fn or(a: __m256, b: __m256) -> __m256 = _mm256_or_ps(a, b);
         fn count(m: __m256) -> u32 = _mm256_movemask_ps(m).count_ones();
-        fn select(m: __m256, a: __m256, b: __m256) -> __m256 = _mm256_blendv_ps(b, a, m);
         fn keys(x: __m256, m: __m256, out: &mut [u32], at: usize) -> usize = {
             let mut flags = _mm256_movemask_ps(m) as u32;
             if flags == 0 {

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::divide::EXACT;
 use super::lanes::Lanes;
+use crate::ops::rules::Arith;
 
 /// Proof that the processor has AVX-512 F, BW, DQ and VL, and what comes with them.
 #[derive(Debug, Clone, Copy)]
@@ -52,10 +53,28 @@ fn nearest_bf16(x: __m512) -> __m512i {
     }
 }
 
-impl Lanes for Avx512 {
-    const N: usize = 16;
+impl Arith for Avx512 {
     type F = __m512;
     type M = __mmask16;
+
+    operations! {
+        fn number(x: f64) -> __m512 = _mm512_set1_ps(x as f32);
+        fn add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
+        fn sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
+        fn mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
+        fn div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
+        fn less(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
+        fn equal(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b);
+        fn is_nan(x: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+        fn larger(x: __m512, y: __m512) -> __mmask16 = _mm512_cmpge_epu32_mask(key(x), key(y));
+        fn signs(m: __mmask16) -> __m512 = _mm512_maskz_mov_ps(m, _mm512_set1_ps(-0.0));
+        fn xor(a: __m512, b: __m512) -> __m512 = _mm512_xor_ps(a, b);
+        fn select(m: __mmask16, a: __m512, b: __m512) -> __m512 = _mm512_mask_blend_ps(m, b, a);
+    }
+}
+
+impl Lanes for Avx512 {
+    const N: usize = 16;
     type D = (__m512d, __m512d);
     type C = u32;
     type W = __m512i;
@@ -112,14 +131,6 @@ impl Lanes for Avx512 {
             _mm512_storeu_ps(bytes[4 * at..4 * at + 64].as_mut_ptr().cast(), x);
             _mm512_cmpge_epu32_mask(key(x), _mm512_set1_epi32(0x7F80_0000))
         };
-        fn add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
-        fn sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
-        fn mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
-        fn div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
-        fn less(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
-        fn equal(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b);
-        fn is_nan(x: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
-        fn larger(x: __m512, y: __m512) -> __mmask16 = _mm512_cmpge_epu32_mask(key(x), key(y));
         fn reaches(x: __m512, bound: u32) -> __mmask16 = _mm512_cmpge_epu32_mask(key(x), _mm512_set1_epi32(bound as i32));
         fn sift(x: __m512, lo: u32, hi: u32, pivot: u32) -> [__mmask16; 3] = {
             let key = key(x);
@@ -127,8 +138,6 @@ impl Lanes for Avx512 {
             let within = _mm512_mask_cmplt_epu32_mask(from, key, _mm512_set1_epi32(hi as i32));
             [from, within, _mm512_mask_cmpneq_epi32_mask(within, key, _mm512_set1_epi32(pivot as i32))]
         };
-        fn signs(m: __mmask16) -> __m512 = _mm512_maskz_mov_ps(m, _mm512_set1_ps(-0.0));
-        fn xor(a: __m512, b: __m512) -> __m512 = _mm512_xor_ps(a, b);
         fn flags(bytes: &[u8], at: usize) -> __mmask16 = {
             let flags = _mm_loadu_si128(bytes[at..at + 16].as_ptr().cast());
             _mm_test_epi8_mask(flags, flags)
@@ -164,7 +173,6 @@ impl Lanes for Avx512 {
             let both = u32::from(first) | u32::from(second) << 16;
             bits[at / 8..at / 8 + 4].copy_from_slice(&both.to_le_bytes());
         };
-        fn select(m: __mmask16, a: __m512, b: __m512) -> __m512 = _mm512_mask_blend_ps(m, b, a);
         fn keys(x: __m512, m: __mmask16, out: &mut [u32], at: usize) -> usize = {
             let packed = _mm512_maskz_compress_epi32(m, key(x));
             _mm512_storeu_si512(out[at..at + 16].as_mut_ptr().cast(), packed);

@@ -2,15 +2,12 @@
 
 use crate::backend::cpu::stored::Stored;
 use crate::dtype::Dtype;
+use crate::ops::rules::Arith;
 
-/// The vectors of an instruction set. A value of the type is proof that the processor has it.
-pub(super) trait Lanes: Copy {
+/// The vectors of an instruction set: N f32 and N flags. A value of the type is proof that the processor has it.
+pub(super) trait Lanes: Arith {
     /// Elements of a vector.
     const N: usize;
-    /// N f32.
-    type F: Copy;
-    /// N flags.
-    type M: Copy;
     /// N f64.
     type D: Copy;
     /// N counters.
@@ -39,28 +36,16 @@ pub(super) trait Lanes: Copy {
     /// Stores float32, likewise.
     fn to_f32(self, x: Self::F, bytes: &mut [u8], at: usize) -> Self::M;
 
-    fn add(self, a: Self::F, b: Self::F) -> Self::F;
-    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
-    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
-    fn div(self, a: Self::F, b: Self::F) -> Self::F;
     /// Divides by a number of which [`super::Divisor`] has the inverse, by products, if that is faster here and every element's
     /// magnitude allows it; else nothing is changed. Whether it was done.
     fn div_by_products<const U: usize>(self, _x: &mut [Self::F; U], _by: f32, _inverse: f32) -> bool {
         false
     }
-    fn less(self, a: Self::F, b: Self::F) -> Self::M;
-    fn equal(self, a: Self::F, b: Self::F) -> Self::M;
-    fn is_nan(self, x: Self::F) -> Self::M;
-    /// Whether the bits of |x| are at least those of |y|, as numbers.
-    fn larger(self, x: Self::F, y: Self::F) -> Self::M;
     /// Whether the bits of |x| are at least `key`, which is at most 2³¹.
     fn reaches(self, x: Self::F, key: u32) -> Self::M;
     /// Of the bits of |x|: which are at least `lo`, which of those are below `hi`, and which of those are not `pivot`. Bounds are at most
     /// 2³¹.
     fn sift(self, x: Self::F, lo: u32, hi: u32, pivot: u32) -> [Self::M; 3];
-    /// A negative zero where flagged, else a positive one.
-    fn signs(self, m: Self::M) -> Self::F;
-    fn xor(self, a: Self::F, b: Self::F) -> Self::F;
     /// Which of the bytes `at..at + N` are not 0.
     fn flags(self, bytes: &[u8], at: usize) -> Self::M;
     /// The same of the bytes `at..at + 2 N`, in the order of [`Lanes::bf16_pairs`].
@@ -89,8 +74,6 @@ pub(super) trait Lanes: Copy {
     fn tally<const U: usize>(self, counters: Self::C, m: [Self::M; U]) -> Self::C;
     /// The sum of all counters.
     fn total(self, counters: Self::C) -> u32;
-    /// Where flagged `a`, else `b`.
-    fn select(self, m: Self::M, a: Self::F, b: Self::F) -> Self::F;
     /// Writes the bits of |x| of flagged elements to `out[at..]`, which must have room for N; how many they are.
     fn keys(self, x: Self::F, m: Self::M, out: &mut [u32], at: usize) -> usize;
 

@@ -2,8 +2,8 @@
 //! without a store in between, by the instructions of AVX-512 or of AVX2.
 //!
 //! Written out because the compiler does not get there: blocks of f32 that pass through the cache between one loop and
-//! the next cost two to four times as much. Every operation is the one that the portable loops of [`super::vector`] and
-//! [`super::stored`] do, in the same order and never fused, so that the bits are the same; tests compare them. Only quotients
+//! the next cost two to four times as much. Every operation is the one that the portable loops do, in the
+//! same order and never fused, so that the bits are the same; tests compare them. Only quotients
 //! have theirs in another way ([`divide`]). What is not covered here (F64 and F8 sources, other processors, the odd elements at
 //! an end) is left to those loops.
 #![allow(unsafe_code)]
@@ -23,9 +23,8 @@ mod select;
 mod tests;
 
 pub(super) use columns::{Columns, add_column_deviations};
-pub(super) use divide::Divisor;
 pub(super) use lanes::Source;
-pub(super) use merge::{InTurn, Keep, Merge, Model, Rule, merge, takes};
+pub(super) use merge::{Keep, Merge, Model, takes};
 pub(super) use random::{keep_random, mask_bytes};
 pub(super) use select::{Range, count_differences, count_values};
 
@@ -61,27 +60,28 @@ pub(super) fn levels() -> impl Iterator<Item = Level> {
 
 /// Functions that run a generic loop compiled for the instruction set that is asked for.
 macro_rules! for_level {
-    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty = $kernel:path;)*) => {
+    ($($(#[$doc:meta])* fn $name:ident$(<$R:ident: $bound:ident>)?($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty
+        = $kernel:ident;)*) => {
         $($(#[$doc])*
         #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-        pub(in super::super) fn $name(level: super::Level, $($arg: $ty),*) -> $ret {
+        pub(in super::super) fn $name$(<$R: $bound>)?(level: super::Level, $($arg: $ty),*) -> $ret {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,popcnt")]
-            fn wide(l: super::avx512::Avx512, $($arg: $ty),*) -> $ret {
-                $kernel(l, $($arg),*)
+            fn wide$(<$R: $bound>)?(l: super::avx512::Avx512, $($arg: $ty),*) -> $ret {
+                $kernel::<_ $(, $R)?>(l, $($arg),*)
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt")]
-            fn narrow(l: super::avx2::Avx2, $($arg: $ty),*) -> $ret {
-                $kernel(l, $($arg),*)
+            fn narrow$(<$R: $bound>)?(l: super::avx2::Avx2, $($arg: $ty),*) -> $ret {
+                $kernel::<_ $(, $R)?>(l, $($arg),*)
             }
             match level {
                 // SAFETY: an `Avx512` is only made where the processor has all of these instructions.
                 #[cfg(target_arch = "x86_64")]
-                super::Level::Avx512(l) => unsafe { wide(l, $($arg),*) },
+                super::Level::Avx512(l) => unsafe { wide$(::<$R>)?(l, $($arg),*) },
                 // SAFETY: an `Avx2` is only made where the processor has all of these instructions.
                 #[cfg(target_arch = "x86_64")]
-                super::Level::Avx2(l) => unsafe { narrow(l, $($arg),*) },
+                super::Level::Avx2(l) => unsafe { narrow$(::<$R>)?(l, $($arg),*) },
             }
         })*
     };

@@ -6,8 +6,10 @@ use super::super::prune::{Scratch, Sources};
 use super::super::select::tests::check_count;
 use super::super::stats::add_column_scores_with;
 use super::super::stored::{Stored, Widen};
+use super::divide::Divisor;
 use super::*;
 use crate::dtype::Dtype;
+use crate::ops::rules::{self, RuleId};
 use crate::ops::{
     Combine, Geometry, Granularity, Mask, Measured, Prune, Real, Rescale, RunFacts, Score, Sparsify, StageState,
 };
@@ -86,7 +88,6 @@ fn measured(sparsify: Sparsify, combine: Combine, models: usize) -> Measured {
         cuts: (0..models).map(|t| [0.02_f32.key(), 0, u64::MAX][t % 3]).collect(),
         factors: (0..models).map(|t| if trims && t % 2 == 1 { 1.7 } else { 1.0 }).collect(),
         combine,
-        slerp: (0.3, 0.7),
     }
 }
 
@@ -121,21 +122,22 @@ fn methods(models: usize) -> Vec<(&'static str, Sparsify, Combine)> {
         rescale,
         keys: (0..models).map(|t| [t as u32, 7]).collect(),
     };
-    let sum = |divisor| Combine::Sum { weights: weights.clone(), divisor, lambda: 0.7 };
-    let elect = |normalize| Combine::Elect { weights: weights.clone(), normalize, lambda: 1.1 };
+    let sum = |divisor| Combine::sum(weights.clone(), divisor, 0.7);
+    let numbers = rules::Numbers { lambda: 1.1, base: 0.3, ..rules::Numbers::default() };
+    let elect = |normalize| Combine::weighted(RuleId::Elect, weights.clone(), rules::Numbers { normalize, ..numbers });
     vec![
-        ("average", Sparsify::None, Combine::Average { weights: weights.clone(), divisor: 3.0 }),
-        ("average by 1", Sparsify::None, Combine::Average { weights: weights.clone(), divisor: 1.0 }),
+        ("average", Sparsify::None, Combine::average(weights.clone(), 3.0)),
+        ("average by 1", Sparsify::None, Combine::average(weights.clone(), 1.0)),
         ("sum", Sparsify::None, sum(1.0)),
         ("mean", Sparsify::None, sum(0.8)),
         ("trimmed sum", top(), sum(1.0)),
         ("elected", Sparsify::None, elect(true)),
         ("trimmed and elected", top(), elect(true)),
         ("elected sum", top(), elect(false)),
-        ("largest", Sparsify::None, Combine::MaxMagnitude { lambda: 0.9 }),
+        ("largest", Sparsify::None, Combine::new(RuleId::MaxMagnitude, numbers)),
         ("random sum", random(true), sum(1.0)),
         ("random, elected", random(false), elect(true)),
-        ("slerp, which has no such loop", Sparsify::None, Combine::Slerp { t: 0.3 }),
+        ("mix", Sparsify::None, Combine::weighted(RuleId::Mix, weights.clone(), numbers)),
     ]
 }
 
@@ -183,7 +185,7 @@ fn pruned_merges_have_the_bits_of_the_portable_loops() {
             let state = StageState { masks, factors: vec![factor; 2] };
             let family = Family::new(&mut numbers, vec![Dtype::BF16; 3], 6000, true);
             for (name, sparsify, combine) in methods(2) {
-                if matches!(combine, Combine::Average { .. } | Combine::Slerp { .. }) {
+                if !combine.rule.takes_task_vectors() {
                     continue;
                 }
                 let mut m = measured(sparsify, combine, 2);

@@ -10,7 +10,8 @@ use super::params::{DeviceSources, Kind, Load, MAX_MODELS, Place, code, of_five,
 use super::shape::{VECTOR, by_vectors, slots};
 use super::stages::Stages;
 use crate::error::{Error, Result};
-use crate::ops::{Combine, Measured, Sparsify, philox};
+use crate::ops::rules::RuleId;
+use crate::ops::{Measured, Sparsify, philox};
 
 /// `Blend` of blend.cuh.
 #[repr(C)]
@@ -86,22 +87,14 @@ pub fn blend(
             params.keys = spread(keys.iter().copied(), [0; 2]);
         }
     }
-    let all = |weights: &[f64]| spread(weights.iter().copied(), 0.0);
-    match &m.combine {
-        Combine::Average { weights, divisor } => (params.weights, params.divisor) = (all(weights), *divisor),
-        Combine::Sum { weights, divisor, lambda } => {
-            (params.weights, params.divisor, params.lambda) = (all(weights), *divisor, *lambda);
-        }
-        Combine::Elect { weights, normalize, lambda } => {
-            (params.weights, params.normalize, params.lambda) = (all(weights), u32::from(*normalize), *lambda);
-        }
-        Combine::MaxMagnitude { lambda } => params.lambda = *lambda,
-        Combine::Slerp { .. } => (params.p, params.q) = m.slerp,
-        Combine::Scale { factor } => params.p = *factor,
-    }
+    let numbers = m.combine.numbers;
+    params.weights = spread(m.combine.weights.iter().copied(), 0.0);
+    (params.divisor, params.lambda) = (numbers.divisor, numbers.lambda);
+    params.normalize = u32::from(numbers.normalize);
+    (params.p, params.q) = (numbers.base, m.combine.weights.first().copied().unwrap_or_default());
     let is_plain = stages.count == 0 && m.sparsify == Sparsify::None;
     let kind = sources.kind(wide);
-    let (module, kernel) = kernel(&m.combine, kind, is_plain, stages)?;
+    let (module, kernel) = kernel(m.combine.rule, kind, is_plain, stages)?;
     let mut shape = by_vectors(sources.len);
     if module == TILE {
         let (threads, shared_bytes) = slots(kernels, params.load.sources.count, kind.value_bytes(), 0, 0)?;
@@ -116,11 +109,11 @@ const PRUNED: &str = "blend_pruned";
 const TILE: &str = "blend_tile";
 
 /// Module and kernel of a rule.
-fn kernel(combine: &Combine, kind: Kind, is_plain: bool, stages: Stages) -> Result<(&'static str, &'static str)> {
+fn kernel(rule: RuleId, kind: Kind, is_plain: bool, stages: Stages) -> Result<(&'static str, &'static str)> {
     let five = |names| of_five(kind, names);
     let two = |names| of_two(kind, names);
-    Ok(match combine {
-        Combine::Elect { .. } => (
+    Ok(match rule {
+        RuleId::Elect => (
             TILE,
             five([
                 "blend_tile_elect_bf16",
@@ -130,12 +123,12 @@ fn kernel(combine: &Combine, kind: Kind, is_plain: bool, stages: Stages) -> Resu
                 "blend_tile_elect_f64",
             ]),
         ),
-        Combine::Sum { .. } if is_plain => {
+        RuleId::Sum if is_plain => {
             (PLAIN, five(["blend_sum_bf16", "blend_sum_f16", "blend_sum_f32", "blend_sum_any", "blend_sum_f64"]))
         }
-        Combine::Sum { .. } if stages.is_relational => (TILE, two(["blend_tile_sum_any", "blend_tile_sum_f64"])),
-        Combine::Sum { .. } if stages.count > 0 => (PRUNED, two(["blend_staged_sum_any", "blend_staged_sum_f64"])),
-        Combine::Sum { .. } => (
+        RuleId::Sum if stages.is_relational => (TILE, two(["blend_tile_sum_any", "blend_tile_sum_f64"])),
+        RuleId::Sum if stages.count > 0 => (PRUNED, two(["blend_staged_sum_any", "blend_staged_sum_f64"])),
+        RuleId::Sum => (
             PRUNED,
             five([
                 "blend_sparse_sum_bf16",
@@ -145,16 +138,14 @@ fn kernel(combine: &Combine, kind: Kind, is_plain: bool, stages: Stages) -> Resu
                 "blend_sparse_sum_f64",
             ]),
         ),
-        Combine::MaxMagnitude { .. } if is_plain => (
+        RuleId::MaxMagnitude if is_plain => (
             PLAIN,
             five(["blend_magmax_bf16", "blend_magmax_f16", "blend_magmax_f32", "blend_magmax_any", "blend_magmax_f64"]),
         ),
-        Combine::MaxMagnitude { .. } if stages.is_relational => {
-            (TILE, two(["blend_tile_magmax_any", "blend_tile_magmax_f64"]))
-        }
-        Combine::MaxMagnitude { .. } => (PRUNED, two(["blend_staged_magmax_any", "blend_staged_magmax_f64"])),
+        RuleId::MaxMagnitude if stages.is_relational => (TILE, two(["blend_tile_magmax_any", "blend_tile_magmax_f64"])),
+        RuleId::MaxMagnitude => (PRUNED, two(["blend_staged_magmax_any", "blend_staged_magmax_f64"])),
         _ if !is_plain => return Err(Error::internal("this rule takes neither stages nor sparsification")),
-        Combine::Average { .. } => (
+        RuleId::Average => (
             PLAIN,
             five([
                 "blend_average_bf16",
@@ -164,7 +155,6 @@ fn kernel(combine: &Combine, kind: Kind, is_plain: bool, stages: Stages) -> Resu
                 "blend_average_f64",
             ]),
         ),
-        Combine::Slerp { .. } => (PLAIN, two(["blend_slerp_any", "blend_slerp_f64"])),
-        Combine::Scale { .. } => (PLAIN, two(["blend_scale_any", "blend_scale_f64"])),
+        RuleId::Mix => (PLAIN, two(["blend_slerp_any", "blend_slerp_f64"])),
     })
 }

@@ -10,8 +10,8 @@ use super::params::{DeviceSources, Load, MAX_MODELS, Place, of_two, score_code, 
 use super::shape::{by_threads, slots};
 use super::stages::Stages;
 use crate::backend::cpu::BLOCK;
-use crate::error::{Error, Result};
-use crate::ops::{Geometry, SEGMENT, Score, Sums};
+use crate::error::Result;
+use crate::ops::{Geometry, Gram, SEGMENT, Score, Sums, Vectors};
 
 /// `Sums` of sums.cu.
 #[repr(C)]
@@ -42,20 +42,27 @@ pub enum Stat {
     Norms,
     /// [`trim_norms`]
     TrimNorms,
-    /// [`angle`]
-    Angle,
+    /// [`gram`]
+    Gram,
     /// [`row_scores`]
     Rows,
 }
 
 impl Stat {
-    /// Numbers a model.
+    /// Numbers of each of what it has groups of: models, or pairs of vectors.
     fn numbers(self) -> u64 {
         match self {
             Stat::Norms => 6,
             Stat::TrimNorms => 2,
-            Stat::Angle => 3,
-            Stat::Rows => 1,
+            Stat::Gram | Stat::Rows => 1,
+        }
+    }
+
+    /// What it has numbers of: models, or pairs of vectors, θ₀ perhaps among them.
+    fn width(self, models: usize) -> u64 {
+        match self {
+            Stat::Gram => Gram::len(models + 1) as u64,
+            _ => models as u64,
         }
     }
 }
@@ -79,8 +86,7 @@ impl Blocks {
 
 /// Bytes of scratch for a run of `len` elements.
 pub fn scratch_bytes(stat: Stat, geometry: Geometry, len: u64, models: usize) -> u64 {
-    let models = if stat == Stat::Angle { 1 } else { models as u64 };
-    Blocks::of(stat, geometry, len).items * models * stat.numbers() * 8
+    Blocks::of(stat, geometry, len).items * stat.width(models) * stat.numbers() * 8
 }
 
 /// Bytes of the result for a run of `len` elements.
@@ -89,7 +95,7 @@ pub fn out_bytes(stat: Stat, geometry: Geometry, len: u64, models: usize) -> u64
         Stat::Rows => len / geometry.row_elems.max(1),
         _ => len.div_ceil(SEGMENT as u64),
     };
-    groups * if stat == Stat::Angle { 1 } else { models as u64 } * stat.numbers() * 8
+    groups * stat.width(models) * stat.numbers() * 8
 }
 
 /// [`Sums`] from six numbers of [`sums`]' result.
@@ -149,28 +155,31 @@ pub fn trim_norms(
     make(kernels, stream, &job, sources, scratch, out)
 }
 
-/// Σ a², Σ b² and Σ a·b of θ₀ and one model, of a run that starts at a segment: `f64[segments][3]`. Twin:
-/// [`crate::backend::cpu::stats::angle`].
+/// Products of every two vectors, of a run that starts at a segment: `f64[segments][Gram::len(vectors)]`. Twin:
+/// [`crate::backend::cpu::stats::gram`].
 ///
 /// # Errors
 /// `Internal` if what is passed cannot be, `Environment` if it cannot be launched.
-pub fn angle(
+#[allow(clippy::too_many_arguments)]
+pub fn gram(
     kernels: &Kernels,
     stream: &Arc<CudaStream>,
     wide: bool,
+    of: Vectors,
+    geometry: Geometry,
+    stages: Stages,
     sources: &DeviceSources<'_>,
     scratch: u64,
     out: u64,
 ) -> Result<()> {
-    let (Some(base), [model]) = (sources.base, sources.models) else {
-        return Err(Error::internal("an angle is between the base and one model"));
-    };
-    // Two parameters, neither measured from anything.
-    let both: [Place; 2] = [base, *model];
-    let sources = DeviceSources { base: None, models: &both, ..*sources };
-    let job =
-        Job { stat: Stat::Angle, wide, geometry: Geometry::of(&[]), stages: Stages::default(), cuts: &[], score: None };
-    make(kernels, stream, &job, &sources, scratch, out)
+    let job = Job { stat: Stat::Gram, wide, geometry, stages, cuts: &[], score: None };
+    if of == Vectors::TaskVectors {
+        return make(kernels, stream, &job, sources, scratch, out);
+    }
+    // Parameters, measured from nothing.
+    let all: Vec<Place> = sources.base.iter().chain(sources.models).copied().collect();
+    let job = Job { stages: Stages::default(), ..job };
+    make(kernels, stream, &job, &DeviceSources { base: None, models: &all, ..*sources }, scratch, out)
 }
 
 /// Mean score of each row of a run of whole rows: f64[models][rows of the run]. Twin:
@@ -222,7 +231,10 @@ fn make(
     let (names, groups, width) = match job.stat {
         Stat::Norms => (["sums_norms_any", "sums_norms_f64"], models.div_ceil(GROUP), models),
         Stat::TrimNorms => (["sums_trim_any", "sums_trim_f64"], models.div_ceil(GROUP), models),
-        Stat::Angle => (["sums_angle_any", "sums_angle_f64"], 1, 1),
+        Stat::Gram => {
+            let pairs = Gram::len(models as usize) as u32;
+            (["sums_gram_any", "sums_gram_f64"], pairs.div_ceil(GROUP), pairs)
+        }
         Stat::Rows => (["sums_rows_any", "sums_rows_f64"], models.div_ceil(GROUP), models),
     };
     let shape = Shape { grid: ((items * LANES).div_ceil(threads.into()), groups), threads, shared_bytes };
