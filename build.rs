@@ -3,6 +3,12 @@
 //! Nothing is needed: without nvcc the build is the same but for what it embeds, and no slower. nvcc is `$NVCC`, or that of
 //! `$CUDA_HOME`, or the first on the path; `NVCC=` (empty) embeds the source whatever there is.
 
+#[path = "build/entries.rs"]
+mod entries;
+#[path = "src/ops/rules/mod.rs"]
+#[allow(dead_code, unused_imports)]
+mod rules;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -13,7 +19,9 @@ const TARGETS: [&str; 2] = ["-gencode=arch=compute_80,code=sm_80", "-gencode=arc
 
 fn main() -> ExitCode {
     println!("cargo::rustc-check-cfg=cfg(merganser_fatbin)");
-    println!("cargo::rerun-if-changed=build.rs");
+    for ours in ["build.rs", "build", "src/ops/rules"] {
+        println!("cargo::rerun-if-changed={ours}");
+    }
     tell_the_build();
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         println!("cargo::rustc-env=MERGANSER_CUDA=none: built without it");
@@ -42,15 +50,25 @@ fn tell_the_build() {
     println!("cargo::rustc-env=MERGANSER_RUSTC={rustc}");
 }
 
-/// Writes `kernels.rs`: the table of modules, each a file of `kernels/`.
+/// Writes `kernels/`, the sources with their entry points, and `kernels.rs`: the table of modules, each a source, and the names of the
+/// entry points that were made.
 fn embed() -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo names no OUT_DIR")?);
-    let mut sources: Vec<PathBuf> = fs::read_dir("kernels")
-        .map_err(|e| format!("cannot read kernels/: {e}"))?
-        .filter_map(|entry| entry.ok().map(|e| e.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "cu"))
-        .collect();
-    sources.sort();
+    let whole = out.join("kernels");
+    let _ = fs::remove_dir_all(&whole);
+    fs::create_dir_all(&whole).map_err(|e| format!("cannot make {}: {e}", whole.display()))?;
+    for source in files("kernels")? {
+        let stem = source.file_stem().and_then(|s| s.to_str()).ok_or("a kernel's file has no name")?;
+        let mut text = read(&source)?;
+        if source.extension().is_some_and(|e| e == "cu") {
+            text.push_str(&entries::of_source(stem));
+        }
+        write(&whole.join(source.file_name().unwrap_or_default()), &text)?;
+    }
+    let rules = files("kernels/rules")?.iter().map(|path| read(path)).collect::<Result<String, _>>()?;
+    write(&whole.join("rules.cuh"), &format!("#pragma once\n{rules}"))?;
+    let mut sources = files(&whole)?;
+    sources.retain(|path| path.extension().is_some_and(|e| e == "cu"));
     let mut extension = "cu";
     let mut kernels = "kernels as source, compiled at first use";
     if let Some((nvcc, is_wanted)) = nvcc() {
@@ -69,14 +87,32 @@ fn embed() -> Result<(), String> {
     for source in &sources {
         let stem = source.file_stem().and_then(|s| s.to_str()).ok_or("a kernel's file has no name")?;
         if extension == "cu" {
-            let text = flattened(source, &mut Vec::new())?;
-            fs::write(out.join(stem).with_extension("cu"), text).map_err(|e| format!("cannot write {stem}.cu: {e}"))?;
+            write(&out.join(stem).with_extension("cu"), &flattened(source, &mut Vec::new())?)?;
         }
         let _ =
             writeln!(table, "    (\"{stem}\", include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{stem}.{extension}\"))),");
     }
-    table.push_str("];\n");
-    fs::write(out.join("kernels.rs"), table).map_err(|e| format!("cannot write kernels.rs: {e}"))
+    table.push_str("];\n\n");
+    write(&out.join("kernels.rs"), &table)?;
+    write(&out.join("entries.rs"), &entries::names())
+}
+
+/// The files of a folder, in the order of their names.
+fn files(folder: impl AsRef<Path>) -> Result<Vec<PathBuf>, String> {
+    let folder = folder.as_ref();
+    let entries = fs::read_dir(folder).map_err(|e| format!("cannot read {}: {e}", folder.display()))?;
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|e| e.path())).collect();
+    paths.retain(|path| path.is_file());
+    paths.sort();
+    Ok(paths)
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))
 }
 
 /// nvcc, and whether the environment names it.
@@ -125,7 +161,7 @@ fn compile_one(nvcc: &Path, source: &Path, out: &Path) -> Result<(), String> {
 
 /// A source with its own headers in the place where they are first included.
 fn flattened(source: &Path, seen: &mut Vec<PathBuf>) -> Result<String, String> {
-    let text = fs::read_to_string(source).map_err(|e| format!("cannot read {}: {e}", source.display()))?;
+    let text = read(source)?;
     let mut whole = String::with_capacity(text.len());
     for line in text.lines() {
         let header = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"'));

@@ -6,8 +6,15 @@
 
 // What a method drops from each task vector, as the host numbers it.
 [[maybe_unused]] constexpr u32 NOTHING = 0, BELOW_CUT = 1, AT_RANDOM = 2;
-// Rules.
-[[maybe_unused]] constexpr int AVERAGE = 0, SUM = 1, MAGMAX = 2, SLERP = 3, SCALE = 4, ELECT = 5;
+// The numbers of a rule that are the same for every element. Twin: Numbers in src/ops/rules/mod.rs; mirrored in ops/blend.rs.
+struct Numbers {
+  double divisor, lambda, base;
+  u32 normalize;
+  u32 pad;
+};
+
+// Every rule of kernels/rules, put together by build.rs, which also makes the entry points from the table of rules.
+#include "rules.cuh"
 
 // Mirrored in ops/blend.rs.
 struct Blend {
@@ -16,16 +23,13 @@ struct Blend {
   u64 limits[MAX_MODELS];      // key of the cut, or threshold of random words
   double factors[MAX_MODELS];  // what is kept of a task vector is multiplied by this
   u32 keys[MAX_MODELS][2];     // of random words
-  double divisor, lambda;
-  double p, q;  // of slerp; p alone: of scale
+  Numbers numbers;
   u8* out;
   u64* facts;  // NaN or infinite results; those with finite sources; elements kept at random, by model
   u32 out_dtype;
   u32 sparsify;
-  u32 normalize;
-  u32 pad;
 };
-static_assert(sizeof(Blend) == 2768, "as in blend.rs");
+static_assert(sizeof(Blend) == 2760, "as in blend.rs");
 
 // Of results that are NaN or infinite: how many, and how many of them no source accounts for.
 DEV void count_nonfinite(const Sources& s, u64* facts, u64 e, u32 bad) {
@@ -43,22 +47,36 @@ DEV void count_nonfinite(const Sources& s, u64* facts, u64 e, u32 bad) {
   if (introduced) atomicAdd(&facts[1], introduced);
 }
 
-// Rounds, stores and counts n results.
-template <typename C> DEV void finish(const Blend& p, u64 e, int n, const C (&x)[V]) {
-  const u32 bad = store(p.out, (int)p.out_dtype, e, n, x);
-  if (bad) count_nonfinite(p.load.sources, p.facts, e, bad);
+// Begins the sums of a vector of elements.
+template <typename R, typename C>
+DEV void start(const Blend& p, const C (&base)[V], typename R::template Acc<C> (&accs)[V]) {
+#pragma unroll
+  for (int v = 0; v < V; ++v) R::start(p.numbers, base[v], accs[v]);
 }
 
-// θ₀ + λ·(sum / divisor)
-template <typename C> DEV void finish_sum(const Blend& p, u64 e, int n, const C (&base)[V], C (&sum)[V]) {
-  const C divisor = (C)p.divisor, lambda = (C)p.lambda;
-  if (p.divisor != 1.0) {
+// Takes the values of model t.
+template <typename R, typename C>
+DEV void take(const Blend& p, u32 t, const C (&x)[V], typename R::template Acc<C> (&accs)[V]) {
+  const C w = (C)p.weights[t];
 #pragma unroll
-    for (int v = 0; v < V; ++v) sum[v] = sum[v] / divisor;
+  for (int v = 0; v < V; ++v) R::take(accs[v], R::WEIGHTED ? w * x[v] : x[v], t == 0);
+}
+
+// Ends a vector of n elements: divides, finishes, rounds, stores and counts.
+template <typename R, typename C>
+DEV void finish(const Blend& p, u64 e, int n, const C (&base)[V], const typename R::template Acc<C> (&accs)[V]) {
+  C out[V];
+#pragma unroll
+  for (int v = 0; v < V; ++v) out[v] = R::sum(p.numbers, accs[v]);
+  const C divisor = (C)p.numbers.divisor;
+  if (p.numbers.divisor != 1.0) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) out[v] = out[v] / divisor;
   }
 #pragma unroll
-  for (int v = 0; v < V; ++v) sum[v] = changed(base[v], sum[v], lambda);
-  finish(p, e, n, sum);
+  for (int v = 0; v < V; ++v) out[v] = R::finish(p.numbers, out[v], base[v]);
+  const u32 bad = store(p.out, (int)p.out_dtype, e, n, out);
+  if (bad) count_nonfinite(p.load.sources, p.facts, e, bad);
 }
 
 // Drops what the method drops from one task vector; returns how many elements random words kept.

@@ -1,7 +1,6 @@
-// Sums and largest magnitudes of task vectors that stages, cuts or random words have thinned out, one model at a time.
+// Merges of task vectors in turn that stages, cuts or random words have thinned out: a kernel a rule that has a sparse or staged form.
 //
-// τ_t = prune(θ_t − θ₀), dropped below a cut or at random and rescaled; out = θ₀ + λ·(Σ w_t τ_t / divisor), or θ₀ + λ·(the τ of
-// largest magnitude). Stages whose scores look at other tasks, and elections, need all models at once: blend_tile.cu.
+// τ_t = prune(θ_t − θ₀), dropped below a cut or at random and rescaled; out = rule(θ₀, τ_1 … τ_T). Stages whose scores look at other tasks, and elections, need all models at once: blend_tile.cu.
 //
 // Shapes   T ≤ 64 models and θ₀ of `len` elements each; out: `len` elements. One thread takes 8.
 // Types    as in blend_plain.cu; `staged` kernels ask each source.
@@ -11,10 +10,11 @@
 //          counter is 100, for 4 elements); a score 1 to 4 T.
 // Launch   256 threads; ⌈len / 2048⌉ blocks; 256 bytes of shared memory.
 // Source   arXiv 2212.04089, 2311.03099 (random words), 2407.06322, 2506.09093 (stages, as docs define them).
-// CPU twin src/backend/cpu/blend.rs, merge_block.
+// CPU twin src/backend/cpu/blend.rs, merge_block; portable.rs.
 #include "blend.cuh"
 
-template <int RULE, bool STAGED, int D, typename C> DEV void blend_pruned(const Blend& p, u32* kept) {
+template <typename R, bool STAGED, int D, typename C> DEV void blend_pruned(const Blend& p, u32* kept) {
+  static_assert(R::TASK_VECTORS && R::READS_BASE && !R::TWICE, "a rule that takes task vectors in turn");
   const Load& l = p.load;
   const u64 e = ((u64)blockIdx.x * blockDim.x + threadIdx.x) * V;
   // A thread past the end goes along, for the counts of its warp.
@@ -23,10 +23,10 @@ template <int RULE, bool STAGED, int D, typename C> DEV void blend_pruned(const 
   __syncthreads();
   Units units;
   if constexpr (STAGED) units = units_of(l, e);
-  C base[V], out[V];
+  C base[V];
   load<D>(l.sources.base, l.sources.base_dtype, e, n, base);
-#pragma unroll
-  for (int v = 0; v < V; ++v) out[v] = (C)0;
+  typename R::template Acc<C> accs[V];
+  start<R>(p, base, accs);
   const double none[V] = {};
   each_model<D, 2, C>(p.load, e, n, [&](u32 t, C(&x)[V]) {
 #pragma unroll
@@ -38,61 +38,10 @@ template <int RULE, bool STAGED, int D, typename C> DEV void blend_pruned(const 
     }
     const u32 count = sparsify(p, t, e, n, x);
     if (p.sparsify == AT_RANDOM) add_of_warp(&kept[t], count);
-    const C w = (C)p.weights[t];
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      if constexpr (RULE == SUM) out[v] = out[v] + w * x[v];
-      else out[v] = key_of(x[v]) >= key_of(out[v]) ? x[v] : out[v];
-    }
+    take<R>(p, t, x, accs);
   });
-  if (n > 0) {
-    if constexpr (RULE == SUM) {
-      finish_sum(p, e, n, base, out);
-    } else {
-      const C lambda = (C)p.lambda;
-#pragma unroll
-      for (int v = 0; v < V; ++v) out[v] = changed(base[v], out[v], lambda);
-      finish(p, e, n, out);
-    }
-  }
+  if (n > 0) finish<R>(p, e, n, base, accs);
   if (p.sparsify != AT_RANDOM) return;
   __syncthreads();
   if (threadIdx.x < l.sources.count && kept[threadIdx.x]) atomicAdd(&p.facts[2 + threadIdx.x], (u64)kept[threadIdx.x]);
-}
-
-extern "C" __launch_bounds__(256, 3) __global__ void blend_sparse_sum_bf16(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_pruned<SUM, false, BF16, float>(p, kept);
-}
-extern "C" __launch_bounds__(256, 3) __global__ void blend_sparse_sum_f16(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_pruned<SUM, false, F16, float>(p, kept);
-}
-extern "C" __launch_bounds__(256, 3) __global__ void blend_sparse_sum_f32(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_pruned<SUM, false, F32, float>(p, kept);
-}
-extern "C" __launch_bounds__(256, 3) __global__ void blend_sparse_sum_any(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_pruned<SUM, false, ANY, float>(p, kept);
-}
-extern "C" __launch_bounds__(256) __global__ void blend_sparse_sum_f64(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_pruned<SUM, false, ANY, double>(p, kept);
-}
-extern "C" __launch_bounds__(256) __global__ void blend_staged_sum_any(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_pruned<SUM, true, ANY, float>(p, kept);
-}
-extern "C" __launch_bounds__(256) __global__ void blend_staged_sum_f64(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_pruned<SUM, true, ANY, double>(p, kept);
-}
-extern "C" __launch_bounds__(256) __global__ void blend_staged_magmax_any(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_pruned<MAGMAX, true, ANY, float>(p, kept);
-}
-extern "C" __launch_bounds__(256) __global__ void blend_staged_magmax_f64(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_pruned<MAGMAX, true, ANY, double>(p, kept);
 }

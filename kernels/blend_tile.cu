@@ -14,7 +14,7 @@
 #include "blend.cuh"
 #include "tile.cuh"
 
-template <int RULE, int D, typename C> DEV void blend_tile(const Blend& p, u32* kept) {
+template <typename R, int D, typename C> DEV void blend_tile(const Blend& p, u32* kept) {
   extern __shared__ double blend_tile_slots[];
   const Load& l = p.load;
   const u32 models = l.sources.count;
@@ -38,90 +38,26 @@ template <int RULE, int D, typename C> DEV void blend_tile(const Blend& p, u32* 
       for (int v = 0; v < V; ++v) tau(t, v) = x[v];
     }
   }
-  C out[V];
-#pragma unroll
-  for (int v = 0; v < V; ++v) out[v] = (C)0;
+  typename R::template Acc<C> accs[V];
+  start<R>(p, base, accs);
 #pragma unroll 1
   for (u32 t = 0; t < models; ++t) {
-    const C w = (C)p.weights[t];
+    C x[V];
 #pragma unroll
-    for (int v = 0; v < V; ++v) {
-      const C x = tau(t, v);
-      if constexpr (RULE == MAGMAX) out[v] = key_of(x) >= key_of(out[v]) ? x : out[v];
-      else out[v] = out[v] + w * x;
-    }
+    for (int v = 0; v < V; ++v) x[v] = tau(t, v);
+    take<R>(p, t, x, accs);
   }
-  if constexpr (RULE == ELECT) {
-    C sum[V], agreed[V];
-#pragma unroll
-    for (int v = 0; v < V; ++v) sum[v] = agreed[v] = (C)0;
+  if constexpr (R::TWICE) {
 #pragma unroll 1
     for (u32 t = 0; t < models; ++t) {
       const C w = (C)p.weights[t];
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        const C x = w * tau(t, v);
-        const bool agrees = out[v] >= (C)0 ? x > (C)0 : x < (C)0;
-        sum[v] = sum[v] + (agrees ? x : (C)0);
-        agreed[v] = agreed[v] + (agrees ? w : (C)0);
-      }
-    }
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      // What agrees with nothing is divided by nothing; where no sign can be elected the result is NaN.
-      const C mean = p.normalize && agreed[v] != (C)0 ? sum[v] / agreed[v] : sum[v];
-      out[v] = is_nan(out[v]) ? out[v] : mean;
+      for (int v = 0; v < V; ++v) R::take_again(accs[v], R::WEIGHTED ? w * tau(t, v) : tau(t, v), w);
     }
   }
-  if (n > 0) {
-    if constexpr (RULE == SUM) {
-      finish_sum(p, e, n, base, out);
-    } else {
-      const C lambda = (C)p.lambda;
-#pragma unroll
-      for (int v = 0; v < V; ++v) out[v] = changed(base[v], out[v], lambda);
-      finish(p, e, n, out);
-    }
-  }
+  if (n > 0) finish<R>(p, e, n, base, accs);
   if (p.sparsify != AT_RANDOM) return;
   __syncthreads();
   for (u32 t = threadIdx.x; t < models; t += blockDim.x)
     if (kept[t]) atomicAdd(&p.facts[2 + t], (u64)kept[t]);
-}
-
-extern "C" __launch_bounds__(128) __global__ void blend_tile_elect_bf16(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_tile<ELECT, BF16, float>(p, kept);
-}
-extern "C" __launch_bounds__(128) __global__ void blend_tile_elect_f16(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_tile<ELECT, F16, float>(p, kept);
-}
-extern "C" __launch_bounds__(128) __global__ void blend_tile_elect_f32(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_tile<ELECT, F32, float>(p, kept);
-}
-extern "C" __launch_bounds__(128) __global__ void blend_tile_elect_any(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_tile<ELECT, ANY, float>(p, kept);
-}
-extern "C" __launch_bounds__(128) __global__ void blend_tile_elect_f64(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_tile<ELECT, ANY, double>(p, kept);
-}
-extern "C" __launch_bounds__(128) __global__ void blend_tile_sum_any(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_tile<SUM, ANY, float>(p, kept);
-}
-extern "C" __launch_bounds__(128) __global__ void blend_tile_sum_f64(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_tile<SUM, ANY, double>(p, kept);
-}
-extern "C" __launch_bounds__(128) __global__ void blend_tile_magmax_any(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_tile<MAGMAX, ANY, float>(p, kept);
-}
-extern "C" __launch_bounds__(128) __global__ void blend_tile_magmax_f64(const __grid_constant__ Blend p) {
-  __shared__ u32 kept[MAX_MODELS];
-  blend_tile<MAGMAX, ANY, double>(p, kept);
 }

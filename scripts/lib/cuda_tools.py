@@ -1,5 +1,6 @@
 """NVIDIA's compilers from PyPI, in the folder `.cuda` of the clone, and what the kernels are compiled with."""
 
+import json
 import pathlib
 import re
 import subprocess
@@ -7,7 +8,6 @@ import sys
 import venv
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-KERNELS = ROOT / "kernels"
 TOOLS = ROOT / ".cuda"
 # nvcc of CUDA 13.0: PTX of a newer one is refused by drivers of that release. The disassembler may be newer.
 NVCC = ["cuda-toolkit[nvcc,cudart,cccl]==13.0.3.0", "nvidia-cuda-nvdisasm==13.5.37"]
@@ -39,6 +39,22 @@ def nvcc():
     return install(NVCC, "installed") / "bin"
 
 
+def sources():
+    """The folder of the kernels' sources as they are compiled: those of `kernels/`, with the entry points that build.rs adds."""
+    command = ["cargo", "build", "--locked", "--quiet", "--lib", "--message-format=json"]
+    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    messages = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+    built = [m["out_dir"] for m in messages if m["reason"] == "build-script-executed"]
+    folders = [folder for folder in (pathlib.Path(out) / "kernels" for out in built) if (folder / "rules.cuh").exists()]
+    if run.returncode or len(folders) != 1:
+        sys.exit(f"error: {' '.join(command)} names {len(folders)} folders of kernels, not one")
+    return folders[0]
+
+
 def kernels(source):
     """Names of the kernels that a source defines."""
     return KERNEL.findall(source.read_text())
+
+
+if __name__ == "__main__":
+    print(sources())

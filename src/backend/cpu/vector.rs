@@ -137,9 +137,20 @@ vectorised! {
         lanes.map(add_lanes)
     }
 
-    /// Σ x·y in f64.
+    /// Σ x·y in f64, in the order of [`lane_sum`].
     fn dot<C: Real>(x: &[C], y: &[C]) -> f64 {
-        lane_sum(x.len().min(y.len()), |i| x[i].f64() * y[i].f64())
+        let mut lanes = [0f64; 8];
+        let n = x.len().min(y.len());
+        let ((x, x_tail), (y, y_tail)) = (x[..n].as_chunks::<8>(), y[..n].as_chunks::<8>());
+        for (x, y) in x.iter().zip(y) {
+            for j in 0..8 {
+                lanes[j] += x[j].f64() * y[j].f64();
+            }
+        }
+        for (lane, (x, y)) in lanes.iter_mut().zip(x_tail.iter().zip(y_tail)) {
+            *lane += x.f64() * y.f64();
+        }
+        add_lanes(lanes)
     }
 
     /// Bits of the elements above 0 and of those below, 64 a word; NaN is neither.
@@ -208,6 +219,7 @@ mod tests {
                 of(&|x, s| (s - x) * (s - x)),
             ];
             assert_eq!(task_sums(&x, &sum, 0.2).map(f64::to_bits), expected.map(f64::to_bits), "{n}");
+            assert_eq!(dot(&sum, &sum).to_bits(), of(&|_, s| s * s).to_bits(), "{n}");
         }
     }
 }

@@ -205,7 +205,7 @@ fn combine<L: Lanes, R: Rule, const U: usize, const STORED: bool, const PAIRED: 
     merged
 }
 
-/// A model's part as the rule takes it: its parameters or its task vector, pruned, times its weight.
+/// A model's part as the rule takes it: its parameters, or its task vector, pruned; times its weight.
 #[inline(always)]
 fn value<L: Lanes, R: Rule, const U: usize, const STORED: bool, const PAIRED: bool>(
     l: L,
@@ -213,13 +213,25 @@ fn value<L: Lanes, R: Rule, const U: usize, const STORED: bool, const PAIRED: bo
     base: &[L::F; U],
     at: usize,
 ) -> [L::F; U] {
-    let zero = l.splat(0.0);
     let mut x = model.source.load::<L, U, PAIRED>(l, at);
-    if STORED && R::TASK_VECTORS {
-        for (x, b) in x.iter_mut().zip(base) {
-            *x = l.sub(*x, *b);
+    if R::TASK_VECTORS {
+        if STORED {
+            for (x, b) in x.iter_mut().zip(base) {
+                *x = l.sub(*x, *b);
+            }
         }
+        drop::<L, U, PAIRED>(l, model, &mut x, at);
     }
+    if R::WEIGHTED {
+        scale(l, &mut x, model.weight);
+    }
+    x
+}
+
+/// Drops what is not kept of a task vector, and scales what is.
+#[inline(always)]
+fn drop<L: Lanes, const U: usize, const PAIRED: bool>(l: L, model: &Model<'_>, x: &mut [L::F; U], at: usize) {
+    let zero = l.splat(0.0);
     match model.keep {
         Keep::All => {}
         Keep::Bytes(keep) => {
@@ -248,15 +260,11 @@ fn value<L: Lanes, R: Rule, const U: usize, const STORED: bool, const PAIRED: bo
         }
     }
     if let Some(cut) = model.cut {
-        for x in &mut x {
+        for x in x.iter_mut() {
             *x = l.select(l.reaches(*x, cut), *x, zero);
         }
     }
-    scale(l, &mut x, model.factor);
-    if R::WEIGHTED {
-        scale(l, &mut x, model.weight);
-    }
-    x
+    scale(l, x, model.factor);
 }
 
 #[inline(always)]

@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 use cudarc::driver::CudaStream;
 
 use super::super::module::{Kernels, arg};
-use super::params::{DeviceSources, Kind, Load, MAX_MODELS, Place, code, of_five, of_two, spread};
+use super::params::{DeviceSources, Kind, Load, MAX_MODELS, Place, code, spread};
 use super::shape::{VECTOR, by_vectors, slots};
 use super::stages::Stages;
 use crate::error::{Error, Result};
@@ -24,17 +24,16 @@ struct Params {
     keys: [[u32; 2]; MAX_MODELS],
     divisor: f64,
     lambda: f64,
-    p: f64,
-    q: f64,
+    base: f64,
+    normalize: u32,
+    pad: u32,
     out: u64,
     facts: u64,
     out_dtype: u32,
     sparsify: u32,
-    normalize: u32,
-    pad: u32,
 }
 
-const _: () = assert!(size_of::<Params>() == 2768);
+const _: () = assert!(size_of::<Params>() == 2760);
 
 /// Bytes of the facts of a merge: NaN or infinite results, those of them with finite sources, and by model the elements
 /// that [`Sparsify::Random`] kept, each a u64.
@@ -88,10 +87,9 @@ pub fn blend(
         }
     }
     let numbers = m.combine.numbers;
-    params.weights = spread(m.combine.weights.iter().copied(), 0.0);
-    (params.divisor, params.lambda) = (numbers.divisor, numbers.lambda);
+    params.weights = spread(m.combine.weights.iter().copied(), 1.0);
+    (params.divisor, params.lambda, params.base) = (numbers.divisor, numbers.lambda, numbers.base);
     params.normalize = u32::from(numbers.normalize);
-    (params.p, params.q) = (numbers.base, m.combine.weights.first().copied().unwrap_or_default());
     let is_plain = stages.count == 0 && m.sparsify == Sparsify::None;
     let kind = sources.kind(wide);
     let (module, kernel) = kernel(m.combine.rule, kind, is_plain, stages)?;
@@ -104,57 +102,25 @@ pub fn blend(
     kernels.launch(stream, module, kernel, shape, &[arg(&params)])
 }
 
-const PLAIN: &str = "blend_plain";
-const PRUNED: &str = "blend_pruned";
+include!(concat!(env!("OUT_DIR"), "/entries.rs"));
+
+/// Where models must all be at hand at once.
 const TILE: &str = "blend_tile";
 
 /// Module and kernel of a rule.
 fn kernel(rule: RuleId, kind: Kind, is_plain: bool, stages: Stages) -> Result<(&'static str, &'static str)> {
-    let five = |names| of_five(kind, names);
-    let two = |names| of_two(kind, names);
-    Ok(match rule {
-        RuleId::Elect => (
-            TILE,
-            five([
-                "blend_tile_elect_bf16",
-                "blend_tile_elect_f16",
-                "blend_tile_elect_f32",
-                "blend_tile_elect_any",
-                "blend_tile_elect_f64",
-            ]),
-        ),
-        RuleId::Sum if is_plain => {
-            (PLAIN, five(["blend_sum_bf16", "blend_sum_f16", "blend_sum_f32", "blend_sum_any", "blend_sum_f64"]))
-        }
-        RuleId::Sum if stages.is_relational => (TILE, two(["blend_tile_sum_any", "blend_tile_sum_f64"])),
-        RuleId::Sum if stages.count > 0 => (PRUNED, two(["blend_staged_sum_any", "blend_staged_sum_f64"])),
-        RuleId::Sum => (
-            PRUNED,
-            five([
-                "blend_sparse_sum_bf16",
-                "blend_sparse_sum_f16",
-                "blend_sparse_sum_f32",
-                "blend_sparse_sum_any",
-                "blend_sparse_sum_f64",
-            ]),
-        ),
-        RuleId::MaxMagnitude if is_plain => (
-            PLAIN,
-            five(["blend_magmax_bf16", "blend_magmax_f16", "blend_magmax_f32", "blend_magmax_any", "blend_magmax_f64"]),
-        ),
-        RuleId::MaxMagnitude if stages.is_relational => (TILE, two(["blend_tile_magmax_any", "blend_tile_magmax_f64"])),
-        RuleId::MaxMagnitude => (PRUNED, two(["blend_staged_magmax_any", "blend_staged_magmax_f64"])),
-        _ if !is_plain => return Err(Error::internal("this rule takes neither stages nor sparsification")),
-        RuleId::Average => (
-            PLAIN,
-            five([
-                "blend_average_bf16",
-                "blend_average_f16",
-                "blend_average_f32",
-                "blend_average_any",
-                "blend_average_f64",
-            ]),
-        ),
-        RuleId::Mix => (PLAIN, two(["blend_slerp_any", "blend_slerp_f64"])),
+    // The first form that the rule has, of those that do what is asked for.
+    let forms: &[&str] = match stages {
+        _ if is_plain => &["plain", "tile"],
+        Stages { is_relational: true, .. } => &["tile"],
+        Stages { count: 0, .. } => &["sparse", "staged", "tile"],
+        _ => &["staged", "tile"],
+    };
+    let kinds = [kind.suffix(), "any"];
+    let entries = forms.iter().flat_map(|form| kinds.map(|kind| blend_entry(rule.name(), form, kind)));
+    // What computes in f64 must not be done by a kernel that does not.
+    let fits = |entry: &(&str, &str)| kind != Kind::F64 || entry.1.ends_with("_f64");
+    entries.flatten().find(fits).ok_or_else(|| {
+        Error::internal(format!("the rule `{}` takes neither stages nor sparsification on a device", rule.name()))
     })
 }

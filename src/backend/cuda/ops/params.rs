@@ -66,6 +66,17 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// What the names of its kernels end in.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Kind::Bf16 => "bf16",
+            Kind::F16 => "f16",
+            Kind::F32 => "f32",
+            Kind::Any => "any",
+            Kind::F64 => "f64",
+        }
+    }
+
     /// Bytes of a computed value.
     pub fn value_bytes(self) -> u32 {
         if self == Kind::F64 { 8 } else { 4 }

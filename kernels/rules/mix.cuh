@@ -1,0 +1,11 @@
+// (base · θ₀ + Σ w θ) / divisor, with coefficients that are usually measured. Twin: src/ops/rules/mix.rs.
+struct Mix {
+  static constexpr bool READS_BASE = true, TASK_VECTORS = false, WEIGHTED = true, TWICE = false;
+  template <typename C> struct Acc {
+    C sum;
+  };
+  template <typename C> static DEV void start(const Numbers& by, C base, Acc<C>& acc) { acc.sum = (C)by.base * base; }
+  template <typename C> static DEV void take(Acc<C>& acc, C x, bool) { acc.sum = acc.sum + x; }
+  template <typename C> static DEV C sum(const Numbers&, const Acc<C>& acc) { return acc.sum; }
+  template <typename C> static DEV C finish(const Numbers&, C sum, C) { return sum; }
+};
