@@ -59,7 +59,7 @@ template <typename R, typename C>
 DEV void take(const Blend& p, u32 t, const C (&x)[V], typename R::template Acc<C> (&accs)[V]) {
   const C w = (C)p.weights[t];
 #pragma unroll
-  for (int v = 0; v < V; ++v) R::take(accs[v], R::WEIGHTED ? w * x[v] : x[v], t == 0);
+  for (int v = 0; v < V; ++v) R::take(accs[v], R::WEIGHTED ? w * x[v] : x[v]);
 }
 
 // Ends a vector of n elements: divides, finishes, rounds, stores and counts.

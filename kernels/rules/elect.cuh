@@ -6,7 +6,7 @@ struct Elect {
     C elected, sum, weights;
   };
   template <typename C> static DEV void start(const Numbers&, C, Acc<C>& acc) { acc.elected = acc.sum = acc.weights = (C)0; }
-  template <typename C> static DEV void take(Acc<C>& acc, C x, bool) { acc.elected = acc.elected + x; }
+  template <typename C> static DEV void take(Acc<C>& acc, C x) { acc.elected = acc.elected + x; }
   template <typename C> static DEV void take_again(Acc<C>& acc, C x, C weight) {
     const bool agrees = acc.elected >= (C)0 ? x > (C)0 : x < (C)0;
     acc.sum = acc.sum + (agrees ? x : (C)0);

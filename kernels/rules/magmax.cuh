@@ -5,7 +5,7 @@ struct MaxMagnitude {
     C best;
   };
   template <typename C> static DEV void start(const Numbers&, C, Acc<C>& acc) { acc.best = (C)0; }
-  template <typename C> static DEV void take(Acc<C>& acc, C x, bool) { acc.best = key_of(x) >= key_of(acc.best) ? x : acc.best; }
+  template <typename C> static DEV void take(Acc<C>& acc, C x) { acc.best = key_of(x) >= key_of(acc.best) ? x : acc.best; }
   template <typename C> static DEV C sum(const Numbers&, const Acc<C>& acc) { return acc.best; }
   template <typename C> static DEV C finish(const Numbers& by, C best, C base) { return changed(base, best, (C)by.lambda); }
 };

@@ -5,7 +5,7 @@ struct Mix {
     C sum;
   };
   template <typename C> static DEV void start(const Numbers& by, C base, Acc<C>& acc) { acc.sum = (C)by.base * base; }
-  template <typename C> static DEV void take(Acc<C>& acc, C x, bool) { acc.sum = acc.sum + x; }
+  template <typename C> static DEV void take(Acc<C>& acc, C x) { acc.sum = acc.sum + x; }
   template <typename C> static DEV C sum(const Numbers&, const Acc<C>& acc) { return acc.sum; }
   template <typename C> static DEV C finish(const Numbers&, C sum, C) { return sum; }
 };

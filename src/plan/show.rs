@@ -48,13 +48,10 @@ pub(super) fn describe(tensor: &TensorPlan) -> String {
                 Sparsify::TopK { .. } => "trim + ",
                 Sparsify::Random { .. } => "drop at random + ",
             };
-            let combine = match combine.rule {
-                RuleId::Average if combine.weights.len() == 1 => "scale",
-                RuleId::Average => "average",
-                RuleId::Sum => "add task vectors",
-                RuleId::Elect => "elect signs",
-                RuleId::MaxMagnitude => "largest magnitude",
-                RuleId::Mix => combine.fit.as_ref().map_or("mix", |fit| fit.name),
+            let combine = match &combine.fit {
+                Some(fit) => fit.name,
+                None if combine.rule == RuleId::Average && combine.weights.len() == 1 => "scale",
+                None => combine.rule.words(),
             };
             format!("{sparsify}{combine}")
         }

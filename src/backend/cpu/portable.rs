@@ -93,7 +93,7 @@ fn merge<R: Rule, C: Real>(base: &[C], models: &[Vec<C>], weights: &[f64], numbe
         let mut acc = rule.start(l, b);
         for (t, model) in models.iter().enumerate() {
             let x = value::<R, C>(l, model, weights, t, at, n);
-            rule.take(l, &mut acc, x, t == 0);
+            rule.take(l, &mut acc, x);
         }
         if R::TWICE {
             rule.turn(l, &mut acc);

@@ -7,6 +7,7 @@ use super::{Arith, Numbers, Rule};
 pub struct Average;
 
 impl Rule for Average {
+    const WORDS: &'static str = "average";
     const READS_BASE: bool = false;
     const TASK_VECTORS: bool = false;
     const WEIGHTED: bool = true;
@@ -18,13 +19,13 @@ impl Rule for Average {
 
     #[inline(always)]
     fn start<L: Arith>(self, l: L, _: L::F) -> L::F {
-        l.number(0.0)
+        // What is added to a negative zero stays what it is, a negative zero too.
+        l.number(-0.0)
     }
 
     #[inline(always)]
-    fn take<L: Arith>(self, l: L, acc: &mut L::F, x: L::F, is_first: bool) {
-        // The first is not added to 0, which would make a negative zero of all models a positive one.
-        *acc = if is_first { x } else { l.add(*acc, x) };
+    fn take<L: Arith>(self, l: L, acc: &mut L::F, x: L::F) {
+        *acc = l.add(*acc, x);
     }
 
     #[inline(always)]

@@ -24,6 +24,7 @@ pub struct Votes<F> {
 }
 
 impl Rule for Elect {
+    const WORDS: &'static str = "elect signs";
     const READS_BASE: bool = true;
     const TASK_VECTORS: bool = true;
     const WEIGHTED: bool = true;
@@ -41,7 +42,7 @@ impl Rule for Elect {
     }
 
     #[inline(always)]
-    fn take<L: Arith>(self, l: L, acc: &mut Votes<L::F>, x: L::F, _: bool) {
+    fn take<L: Arith>(self, l: L, acc: &mut Votes<L::F>, x: L::F) {
         acc.elected = l.add(acc.elected, x);
     }
 

@@ -9,6 +9,7 @@ pub struct MaxMagnitude {
 }
 
 impl Rule for MaxMagnitude {
+    const WORDS: &'static str = "largest magnitude";
     const READS_BASE: bool = true;
     const TASK_VECTORS: bool = true;
     const WEIGHTED: bool = false;
@@ -24,7 +25,7 @@ impl Rule for MaxMagnitude {
     }
 
     #[inline(always)]
-    fn take<L: Arith>(self, l: L, acc: &mut L::F, x: L::F, _: bool) {
+    fn take<L: Arith>(self, l: L, acc: &mut L::F, x: L::F) {
         *acc = l.select(l.larger(x, *acc), x, *acc);
     }
 

@@ -9,6 +9,7 @@ pub struct Mix {
 }
 
 impl Rule for Mix {
+    const WORDS: &'static str = "mix";
     const READS_BASE: bool = true;
     const TASK_VECTORS: bool = false;
     const WEIGHTED: bool = true;
@@ -24,7 +25,7 @@ impl Rule for Mix {
     }
 
     #[inline(always)]
-    fn take<L: Arith>(self, l: L, acc: &mut L::F, x: L::F, _: bool) {
+    fn take<L: Arith>(self, l: L, acc: &mut L::F, x: L::F) {
         *acc = l.add(*acc, x);
     }
 

@@ -70,6 +70,8 @@ impl Default for Numbers {
 
 /// How the models' values of an element become one. Models come in their order, each once a round.
 pub trait Rule: Copy {
+    /// What a plan calls it.
+    const WORDS: &'static str;
     /// Whether θ₀ is read.
     const READS_BASE: bool;
     /// Whether models enter as task vectors, θ_t − θ₀, and not as θ_t.
@@ -85,8 +87,8 @@ pub trait Rule: Copy {
     fn of(numbers: &Numbers) -> Self;
     /// Before the first model.
     fn start<L: Arith>(self, l: L, base: L::F) -> Self::Acc<L::F>;
-    /// Takes a model's value (times its weight where [`Rule::WEIGHTED`]). `is_first`: no other has come.
-    fn take<L: Arith>(self, l: L, acc: &mut Self::Acc<L::F>, x: L::F, is_first: bool);
+    /// Takes a model's value, times its weight where [`Rule::WEIGHTED`].
+    fn take<L: Arith>(self, l: L, acc: &mut Self::Acc<L::F>, x: L::F);
     /// Between the two rounds.
     fn turn<L: Arith>(self, _l: L, _acc: &mut Self::Acc<L::F>) {}
     /// Takes a model's value in the second round, and its weight.
@@ -164,6 +166,11 @@ macro_rules! rules {
                 let mut kernels = Kernels::default();
                 match self { $(RuleId::$rule => { $(kernels.$form = Sources::$types;)* })* }
                 kernels
+            }
+
+            /// What a plan calls it.
+            pub fn words(self) -> &'static str {
+                match self { $(RuleId::$rule => $rule::WORDS),* }
             }
 
             /// Whether θ₀ is read.

@@ -9,6 +9,7 @@ pub struct Sum {
 }
 
 impl Rule for Sum {
+    const WORDS: &'static str = "add task vectors";
     const READS_BASE: bool = true;
     const TASK_VECTORS: bool = true;
     const WEIGHTED: bool = true;
@@ -24,7 +25,7 @@ impl Rule for Sum {
     }
 
     #[inline(always)]
-    fn take<L: Arith>(self, l: L, acc: &mut L::F, x: L::F, _: bool) {
+    fn take<L: Arith>(self, l: L, acc: &mut L::F, x: L::F) {
         *acc = l.add(*acc, x);
     }
 

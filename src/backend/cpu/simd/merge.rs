@@ -177,7 +177,7 @@ fn combine<L: Lanes, R: Rule, const U: usize, const STORED: bool, const PAIRED: 
     for (t, model) in merge.models.iter().enumerate() {
         let x = value::<L, R, U, STORED, PAIRED>(l, model, &base, at);
         for (acc, x) in accs.iter_mut().zip(&x) {
-            rule.take(l, acc, *x, t == 0);
+            rule.take(l, acc, *x);
         }
         if R::TWICE {
             held[t] = x;
