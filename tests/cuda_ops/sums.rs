@@ -3,7 +3,7 @@
 use merganser::backend::cpu::prune::Scratch;
 use merganser::backend::cpu::stats;
 use merganser::backend::cpu::stored::Widen;
-use merganser::backend::cuda::ops::{self, StageBlob};
+use merganser::backend::cuda::ops::{self, MAX_MODELS, StageBlob};
 use merganser::dtype::{Dtype, DtypeExt};
 use merganser::ops::rules::{Numbers, RuleId};
 use merganser::ops::{Combine, Geometry, Prune, Real, Score, Sparsify, StageState, Vectors};
@@ -62,6 +62,10 @@ fn check_sums(gpu: &Gpu, family: &Family, stages: &[(Prune, StageState)], geomet
         ops::sums::trim_norms(k, s, wide, geometry, on_device, &cuts, sources, scratch, out).unwrap();
         assert_same(&trim, &gpu.get(out), &what("trimmed norms"));
         for (of, expected) in [(Vectors::Parameters, &parameters), (Vectors::TaskVectors, &tau)] {
+            if of == Vectors::Parameters && models == MAX_MODELS {
+                // With the base they are more than a launch takes; no method fits so many.
+                continue;
+            }
             let (scratch, out) = room(Stat::Gram);
             ops::sums::gram(k, s, wide, of, geometry, on_device, sources, scratch, out).unwrap();
             let found: Vec<f64> = gpu.get(out);
