@@ -2,7 +2,8 @@
 
 use super::{Plan, TensorPlan};
 use crate::methods::matrices;
-use crate::ops::{Centre, Combine, Matrices, MatrixRule, Program};
+use crate::ops::rules::RuleId;
+use crate::ops::{Blend, Centre, Matrices, MatrixRule, Program};
 use crate::recipe::Recipe;
 use crate::report::manifest::Coverage;
 
@@ -22,10 +23,9 @@ pub(super) fn warnings(recipe: &Recipe, tensors: &[TensorPlan], coverage: Option
         warnings.push("`lambda` is 0 for every tensor: of the models' changes nothing is added".into());
     }
     let is_negative = |t: &&TensorPlan| match &t.program {
-        Program::Blend(blend) => match &blend.combine {
-            Combine::Elect { weights, normalize: true, .. } => weights.iter().any(|w| *w < 0.0),
-            _ => false,
-        },
+        Program::Blend(Blend { combine, .. }) => {
+            combine.rule == RuleId::Elect && combine.numbers.normalize && combine.weights.iter().any(|w| *w < 0.0)
+        }
         _ => false,
     };
     if let Some(first) = merged().find(is_negative) {
@@ -109,12 +109,7 @@ fn collinear(tensors: &[TensorPlan]) -> Option<String> {
 fn lambda(tensor: &TensorPlan) -> Option<f64> {
     match &tensor.program {
         Program::LowRank(work) => Some(work.lambda),
-        Program::Blend(blend) => match &blend.combine {
-            Combine::Sum { lambda, .. } | Combine::Elect { lambda, .. } | Combine::MaxMagnitude { lambda } => {
-                Some(*lambda)
-            }
-            _ => None,
-        },
+        Program::Blend(Blend { combine, .. }) if combine.rule.takes_task_vectors() => Some(combine.numbers.lambda),
         _ => None,
     }
 }
