@@ -6,7 +6,7 @@
 // side, exchange elements through shared memory, and each adds its own lane. `sums_fold` adds blocks in order.
 //
 // Shapes   T ≤ 64 models and θ₀ of `len` elements each. blocks: f64[⌈len/2048⌉ (or the blocks of all rows)][T][K], K = 6 (norms),
-//          2 (trim), 1 (rows); products: f64[…][T (T + 1) / 2], by pairs. Folded: f64[segments][T][K]; rows: f64[T][rows].
+//          2 (trim), 1 (rows); products: f64[…][T (T + 1) / 2], by pairs, θ₀ perhaps one of T. Folded: f64[segments][T][K]; rows: f64[T][rows].
 // Types    each source its own; task vectors and scores in f32, or f64 in `_f64`; sums in f64.
 // Bytes    every source once for 4 models (norms, trim, rows: all models are needed for sums over tasks and stages), from the
 //          cache after the first. 16-byte accesses where a block begins at a multiple of 16 bytes, else by the element.
@@ -29,7 +29,7 @@ struct Sums {
   u64 run_blocks;  // blocks of that
   u64 items;       // blocks in all
   u32 score;
-  u32 pad;
+  u32 with_base;  // whether θ₀ is the first of the vectors whose products are taken
 };
 static_assert(sizeof(Sums) == 1208, "as in sums.rs");
 
@@ -57,7 +57,8 @@ template <int STAT, typename C> DEV void sum_blocks(const Sums& p) {
   const u32 steps = (u32)(min((u64)BLOCK, p.run_elems) + 63) / 64;
   const double mean = 1.0 / (double)models;
 
-  const u32 width = STAT == GRAM ? models * (models + 1) / 2 : models;
+  const u32 vectors = STAT == GRAM ? models + p.with_base : models;
+  const u32 width = STAT == GRAM ? vectors * (vectors + 1) / 2 : models;
   // The vectors whose products this group of pairs is: (0, 0), (0, 1) …, (1, 1) …, as everywhere.
   u32 left[GROUP] = {}, right[GROUP] = {};
   if constexpr (STAT == GRAM) {
@@ -66,9 +67,10 @@ template <int STAT, typename C> DEV void sum_blocks(const Sums& p) {
     for (u32 i = 0; i < GROUP; ++i) {
       const u32 pair = min(first + i, width - 1);
 #pragma unroll 1
-      while (pair - row >= models - a) row += models - a++;
-      left[i] = a;
-      right[i] = a + pair - row;
+      while (pair - row >= vectors - a) row += vectors - a++;
+      const u32 b = a + pair - row;
+      left[i] = !p.with_base ? a : a == 0 ? origin : a - 1;
+      right[i] = !p.with_base ? b : b == 0 ? origin : b - 1;
     }
   }
 
@@ -81,6 +83,12 @@ template <int STAT, typename C> DEV void sum_blocks(const Sums& p) {
       C base[V];
       load_tile<ANY>(p.load, start + offset, n, tau, base);
       if constexpr (STAT == ROWS) score_tile(p.score, models, tau, base);
+      if constexpr (STAT == GRAM) {
+        if (p.with_base) {
+#pragma unroll
+          for (int v = 0; v < V; ++v) tau(origin, v) = base[v];
+        }
+      }
       if constexpr (STAT == NORMS) {
         double all[V], sizes[V];
         sum_models(tau, models, all, sizes);

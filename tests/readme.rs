@@ -47,6 +47,7 @@ fn the_table_of_methods_is_the_registry() {
         // `int8_mask` changes nothing.
         for parameter in spec.parameters.iter().filter(|p| p.name != "int8_mask") {
             let expected = match parameter.default {
+                ParamDefault::Int(value) => format!("`{}` ({value})", parameter.name),
                 ParamDefault::Float(value) => format!("`{}` ({value})", parameter.name),
                 ParamDefault::Bool(value) => format!("`{}` ({value})", parameter.name),
                 ParamDefault::Word(value) => format!("`{}` ({value})", parameter.name),

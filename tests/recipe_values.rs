@@ -327,6 +327,7 @@ fn the_resolved_recipe_as_json_holds_what_was_written_and_the_defaults() {
             ParamDefault::Float(v) if p.name == "keep" => json!([{"filter": "mlp", "value": 0.25}, {"value": v}]),
             ParamDefault::Word(_) if p.name == "score" => json!("tall"),
             ParamDefault::Float(v) => json!(v),
+            ParamDefault::Int(v) => json!(v),
             ParamDefault::Bool(v) => json!(v),
             ParamDefault::Word(v) => json!(v),
             other => panic!("{}: {other:?}", p.name),

@@ -75,7 +75,7 @@ fn in_words(spec: &MethodSpec) -> String {
         "base_model",
         match spec.base {
             BaseModel::Required => "required",
-            BaseModel::Optional | BaseModel::JoinsByWeight => "optional",
+            _ => "optional",
         },
     );
     let models = match spec.models {
@@ -206,6 +206,7 @@ fn default(default: ParamDefault) -> Value {
     match default {
         ParamDefault::Required | ParamDefault::Absent => Value::Null,
         ParamDefault::Float(value) => value.into(),
+        ParamDefault::Int(value) => value.into(),
         ParamDefault::Bool(value) => value.into(),
         ParamDefault::Word(value) => value.into(),
     }
@@ -281,7 +282,7 @@ fn document(spec: &'static MethodSpec) -> Method {
         source: spec.source,
         base_model: match spec.base {
             BaseModel::Required => "required",
-            BaseModel::Optional | BaseModel::JoinsByWeight => "optional",
+            _ => "optional",
         },
         models: Range { min: spec.models.0, max: spec.models.1 },
         takes_stages: spec.takes_stages,

@@ -1,6 +1,6 @@
 //! A merge from start to end: the work folder, the run, the manifest, the rename.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -112,7 +112,8 @@ pub(super) fn merge_with(request: &Request<'_>, gpus: Option<&Gpus>, progress: &
         files.extend(factors.small_files(&plan.recipe, &title, config(plan).as_ref()));
     }
     let finished = work.finish(manifest, &card, &files)?;
-    let notes = copies.notes.into_iter().chain(finished.warnings).chain(damage::notes(&finished.manifest)).collect();
+    let notes = copies.notes.into_iter().chain(finished.warnings);
+    let notes = notes.chain(damage::notes(&finished.manifest)).chain(remarks(&finished.manifest)).collect();
     Ok(Done { path: finished.path, manifest: finished.manifest, resumed, was_done: false, notes })
 }
 
@@ -121,6 +122,15 @@ fn config(plan: &Plan) -> Option<Value> {
     let path = plan.reference().folder()?.join("config.json");
     let is_small = std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() <= crate::output::copy::MAX_BYTES);
     serde_json::from_slice(&std::fs::read(path).ok().filter(|_| is_small)?).ok()
+}
+
+/// What fits had to say, each with the number of tensors.
+fn remarks(manifest: &Manifest) -> Vec<String> {
+    let mut counted = BTreeMap::<&str, u64>::new();
+    for remark in manifest.tensors.iter().filter_map(|t| t.facts["remark"].as_str()) {
+        *counted.entry(remark).or_default() += 1;
+    }
+    counted.into_iter().map(|(remark, n)| format!("{n} tensor{}: {remark}", if n == 1 { "" } else { "s" })).collect()
 }
 
 /// Every failure after the work began can be gone on from.

@@ -33,6 +33,8 @@ struct State {
     /// Elements that each stage, or the trimming, kept, by model.
     kept: Vec<Vec<u64>>,
     trimmed: Vec<u64>,
+    /// What a fit has to say ([`crate::ops::Fit::settle`]).
+    remark: Option<&'static str>,
     output: Option<Output>,
     /// Where it is computed, of a merge on CUDA devices: `cuda:0`, or `cpu` and why.
     computed_on: Option<(String, Option<&'static str>)>,
@@ -97,6 +99,7 @@ impl TensorRun {
             norms: [Vec::new(), Vec::new()],
             kept: Vec::new(),
             trimmed: Vec::new(),
+            remark: None,
             output: None,
             computed_on: None,
             batch: 1,
@@ -279,9 +282,10 @@ impl TensorRun {
         let vectors = tensor.fitted_vectors();
         let mut totals = vec![0.0; Gram::len(vectors)];
         segments.iter().for_each(|s| totals.iter_mut().zip(s).for_each(|(total, p)| *total += p));
-        let combine = &mut Arc::make_mut(&mut state.measured).combine;
+        let State { measured, remark, .. } = &mut *state;
+        let combine = &mut Arc::make_mut(measured).combine;
         if let Some(fit) = combine.fit.clone() {
-            (fit.settle)(&Gram::new(vectors, totals), &fit.parameters, combine);
+            *remark = (fit.settle)(&Gram::new(vectors, totals), &fit.parameters, combine);
         }
     }
 
@@ -437,6 +441,9 @@ impl State {
                 facts.insert("kept".into(), json!(kept));
                 facts.insert("share_kept".into(), share(kept));
             }
+        }
+        if let Some(remark) = self.remark {
+            facts.insert("remark".into(), remark.into());
         }
         if let Some(low_rank) = &output.low_rank {
             let LowRankFacts { rank, energy, residual, precision, singular_value } = low_rank;

@@ -38,7 +38,7 @@ pub(crate) fn combine(t: f64) -> Combine {
 }
 
 /// Coefficients of θ₀ and of the other model, as mergekit computes them.
-fn settle(gram: &Gram, parameters: &[f64], combine: &mut Combine) {
+fn settle(gram: &Gram, parameters: &[f64], combine: &mut Combine) -> Option<&'static str> {
     const NEARLY_PARALLEL: f64 = 0.9995;
     const TINY: f64 = 1e-8;
     let t = parameters[0];
@@ -52,4 +52,5 @@ fn settle(gram: &Gram, parameters: &[f64], combine: &mut Combine) {
     };
     combine.numbers.base = base;
     combine.weights = vec![other];
+    None
 }

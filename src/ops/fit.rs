@@ -11,8 +11,9 @@ pub struct Fit {
     pub of: Vectors,
     /// What the recipe says of it: its parameters, in an order of its own.
     pub parameters: Vec<f64>,
-    /// Sets the numbers. Products are finite unless a source holds a NaN or an infinity, or a sum overflows.
-    pub settle: fn(&Gram, &[f64], &mut Combine),
+    /// Sets the numbers. Products are finite unless a source holds a NaN or an infinity, or a sum overflows. What the user
+    /// should know of the tensor is returned: a clause that follows "so many tensors:".
+    pub settle: fn(&Gram, &[f64], &mut Combine) -> Option<&'static str>,
 }
 
 impl PartialEq for Fit {
@@ -28,6 +29,8 @@ pub enum Vectors {
     Parameters,
     /// Every τ_t, as stages leave it.
     TaskVectors,
+    /// θ₀, then every τ_t as stages leave it.
+    BaseAndTaskVectors,
 }
 
 /// The products of every two vectors, summed in f64 over a tensor.
@@ -65,6 +68,11 @@ impl Gram {
         let (a, b) = (a.min(b), a.max(b));
         // Rows of the triangle before a, and the place within it.
         self.products[a * (2 * self.vectors - a + 1) / 2 + b - a]
+    }
+
+    /// Whether every product is a number: else there are no lengths and angles to go by.
+    pub fn is_finite(&self) -> bool {
+        self.products.iter().all(|p| p.is_finite())
     }
 
     /// The length of one.

@@ -74,6 +74,17 @@ pub enum BaseModel {
     /// As [`BaseModel::Optional`]; but where the recipe gives a `weight` to all models, a base that is not listed among them is
     /// one of them, as in mergekit.
     JoinsByWeight,
+    /// A base that is given is one more of what is merged, listed or not (with slices: where it is a source); to stages it is θ₀.
+    Joins,
+    /// A base may be given: then the rule works on changes from it, and it is none of the models.
+    Origin,
+}
+
+impl BaseModel {
+    /// Whether θ₀ is what changes are measured from, and none of the models.
+    pub fn is_origin(self, is_given: bool) -> bool {
+        self == BaseModel::Required || (self == BaseModel::Origin && is_given)
+    }
 }
 
 /// One parameter.
@@ -134,6 +145,8 @@ pub enum ParamDefault {
     Absent,
     /// This number.
     Float(f64),
+    /// This whole number.
+    Int(i64),
     /// This truth value.
     Bool(bool),
     /// This word.

@@ -57,6 +57,8 @@ pub struct TensorContext<'a> {
     pub seed: u64,
     /// How many models take part; the base only where the method treats it as one of them.
     pub models: usize,
+    /// Whether there is a base, and it has a part in the tensor.
+    pub has_base: bool,
     /// The values of the method's parameters here.
     pub values: Values,
     /// Stages that change this tensor, in order.
@@ -75,6 +77,11 @@ impl TensorContext<'_> {
     /// A number of the whole merge. Errors as [`Self::global`].
     pub fn float(&self, name: &str) -> Result<f64> {
         self.global(name)?.float()
+    }
+
+    /// A whole number of the whole merge. Errors as [`Self::global`].
+    pub fn int(&self, name: &str) -> Result<i64> {
+        self.global(name)?.int()
     }
 
     /// A truth value of the whole merge. Errors as [`Self::global`].

@@ -133,7 +133,7 @@ impl TensorPlan {
 
     /// Vectors whose products [`TensorPlan::fit`] takes; none where it takes none.
     pub fn fitted_vectors(&self) -> usize {
-        let has_base = |fit: &Fit| fit.of == Vectors::Parameters && self.base.is_some();
+        let has_base = |fit: &Fit| fit.of != Vectors::TaskVectors && self.base.is_some();
         self.fit().map_or(0, |fit| self.models.len() + usize::from(has_base(fit)))
     }
 
@@ -379,6 +379,9 @@ impl Planner<'_> {
             shape: &self.stored(output.reference).shape,
             seed: self.options.seed,
             models: part.participants.len(),
+            // A base that is no source of a slice may lend its name to other methods, but has no part in the slice.
+            has_base: recipe.base.is_some()
+                && (recipe.method.base.is_origin(true) || recipe.base_in_models.is_some() || recipe.around.is_empty()),
             values: recipe.values(&part.participants, &output.name, &inputs, output.t)?,
             stages,
         })

@@ -11,7 +11,6 @@ use super::{Source, SourceTensor};
 use crate::checkpoint::{Checkpoint, Tensor, quoted};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::ops::BaseModel;
 use crate::recipe::{Listed, ModelRef, Module, Recipe, Slice};
 
 /// What is merged by one rule with one set of sources.
@@ -108,7 +107,7 @@ impl Parts {
                 (Listed::Base, None) => return Err(Error::internal("the base takes part, but there is none")),
             });
         }
-        let needs_base = recipe.method.base == BaseModel::Required;
+        let needs_base = recipe.method.base.is_origin(recipe.base.is_some());
         let lends =
             recipe.base.as_ref().filter(|_| needs_base || recipe.base_in_models.is_some() || recipe.modules.is_empty());
         let reference = match (lends, sources.first()) {

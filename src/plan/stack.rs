@@ -8,7 +8,6 @@ use super::towers::{Towers, is_behind_layers};
 use crate::checkpoint::{Tensor, quoted};
 use crate::dtype::DtypeExt;
 use crate::error::{Error, Result};
-use crate::ops::BaseModel;
 use crate::recipe::{Listed, Module, Slice};
 
 /// The slices of one module.
@@ -132,7 +131,7 @@ impl Stack<'_> {
         let base = slice.sources.iter().find(|s| s.is_base);
         let reference = match base {
             Some(base) => of(made.reference, base.line, base.layers.as_ref()),
-            None if made.recipe.method.base == BaseModel::Required => {
+            None if made.recipe.method.base.is_origin(made.recipe.base.is_some()) => {
                 // Where whole models are merged, the base's layers are all of them.
                 let whole = of(made.reference, slice.line, None)?;
                 let is_whole = |l: &Option<Layers<'_>>| l.as_ref().is_none_or(|l| l.range == whole.range);

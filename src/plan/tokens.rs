@@ -10,7 +10,6 @@ use super::outputs::Parts;
 use super::towers::is_behind_layers;
 use crate::checkpoint::{Checkpoint, quoted};
 use crate::error::{Error, Result};
-use crate::ops::BaseModel;
 use crate::output::copy::{Content, MAX_BYTES, SmallFile, is_wanted};
 use crate::recipe::{ChatTemplate, ModelRef, Recipe, Token, TokenFrom, TokenRule, Tokenizer, TokenizerSource};
 use crate::tokenizer::{self, Held, Row, Rows, Vocabulary};
@@ -168,7 +167,7 @@ impl<'a> Merge<'a> {
                 let with_base = part.recipe.base.is_some()
                     && (recipe.modules.is_empty()
                         || part.recipe.base_in_models.is_some()
-                        || recipe.method.base == BaseModel::Required);
+                        || recipe.method.base.is_origin(true));
                 if with_base && !donors.contains(&part.reference) {
                     donors.insert(0, part.reference);
                 }

@@ -71,7 +71,7 @@ pub(super) fn read(
                 listing.models.push(Model { model, line: item.line, parameters: own });
                 return Ok(());
             }
-            if method.base == BaseModel::Required && own.names().next().is_some() {
+            if method.base.is_origin(true) && own.names().next().is_some() {
                 let names = list_of_names(own.names(), "and");
                 reader.warn(item.line, format_args!("{names} of the base has no effect with {}", method.name));
             }
@@ -103,7 +103,9 @@ pub(super) fn check_models(
     match method.base {
         // As in mergekit: the base alone is what methods that add to it give where there is nothing to add.
         BaseModel::Required if base_too && models == 0 && method.models.0 == 1 && method.models.1 > 1 => Ok(()),
-        BaseModel::Required => check_count(reader, line, method, models),
+        BaseModel::Required | BaseModel::Origin => check_count(reader, line, method, models),
+        // The base takes the place of none of the others, wherever it stands.
+        BaseModel::Joins => check_count(reader, line, method, if models == 0 { usize::from(base_too) } else { models }),
         // Where the rule does not read the base, a listed base is a model like any other.
         BaseModel::Optional | BaseModel::JoinsByWeight => {
             check_count(reader, line, method, models + usize::from(base_too))
@@ -121,7 +123,8 @@ fn check_count(reader: &Reader, line: usize, method: &MethodSpec, found: usize) 
         (least, most) if least == most => format!("exactly {least} models"),
         (least, most) => format!("{least} to {most} models"),
     };
-    let besides = if method.base == BaseModel::Required { " besides the base" } else { "" };
+    let besides =
+        if !matches!(method.base, BaseModel::Optional | BaseModel::JoinsByWeight) { " besides the base" } else { "" };
     Err(reader.error(line, format_args!("method `{}` takes {takes}{besides}, found {found}", method.name)))
 }
 

@@ -186,17 +186,19 @@ impl Recipe {
     /// Who takes part in the merge, in model order.
     ///
     /// Where θ₀ is not what changes are measured from, a base that the recipe lists among its models is one of them; see also
-    /// [`BaseModel::JoinsByWeight`].
+    /// [`BaseModel`].
     pub fn participants(&self) -> Vec<Listed> {
         let mut listed = self.listed();
         match self.method.base {
-            BaseModel::Required => listed.retain(|l| *l != Listed::Base),
+            of if of.is_origin(self.base.is_some()) => listed.retain(|l| *l != Listed::Base),
+            // The rule knows of it.
+            BaseModel::Joins => listed.retain(|l| *l != Listed::Base),
             BaseModel::JoinsByWeight
                 if self.base.is_some() && !listed.contains(&Listed::Base) && self.global_is_set("weight") =>
             {
                 listed.push(Listed::Base);
             }
-            BaseModel::Optional | BaseModel::JoinsByWeight => {}
+            _ => {}
         }
         listed
     }

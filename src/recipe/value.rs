@@ -8,6 +8,7 @@ pub(super) fn default_of(spec: &ParamSpec) -> Option<Value> {
         ParamDefault::Required => None,
         ParamDefault::Absent => Some(Value::Absent),
         ParamDefault::Float(v) => Some(Value::Float(v)),
+        ParamDefault::Int(v) => Some(Value::Int(v)),
         ParamDefault::Bool(v) => Some(Value::Bool(v)),
         ParamDefault::Word(v) => Some(Value::Word(v)),
     }

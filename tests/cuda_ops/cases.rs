@@ -37,7 +37,8 @@ pub fn rules(models: usize) -> Vec<Combine> {
             Numbers { normalize: false, lambda: 0.4, ..Numbers::default() },
         ),
         Combine::average(weights.clone(), weights.iter().sum()),
-        Combine::average(weights, 1.0),
+        Combine::average(weights.clone(), 1.0),
+        Combine::weighted(RuleId::Affine, weights, Numbers { base: 0.9, divisor: 1.7, ..Numbers::default() }),
     ];
     if models == 1 {
         rules.extend([

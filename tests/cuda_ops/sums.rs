@@ -18,7 +18,7 @@ fn check_sums(gpu: &Gpu, family: &Family, stages: &[(Prune, StageState)], geomet
         stages: &[(Prune, StageState)],
         geometry: Geometry,
         cuts: &[u64],
-    ) -> [Vec<f64>; 4] {
+    ) -> [Vec<f64>; 5] {
         let mut scratch = Scratch::<C>::new(family.models());
         let mut m = measured(
             geometry,
@@ -30,13 +30,14 @@ fn check_sums(gpu: &Gpu, family: &Family, stages: &[(Prune, StageState)], geomet
         family.on_cpu(|sources| {
             let sums = stats::sums(geometry, stages, sources, &mut scratch);
             let trim = stats::trim_norms(&m, sources, &mut scratch);
-            let [parameters, tau] = [Vectors::Parameters, Vectors::TaskVectors]
+            let [parameters, tau, both] = [Vectors::Parameters, Vectors::TaskVectors, Vectors::BaseAndTaskVectors]
                 .map(|of| stats::gram(of, geometry, stages, sources, &mut scratch).concat());
             [
                 sums.iter().flatten().flat_map(|s| [s.l1, s.squares, s.deviation, s.dot, s.rest, s.base]).collect(),
                 trim.iter().flatten().flatten().copied().collect(),
                 parameters,
                 tau,
+                both,
             ]
         })
     }
@@ -44,7 +45,7 @@ fn check_sums(gpu: &Gpu, family: &Family, stages: &[(Prune, StageState)], geomet
     let (models, wide, len) = (family.models(), family.wide(), family.len as u64);
     let cuts: Vec<u64> =
         (0..models).map(|t| if wide { (0.01 * t as f64).key() } else { (0.01 * t as f32).key() }).collect();
-    let [sums, trim, parameters, tau] =
+    let [sums, trim, parameters, tau, both] =
         if wide { cpu::<f64>(family, stages, geometry, &cuts) } else { cpu::<f32>(family, stages, geometry, &cuts) };
     let blob = StageBlob::new(stages, models);
     let on_device = blob.at(gpu.put(&blob.bytes));
@@ -61,8 +62,10 @@ fn check_sums(gpu: &Gpu, family: &Family, stages: &[(Prune, StageState)], geomet
         let (scratch, out) = room(Stat::TrimNorms);
         ops::sums::trim_norms(k, s, wide, geometry, on_device, &cuts, sources, scratch, out).unwrap();
         assert_same(&trim, &gpu.get(out), &what("trimmed norms"));
-        for (of, expected) in [(Vectors::Parameters, &parameters), (Vectors::TaskVectors, &tau)] {
-            if of == Vectors::Parameters && models == MAX_MODELS {
+        let products =
+            [(Vectors::Parameters, &parameters), (Vectors::TaskVectors, &tau), (Vectors::BaseAndTaskVectors, &both)];
+        for (of, expected) in products {
+            if of != Vectors::TaskVectors && models == MAX_MODELS {
                 // With the base they are more than a launch takes; no method fits so many.
                 continue;
             }

@@ -203,7 +203,7 @@ pub fn gram<C: Widen>(
     scratch: &mut Scratch<C>,
 ) -> Vec<Vec<f64>> {
     let models = sources.models.len();
-    let has_base = of == Vectors::Parameters && sources.base.is_some();
+    let has_base = of != Vectors::TaskVectors && sources.base.is_some();
     let vectors = models + usize::from(has_base);
     let mut segments = Vec::with_capacity(sources.len.div_ceil(SEGMENT));
     for segment in (0..sources.len).step_by(SEGMENT) {
@@ -212,7 +212,9 @@ pub fn gram<C: Widen>(
         for at in (segment..end).step_by(BLOCK) {
             let n = BLOCK.min(end - at);
             match of {
-                Vectors::TaskVectors => load_pruned(geometry, stages, sources, at, n, scratch),
+                Vectors::TaskVectors | Vectors::BaseAndTaskVectors => {
+                    load_pruned(geometry, stages, sources, at, n, scratch)
+                }
                 Vectors::Parameters => prune::load_parameters(sources, at, n, scratch),
             }
             let Scratch { base, tau, .. } = &*scratch;

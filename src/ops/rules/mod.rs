@@ -3,12 +3,14 @@
 //! A rule is one file here, one line in the table below, and its twin for CUDA, `kernels/rules/NAME.cuh`. `build.rs` compiles
 //! this folder too and makes the entry points of the kernels from the table: so nothing here imports anything else of the crate.
 
+mod affine;
 mod average;
 mod elect;
 mod magmax;
 mod mix;
 mod sum;
 
+pub use affine::Affine;
 pub use average::Average;
 pub use elect::Elect;
 pub use magmax::MaxMagnitude;
@@ -202,4 +204,6 @@ rules! {
     elect: Elect { tile: Each }
     /// (base · θ₀ + Σ w θ) / divisor.
     mix: Mix { plain: Any }
+    /// θ₀ + ((base − 1) · θ₀ + Σ w τ) / divisor.
+    affine: Affine { tile: Any }
 }

@@ -24,7 +24,7 @@ struct Params {
     run_blocks: u64,
     items: u64,
     score: u32,
-    pad: u32,
+    with_base: u32,
 }
 
 const _: () = assert!(size_of::<Params>() == 1208);
@@ -112,6 +112,8 @@ struct Job<'a> {
     stages: Stages,
     cuts: &'a [u64],
     score: Option<Score>,
+    /// Whether θ₀ is one of the vectors whose products are taken.
+    with_base: bool,
 }
 
 /// Norms of a run that starts at a segment: `f64[segments][models][6]`, for [`sums_of`]. Twin:
@@ -130,7 +132,7 @@ pub fn sums(
     scratch: u64,
     out: u64,
 ) -> Result<()> {
-    let job = Job { stat: Stat::Norms, wide, geometry, stages, cuts: &[], score: None };
+    let job = Job { stat: Stat::Norms, wide, geometry, stages, cuts: &[], score: None, with_base: false };
     make(kernels, stream, &job, sources, scratch, out)
 }
 
@@ -151,7 +153,7 @@ pub fn trim_norms(
     scratch: u64,
     out: u64,
 ) -> Result<()> {
-    let job = Job { stat: Stat::TrimNorms, wide, geometry, stages, cuts, score: None };
+    let job = Job { stat: Stat::TrimNorms, wide, geometry, stages, cuts, score: None, with_base: false };
     make(kernels, stream, &job, sources, scratch, out)
 }
 
@@ -172,8 +174,9 @@ pub fn gram(
     scratch: u64,
     out: u64,
 ) -> Result<()> {
-    let job = Job { stat: Stat::Gram, wide, geometry, stages, cuts: &[], score: None };
-    if of == Vectors::TaskVectors {
+    let job = Job { stat: Stat::Gram, wide, geometry, stages, cuts: &[], score: None, with_base: false };
+    if of != Vectors::Parameters {
+        let job = Job { with_base: of == Vectors::BaseAndTaskVectors, ..job };
         return make(kernels, stream, &job, sources, scratch, out);
     }
     // Parameters, measured from nothing.
@@ -199,7 +202,7 @@ pub fn row_scores(
     scratch: u64,
     out: u64,
 ) -> Result<()> {
-    let job = Job { stat: Stat::Rows, wide, geometry, stages, cuts: &[], score: Some(score) };
+    let job = Job { stat: Stat::Rows, wide, geometry, stages, cuts: &[], score: Some(score), with_base: false };
     make(kernels, stream, &job, sources, scratch, out)
 }
 
@@ -223,7 +226,7 @@ fn make(
         run_blocks,
         items,
         score: job.score.map_or(0, score_code),
-        pad: 0,
+        with_base: u32::from(job.with_base),
     };
     let (models, kind) = (params.load.sources.count, sources.kind(job.wide));
     // θ₀ takes the place of one more model, the sum over models that of one array in f64.
@@ -232,7 +235,7 @@ fn make(
         Stat::Norms => (["sums_norms_any", "sums_norms_f64"], models.div_ceil(GROUP), models),
         Stat::TrimNorms => (["sums_trim_any", "sums_trim_f64"], models.div_ceil(GROUP), models),
         Stat::Gram => {
-            let pairs = Gram::len(models as usize) as u32;
+            let pairs = Gram::len(models as usize + usize::from(job.with_base)) as u32;
             (["sums_gram_any", "sums_gram_f64"], pairs.div_ceil(GROUP), pairs)
         }
         Stat::Rows => (["sums_rows_any", "sums_rows_f64"], models.div_ceil(GROUP), models),
