@@ -10,6 +10,7 @@ mod low_rank;
 mod lwptv;
 mod magmax;
 pub(crate) mod matrices;
+mod model_stock;
 mod passthrough;
 pub(crate) mod slerp;
 mod task_arithmetic;
@@ -25,6 +26,7 @@ pub static REGISTRY: &[&MethodSpec] = &[
     &dare::TIES,
     &magmax::SPEC,
     &slerp::SPEC,
+    &model_stock::SPEC,
     &passthrough::SPEC,
     &cart::SPEC,
     &low_rank::SPEC,
