@@ -5,6 +5,7 @@ use crate::ops::spec::*;
 mod cart;
 mod dare;
 mod iso;
+mod karcher;
 mod linear;
 mod low_rank;
 mod lwptv;
@@ -27,6 +28,7 @@ pub static REGISTRY: &[&MethodSpec] = &[
     &magmax::SPEC,
     &slerp::SPEC,
     &model_stock::SPEC,
+    &karcher::SPEC,
     &passthrough::SPEC,
     &cart::SPEC,
     &low_rank::SPEC,
