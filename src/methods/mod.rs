@@ -12,6 +12,7 @@ mod lwptv;
 mod magmax;
 pub(crate) mod matrices;
 mod model_stock;
+mod multislerp;
 mod passthrough;
 pub(crate) mod slerp;
 mod task_arithmetic;
@@ -29,6 +30,7 @@ pub static REGISTRY: &[&MethodSpec] = &[
     &slerp::SPEC,
     &model_stock::SPEC,
     &karcher::SPEC,
+    &multislerp::SPEC,
     &passthrough::SPEC,
     &cart::SPEC,
     &low_rank::SPEC,
