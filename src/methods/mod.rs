@@ -13,6 +13,7 @@ mod magmax;
 pub(crate) mod matrices;
 mod model_stock;
 mod multislerp;
+mod nuslerp;
 mod passthrough;
 pub(crate) mod slerp;
 mod task_arithmetic;
@@ -31,6 +32,7 @@ pub static REGISTRY: &[&MethodSpec] = &[
     &model_stock::SPEC,
     &karcher::SPEC,
     &multislerp::SPEC,
+    &nuslerp::SPEC,
     &passthrough::SPEC,
     &cart::SPEC,
     &low_rank::SPEC,
