@@ -506,3 +506,32 @@ fn an_overflow_of_a_low_rank_matrix_is_counted_as_introduced() {
     assert!(bad > 0);
     assert_eq!((counted.output, counted.introduced), (bad, bad));
 }
+
+#[test]
+fn means_of_directions_do_not_depend_on_the_order_of_the_models() {
+    let family = family(3);
+    let cases =
+        [("karcher", false), ("karcher", true), ("multislerp", true), ("multislerp", false), ("model_stock", true)];
+    for (method, base) in cases {
+        let of = |models: &[usize], name: &str| {
+            let mut text = Text::of(find(method).unwrap()).models(models).more("out_dtype: float32");
+            text.base = base;
+            family.merged(&format!("{method}-{base}-{name}"), &text.yaml())
+        };
+        let (one, other) = (of(&[1, 2, 3], "one"), of(&[3, 1, 2], "other"));
+        // Sums in another order round otherwise, in float32.
+        assert_near(method, &family, &one, |name| other.values(name), 1e-5);
+    }
+}
+
+#[test]
+fn the_mean_direction_of_one_model_is_the_model() {
+    let family = family(2);
+    for (method, base) in [("karcher", false), ("multislerp", true), ("multislerp", false)] {
+        let mut text = Text::of(find(method).unwrap()).models(&[1]).more("out_dtype: float32");
+        text.base = base;
+        let merged = family.merged(&format!("{method}-{base}"), &text.yaml());
+        let of = |name: &str| family.members[1].iter().find(|t| t.name == name).unwrap().values();
+        assert_near(method, &family, &merged, of, 1e-5);
+    }
+}

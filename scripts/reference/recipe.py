@@ -16,6 +16,10 @@ DEFAULTS = {
     "dare_ties": {"weight": 1.0, "density": 1.0, "lambda": 1.0, "normalize": False, "rescale": True, "int8_mask": False},
     "magmax": {"lambda": 1.0},
     "slerp": {"t": ...},
+    "model_stock": {"filter_wise": False, "clamp": False},
+    "karcher": {"max_iter": 10.0, "tol": 1e-5},
+    "multislerp": {"weight": ..., "normalize_weights": True, "eps": 1e-8},
+    "nuslerp": {"weight": ..., "nuslerp_row_wise": False, "nuslerp_flatten": True},
     "passthrough": {"scale": None},
     "cart": {"weight": 1.0, "lambda": 2.0, "rank_ratio": None, "energy": None, "rank": None, "eligible": None},
     "low_rank": {"weight": 1.0, "lambda": 0.4, "rank_ratio": None, "energy": None, "rank": None, "eligible": None},
@@ -24,7 +28,7 @@ DEFAULTS = {
     "iso_cts": {"weight": 1.0, "lambda": 1.0, "common_space_fraction": 0.8, "eligible": None},
     "lwptv": {"score": "magnitude", "granularity": "tensor", "keep": 0.5, "order": "keep_salient", "rescale": "none"},
 }
-NEEDS_BASE = ("task_arithmetic", "ties", "dare_linear", "dare_ties", "magmax", "slerp", "low_rank", "tsv_m", "iso_c", "iso_cts")
+NEEDS_BASE = ("task_arithmetic", "ties", "dare_linear", "dare_ties", "magmax", "slerp", "model_stock", "low_rank", "tsv_m", "iso_c", "iso_cts")
 # How near merganser comes to the reference, relative to the size of the change: methods that keep a part of a spectrum
 # depend on its gap.
 TOLERANCES = {"cart": 1e-4, "low_rank": 1e-4}
@@ -125,7 +129,7 @@ class Recipe:
     def value(self, key, tensor, sources, owner=None):
         """A parameter for one tensor, from the first of `sources` that gives it, or else the default."""
         default = DEFAULTS[owner or self.method][key]
-        number = isinstance(default, float) or key in ("t", "scale", "rank_ratio", "energy", "rank")
+        number = isinstance(default, float) or key in ("t", "weight", "scale", "rank_ratio", "energy", "rank")
         for source in sources:
             if source.get(key) is not None:
                 value = evaluate(source[key], tensor, self.place_of(tensor), number)

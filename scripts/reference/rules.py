@@ -8,6 +8,7 @@ import dataclasses
 
 import numpy as np
 
+import angles
 import philox
 from spectral import is_eligible, iso_c, iso_cts, low_rank, rank_kept, top, tsv_m
 
@@ -182,6 +183,7 @@ RULES = {
     "magmax": magmax,
     "slerp": slerp,
     "passthrough": passthrough,
+    **angles.RULES,
     "cart": cart,
     "low_rank": low_rank,
     "tsv_m": tsv_m,
