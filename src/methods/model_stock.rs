@@ -13,13 +13,22 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     models: (2, 64),
     takes_stages: true,
     matrices: Matrices::No,
-    parameters: &[ParamSpec {
-        name: "clamp",
-        kind: ParamKind::Bool,
-        scope: Scope::Global,
-        default: ParamDefault::Bool(false),
-        help: "count a negative mean cosine as 0, which gives the base",
-    }],
+    parameters: &[
+        ParamSpec {
+            name: "filter_wise",
+            kind: ParamKind::Bool,
+            scope: Scope::Global,
+            default: ParamDefault::Bool(false),
+            help: "a cosine for each row instead of one for the tensor: `true` is refused, not built yet",
+        },
+        ParamSpec {
+            name: "clamp",
+            kind: ParamKind::Bool,
+            scope: Scope::Global,
+            default: ParamDefault::Bool(false),
+            help: "count a negative mean cosine as 0, which gives the base",
+        },
+    ],
     exclusive: &[],
     rule: Rule::Method(rule),
     tolerance: 1e-5,
@@ -30,6 +39,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
 };
 
 fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
+    super::refuse(tensor, "model_stock", "filter_wise", true)?;
     let clamp = f64::from(u8::from(tensor.bool("clamp")?));
     let fit = Fit { name: "model stock", of: Vectors::TaskVectors, parameters: vec![clamp], settle };
     let combine = Combine::sum(vec![1.0; tensor.models], 1.0, 1.0).fitted(fit);

@@ -13,7 +13,23 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     models: (2, 2),
     takes_stages: true,
     matrices: Matrices::No,
-    parameters: &[ParamSpec { default: ParamDefault::Required, ..super::WEIGHT }],
+    parameters: &[
+        ParamSpec { default: ParamDefault::Required, ..super::WEIGHT },
+        ParamSpec {
+            name: "nuslerp_row_wise",
+            kind: ParamKind::Bool,
+            scope: Scope::Global,
+            default: ParamDefault::Bool(false),
+            help: "which vectors of a tensor that is not flattened: without effect on one that is",
+        },
+        ParamSpec {
+            name: "nuslerp_flatten",
+            kind: ParamKind::Bool,
+            scope: Scope::Global,
+            default: ParamDefault::Bool(true),
+            help: "one angle for the tensor: `false`, one for each of its vectors, is refused, not built yet",
+        },
+    ],
     exclusive: &[],
     rule: Rule::Method(rule),
     tolerance: 1e-5,
@@ -26,6 +42,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
 fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
     /// Below this the weights sum to nothing.
     const TINY: f64 = 1e-6;
+    super::refuse(tensor, "nuslerp", "nuslerp_flatten", false)?;
     let weights = tensor.each_float("weight")?;
     let sum: f64 = weights.iter().sum();
     let t = if sum.abs() < TINY { 0.5 } else { weights[1] / sum };
