@@ -151,7 +151,9 @@ fn recipe(spec: &MethodSpec) -> String {
     for name in names.iter().take(spec.models.1.min(names.len()).max(spec.models.0)) {
         out += &format!("  - model: models/{name}\n");
         for parameter in spec.parameters.iter().filter(|p| p.name == "weight") {
-            out += &format!("    parameters: {{weight: {}}}\n", shown(parameter.default));
+            let weight =
+                if parameter.default == ParamDefault::Required { "1".into() } else { shown(parameter.default) };
+            out += &format!("    parameters: {{weight: {weight}}}\n");
         }
     }
     let settings: Vec<String> = spec.parameters.iter().filter_map(setting).collect();
@@ -171,7 +173,7 @@ fn setting(parameter: &ParamSpec) -> Option<String> {
     let value = match (parameter.default, parameter.kind) {
         _ if ["weight", "int8_mask"].contains(&parameter.name) => return None,
         (ParamDefault::Absent, _) => return None,
-        (ParamDefault::Required, ParamKind::Float { min, max }) => number((min + max) / 2.0),
+        (ParamDefault::Required, ParamKind::Float { min, max }) => number(0.5f64.clamp(min, max)),
         (ParamDefault::Required, ParamKind::Int { min, .. }) => min.to_string(),
         (ParamDefault::Required, ParamKind::Choice(words)) => (*words.first()?).into(),
         (ParamDefault::Required, _) => return None,
