@@ -94,7 +94,8 @@ fn a_recipe_from_standard_input_is_the_same_recipe() {
     assert_eq!(document["already_done"], true);
     let (code, _, stderr) = piped(&["plan", "-"], b"merge_method: ties\nmodel: x\n");
     assert_eq!(code, Some(1));
-    assert!(stderr.starts_with("error: <stdin>:2: "), "{stderr}");
+    // All mistakes are told at once, each with its line.
+    assert!(stderr.starts_with("error: <stdin>:1: ") && stderr.contains("\n<stdin>:2: unknown key"), "{stderr}");
     let (code, stdout, _) = piped(&["plan", "-", "--json"], b"\xff");
     let document: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, &document["error"]["kind"]), (Some(1), &"recipe".into()));
