@@ -100,7 +100,7 @@ enum Of<'a, C> {
     Values(&'a [C]),
 }
 
-/// Counts a run, for every model with a search, into `counts` ([`COUNTERS`] a model, zeroed by the caller).
+/// Counts a run, for every model with a search, into `counts` ([`COUNTERS`](crate::ops::search::COUNTERS) a model, zeroed by the caller).
 #[allow(clippy::too_many_arguments)]
 pub fn count<C: Widen>(
     ranked: Ranked,
