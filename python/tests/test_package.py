@@ -57,7 +57,7 @@ class Package(unittest.TestCase):
             "parameters": {"density": 0.2},
         }
 
-    def slow_recipe(self, side=320, layers=16):
+    def slow_recipe(self, side=1024, layers=16):
         for seed, name in enumerate(["base", "a", "b", "c"]):
             write_checkpoint(self.dir / f"{name}.safetensors", side, layers, seed)
         models = [{"model": str(self.dir / f"{name}.safetensors")} for name in "abc"]
