@@ -1,0 +1,8 @@
+//! What comes from outside: checkpoints and recipes, sound and unsound.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/files.rs"]
+mod files;
+
+mod checkpoint;
+mod recipe;

@@ -1,0 +1,17 @@
+//! Whole merges, and what they leave: bytes, identities, states of OUT, bad input, interruptions, warnings.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod environment;
+mod factors;
+mod goldens;
+mod identities;
+mod interrupted;
+mod output;
+mod recipes;
+mod saliency;
+mod same_bytes;
+mod silence;

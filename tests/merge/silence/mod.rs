@@ -1,0 +1,5 @@
+//! Nothing slips through in silence: each kind of `docs/guarantees.md` by its smallest case and its neighbours.
+
+mod overwrite;
+mod told;
+mod wholeness;
