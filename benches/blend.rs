@@ -60,6 +60,7 @@ fn blends(criterion: &mut Criterion) {
                 stages: Vec::new(),
                 sparsify,
                 cuts: vec![CUT.key(); MODELS],
+                tops: Vec::new(),
                 factors: vec![1.0; MODELS],
                 combine,
             };

@@ -55,6 +55,7 @@ fn masks(criterion: &mut Criterion) {
             stages: vec![(prune, state)],
             sparsify: Sparsify::None,
             cuts: Vec::new(),
+            tops: Vec::new(),
             factors: vec![1.0; MODELS],
             combine: Combine::sum(vec![1.0; MODELS], 1.0, 0.5),
         };

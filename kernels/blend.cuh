@@ -5,10 +5,10 @@
 #include "elementwise.cuh"
 
 // What a method drops from each task vector, as the host numbers it.
-[[maybe_unused]] constexpr u32 NOTHING = 0, BELOW_CUT = 1, AT_RANDOM = 2;
+[[maybe_unused]] constexpr u32 NOTHING = 0, OUTSIDE_CUTS = 1, AT_RANDOM = 2;
 // The numbers of a rule that are the same for every element. Twin: Numbers in src/ops/rules/mod.rs; mirrored in ops/blend.rs.
 struct Numbers {
-  double divisor, lambda, base;
+  double divisor, lambda, base, threshold;
   u32 normalize;
   u32 pad;
 };
@@ -21,6 +21,7 @@ struct Blend {
   Load load;
   double weights[MAX_MODELS];
   u64 limits[MAX_MODELS];      // key of the cut, or threshold of random words
+  u64 tops[MAX_MODELS];        // key of the largest magnitude that is kept
   double factors[MAX_MODELS];  // what is kept of a task vector is multiplied by this
   u32 keys[MAX_MODELS][2];     // of random words
   Numbers numbers;
@@ -29,7 +30,7 @@ struct Blend {
   u32 out_dtype;
   u32 sparsify;
 };
-static_assert(sizeof(Blend) == 2760, "as in blend.rs");
+static_assert(sizeof(Blend) == 3280, "as in blend.rs");
 
 // Of results that are NaN or infinite: how many, and how many of them no source accounts for.
 DEV void count_nonfinite(const Sources& s, u64* facts, u64 e, u32 bad) {
@@ -83,9 +84,9 @@ DEV void finish(const Blend& p, u64 e, int n, const C (&base)[V], const typename
 template <typename C> DEV u32 sparsify(const Blend& p, u32 t, u64 e, int n, C (&x)[V]) {
   if (p.sparsify == NOTHING) return 0;
   u32 kept = 0;
-  if (p.sparsify == BELOW_CUT) {
+  if (p.sparsify == OUTSIDE_CUTS) {
 #pragma unroll
-    for (int v = 0; v < V; ++v) kept |= key_of(x[v]) >= p.limits[t] ? 1u << v : 0u;
+    for (int v = 0; v < V; ++v) kept |= is_within(x[v], p.limits[t], p.tops[t]) ? 1u << v : 0u;
   } else {
     kept = kept_at_random(p.load.sources.start + e, p.keys[t][0], p.keys[t][1], p.limits[t]);
   }
@@ -96,11 +97,4 @@ template <typename C> DEV u32 sparsify(const Blend& p, u32 t, u64 e, int n, C (&
     if (p.factors[t] != 1.0) x[v] = x[v] * factor;
   }
   return p.sparsify == AT_RANDOM ? __popc(kept & ((1u << n) - 1)) : 0;
-}
-
-// Adds a count of every thread of the warp to a counter of the block.
-DEV void add_of_warp(u32* counter, u32 count) {
-#pragma unroll
-  for (int lane = 16; lane > 0; lane /= 2) count += __shfl_xor_sync(0xFFFFFFFFu, count, lane);
-  if (threadIdx.x % 32 == 0 && count) atomicAdd(counter, count);
 }

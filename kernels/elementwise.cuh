@@ -119,13 +119,23 @@ DEV void prune(const Load& load, const Stage& stage, const Units& units, int n, 
   }
 }
 
-// x ← 0 where |x| lies below the cut; a NaN counts as the largest magnitude.
-template <typename C> DEV C trimmed(C x, u64 cut) { return key_of(x) >= cut ? x : (C)0; }
+// Whether |x| lies neither below the cut nor above the top; a NaN counts as the largest magnitude.
+template <typename C> DEV bool is_within(C x, u64 cut, u64 top) {
+  const u64 key = key_of(x);
+  return key >= cut && key <= top;
+}
 
 // θ₀ + λ·change, and θ₀ itself (also a negative zero) where nothing changed.
 template <typename C> DEV C changed(C base, C change, C lambda) {
   const C c = lambda * change;
   return c == (C)0 ? base : base + c;
+}
+
+// Adds a count of every thread of the warp to a counter of the block.
+DEV void add_of_warp(u32* counter, u32 count) {
+#pragma unroll
+  for (int lane = 16; lane > 0; lane /= 2) count += __shfl_xor_sync(0xFFFFFFFFu, count, lane);
+  if (threadIdx.x % 32 == 0 && count) atomicAdd(counter, count);
 }
 
 // Calls f(t, x) with n elements at e of every model in turn; x are parameters, not task vectors.

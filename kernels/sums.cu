@@ -23,7 +23,8 @@ constexpr u32 GROUP = 4;
 // Mirrored in ops/sums.rs.
 struct Sums {
   Load load;
-  u64 limits[MAX_MODELS];  // keys of cuts, of `trim`
+  u64 limits[MAX_MODELS];  // keys of the least magnitudes that `trim` keeps
+  u64 tops[MAX_MODELS];    // keys of the largest
   double* blocks;
   u64 run_elems;   // elements of a row; of the whole run where it is no matrix
   u64 run_blocks;  // blocks of that
@@ -31,7 +32,7 @@ struct Sums {
   u32 score;
   u32 with_base;  // whether θ₀ is the first of the vectors whose products are taken
 };
-static_assert(sizeof(Sums) == 1208, "as in sums.rs");
+static_assert(sizeof(Sums) == 1720, "as in sums.rs");
 
 // The sum of eight lanes, in the CPU's order; every lane gets it.
 DEV double add_lanes(double lane) {
@@ -131,7 +132,7 @@ template <int STAT, typename C> DEV void sum_blocks(const Sums& p) {
             sums[i][4] = sums[i][4] + rest * rest;
           } else if constexpr (STAT == TRIM) {
             sums[i][0] = sums[i][0] + magnitude(x);
-            sums[i][1] = sums[i][1] + magnitude((double)trimmed(value, p.limits[first + i]));
+            sums[i][1] = sums[i][1] + (is_within(value, p.limits[first + i], p.tops[first + i]) ? magnitude(x) : 0.0);
           } else {
             sums[i][0] = sums[i][0] + x;
           }

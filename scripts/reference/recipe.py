@@ -14,8 +14,13 @@ DEFAULTS = {
     "ties": {"weight": 1.0, "density": 1.0, "lambda": 1.0, "normalize": True, "rescale": False, "int8_mask": False},
     "dare_linear": {"weight": 1.0, "density": 1.0, "lambda": 1.0, "normalize": False, "rescale": True, "int8_mask": False},
     "dare_ties": {"weight": 1.0, "density": 1.0, "lambda": 1.0, "normalize": False, "rescale": True, "int8_mask": False},
+    "breadcrumbs": {"weight": 1.0, "density": 1.0, "gamma": 0.01, "lambda": 1.0, "normalize": False, "rescale": False, "int8_mask": False},
+    "breadcrumbs_ties": {"weight": 1.0, "density": 1.0, "gamma": 0.01, "lambda": 1.0, "normalize": False, "rescale": False, "int8_mask": False},
     "magmax": {"lambda": 1.0},
+    "ram": {"epsilon": 1e-5},
+    "ramplus_tl": {"epsilon": 1e-5, "r": 0.1, "alpha": 0.2},
     "slerp": {"t": ...},
+    "nearswap": {"t": ...},
     "model_stock": {"filter_wise": False, "clamp": False},
     "karcher": {"max_iter": 10.0, "tol": 1e-5},
     "multislerp": {"weight": ..., "normalize_weights": True, "eps": 1e-8},
@@ -28,7 +33,7 @@ DEFAULTS = {
     "iso_cts": {"weight": 1.0, "lambda": 1.0, "common_space_fraction": 0.8, "eligible": None},
     "lwptv": {"score": "magnitude", "granularity": "tensor", "keep": 0.5, "order": "keep_salient", "rescale": "none"},
 }
-NEEDS_BASE = ("task_arithmetic", "ties", "dare_linear", "dare_ties", "magmax", "slerp", "model_stock", "low_rank", "tsv_m", "iso_c", "iso_cts")
+NEEDS_BASE = ("task_arithmetic", "ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties", "magmax", "ram", "ramplus_tl", "slerp", "nearswap", "model_stock", "low_rank", "tsv_m", "iso_c", "iso_cts")
 # How near merganser comes to the reference, relative to the size of the change: methods that keep a part of a spectrum
 # depend on its gap.
 TOLERANCES = {"cart": 1e-4, "low_rank": 1e-4}
@@ -105,7 +110,7 @@ class Recipe:
             raise ValueError("this recipe needs a base_model")
         if self.method == "passthrough" and not self.models:
             self.models, self.model_parameters = [self.base], [self.base_entry[1]]
-        if self.method in ("slerp", "passthrough") and len(self.models) != 1:
+        if self.method in ("slerp", "nearswap", "passthrough") and len(self.models) != 1:
             raise ValueError(f"{self.method} takes one model besides the base")
         self.tolerance = TOLERANCES.get(self.method, 1e-5)
         self.depth = {}  # blocks under each prefix, counted as the highest index plus one

@@ -118,16 +118,66 @@ def trim(delta, density):
     return np.where(size >= cut, delta, 0.0)
 
 
+def with_norm_of(delta, kept):
+    """What is kept, scaled to the L1 norm of all."""
+    before, after = np.abs(delta).sum(), np.abs(kept).sum()
+    return kept * (before / after) if before >= 1e-7 and after >= 1e-7 else kept
+
+
 def ties(case):
     trimmed = []
     for delta, density in zip(case.deltas, case.per_model("density")):
         kept = trim(delta, density)
-        if case.shared("rescale"):
-            before, after = np.abs(delta).sum(), np.abs(kept).sum()
-            if before >= 1e-7 and after >= 1e-7:
-                kept = kept * (before / after)
-        trimmed.append(kept)
+        trimmed.append(with_norm_of(delta, kept) if case.shared("rescale") else kept)
     return add_elected(case, trimmed)
+
+
+def band(delta, density, gamma):
+    """Without the `gamma` largest magnitudes and the smallest, so that `density` stays, and all that equal an end of what stays."""
+    if density >= 1:
+        return delta
+    count, top = int(density * delta.size), int(gamma * delta.size)
+    if count <= 0:
+        return np.zeros_like(delta)
+    below = max(0, delta.size - count - top)
+    size = np.abs(delta)
+    ordered = np.sort(size, axis=None)
+    return np.where((size >= ordered[below]) & (size <= ordered[below + count - 1]), delta, 0.0)
+
+
+def bands(case):
+    """Task vectors as `breadcrumbs` leaves them."""
+    shares = zip(case.deltas, case.per_model("density"), case.per_model("gamma"))
+    kept = [(delta, band(delta, density, gamma)) for delta, density, gamma in shares]
+    return [with_norm_of(delta, stays) if case.shared("rescale") else stays for delta, stays in kept]
+
+
+def ram(case, weights):
+    """The mean of the task vectors that changed an element; of what one alone changed, its change times its weight."""
+    least = case.shared("epsilon")
+    changed = [~(np.abs(delta) <= least) for delta in case.deltas]
+    # Next to epsilon, float32's rounding decides.
+    doubtful = sum(np.abs(np.abs(delta) - least) <= 1e-6 * least for delta in case.deltas) > 0
+    count = sum(mask.astype(float) for mask in changed)
+    total = sum(np.where(mask, np.where(count == 1, w * delta, delta), 0.0) for mask, delta, w in zip(changed, case.deltas, weights(changed, count)))
+    return case.base + total / np.maximum(count, 1.0), doubtful
+
+
+def alone_weights(case):
+    """What `ramplus_tl` multiplies a model's own changes by, from how many of its changed elements others changed too."""
+    def weights(changed, count):
+        out = []
+        for mask in changed:
+            alone, shared = float((mask & (count == 1)).sum()), float((mask & (count > 1)).sum())
+            out.append(1 + case.shared("r") * min(max(shared / max(alone, case.shared("epsilon")), 0.0), case.shared("alpha")))
+        return out
+
+    return weights
+
+
+def nearswap(case):
+    (delta,) = case.deltas
+    return case.base + delta * np.clip(case.shared("t") / np.maximum(np.abs(delta), 1e-6), 0.0, 1.0)
 
 
 def dropped(case):
@@ -180,8 +230,13 @@ RULES = {
     "ties": ties,
     "dare_linear": lambda case: add_summed(case, dropped(case)),
     "dare_ties": lambda case: add_elected(case, dropped(case)),
+    "breadcrumbs": lambda case: add_summed(case, bands(case)),
+    "breadcrumbs_ties": lambda case: add_elected(case, bands(case)),
     "magmax": magmax,
+    "ram": lambda case: ram(case, lambda changed, count: [1.0] * len(changed)),
+    "ramplus_tl": lambda case: ram(case, alone_weights(case)),
     "slerp": slerp,
+    "nearswap": nearswap,
     "passthrough": passthrough,
     **angles.RULES,
     "cart": cart,

@@ -109,6 +109,7 @@ impl Path {
             stages: Vec::new(),
             sparsify: self.sparsify.clone(),
             cuts: Vec::new(),
+            tops: Vec::new(),
             factors: vec![1.0; MODELS],
             combine: self.combine.clone(),
         };

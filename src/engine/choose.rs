@@ -1,7 +1,7 @@
 //! What a stage keeps, once its scores are known: the same choice for a merge and for whoever asks what it would be.
 
 use crate::ops::search::{Cut, Search, Totals};
-use crate::ops::{Geometry, Granularity, Mask, Prune, Rescale, Sums, kept_of};
+use crate::ops::{Blend, Geometry, Granularity, Mask, Program, Prune, Rescale, Sparsify, Sums, band_of, kept_of};
 use crate::plan::TensorPlan;
 
 /// 1 for the `k` highest (or lowest) scores, 0 for the rest; of equal scores the lower index comes first, and NaN ranks
@@ -37,9 +37,77 @@ pub(crate) fn unit_masks(scores: &[Vec<f64>], prune: Prune, geometry: Geometry, 
 
 /// The search for the cut that keeps this share of a tensor's elements; `None` where it keeps all or nothing.
 pub(crate) fn search(tensor: &TensorPlan, share: f64, lowest: bool) -> Option<Search> {
-    let rank = kept_of(share, tensor.elems);
+    search_rank(tensor, kept_of(share, tensor.elems), lowest)
+}
+
+/// The search for the `rank`-th largest or smallest; `None` where it would keep all or nothing.
+fn search_rank(tensor: &TensorPlan, rank: u64, lowest: bool) -> Option<Search> {
     let new = if tensor.wide { Search::new::<f64> } else { Search::new::<f32> };
     (rank > 0 && rank < tensor.elems).then(|| new(tensor.elems, rank, lowest))
+}
+
+/// The searches for what the method itself cuts: for the least magnitude that each model keeps, then, where there is such a cut,
+/// for the largest of each.
+pub(crate) fn cut_searches(tensor: &TensorPlan) -> Vec<Option<Search>> {
+    let n = tensor.elems;
+    match &tensor.program {
+        Program::Blend(Blend { sparsify: Sparsify::TopK { density, .. }, .. }) => {
+            density.iter().map(|share| search(tensor, *share, false)).collect()
+        }
+        Program::Blend(Blend { sparsify: Sparsify::Band { density, gamma, .. }, .. }) => {
+            let bands = || density.iter().zip(gamma).map(|(d, g)| band_of(*d, *g, n)).enumerate();
+            let held = |(below, held): (u64, u64)| (held > 0).then_some((below, below + held));
+            let least = bands().map(|(_, b)| held(b).and_then(|(below, _)| search_rank(tensor, n - below, false)));
+            let largest = bands().map(|(_, b)| held(b).and_then(|(_, upto)| search_rank(tensor, upto, true)));
+            least.chain(largest).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What a method's cuts keep, by model.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// Keys of the least magnitudes kept.
+    pub cuts: Vec<u64>,
+    /// Keys of the largest magnitudes kept; empty where the largest of all is kept.
+    pub tops: Vec<u64>,
+    /// Elements kept.
+    pub elems: Vec<u64>,
+}
+
+/// What follows from the cuts that [`cut_searches`] ended with; `None` stands where nothing was searched for.
+pub(crate) fn cut_elements(tensor: &TensorPlan, found: &[Option<Cut>]) -> Kept {
+    let n = tensor.elems;
+    let cut = |i: usize| found.get(i).copied().flatten();
+    let mut kept = Kept::default();
+    match &tensor.program {
+        Program::Blend(Blend { sparsify: Sparsify::TopK { density, .. }, .. }) => {
+            for (t, share) in density.iter().enumerate() {
+                let (key, elems) = match cut(t) {
+                    Some(cut) => (cut.key, cut.kept),
+                    None if kept_of(*share, n) == n => (0, n),
+                    None => (u64::MAX, 0),
+                };
+                kept.cuts.push(key);
+                kept.elems.push(elems);
+            }
+        }
+        Program::Blend(Blend { sparsify: Sparsify::Band { density, gamma, .. }, .. }) => {
+            for (t, (d, g)) in density.iter().zip(gamma).enumerate() {
+                let (least, largest) = (cut(t), cut(density.len() + t));
+                let is_empty = band_of(*d, *g, n).1 == 0;
+                let all = Cut { key: 0, kept: n };
+                let (least, largest) = (least.unwrap_or(all), largest.unwrap_or(Cut { key: u64::MAX, ..all }));
+                kept.cuts.push(if is_empty { u64::MAX } else { least.key });
+                kept.tops.push(largest.key);
+                // Every element lies at or beyond one of the two.
+                kept.elems.push(if is_empty { 0 } else { (least.kept + largest.kept).saturating_sub(n) });
+            }
+        }
+        _ => {}
+    }
+    kept
 }
 
 /// Adds counters of searches ([`COUNTERS`](crate::ops::search::COUNTERS) a model) to the totals, and clears them

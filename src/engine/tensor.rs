@@ -10,8 +10,8 @@ use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Error, Result};
 use crate::ops::search::{Cut, Search, Totals};
 use crate::ops::{
-    Combine, Geometry, Gram, LowRankFacts, Mask, Measured, Program, Prune, RunFacts, Sparsify, StageState, Sums,
-    kept_of,
+    Changes, Combine, Geometry, Gram, LowRankFacts, Mask, Measured, Program, Prune, RunFacts, Sparsify, StageState,
+    Sums,
 };
 use crate::output::source_digest::to_hex;
 use crate::output::{BlockDigests, JournalEntry, Nonfinite, PieceDigests, SourceTensorDigest};
@@ -58,6 +58,8 @@ enum Tally {
     Pairs(Vec<Vec<[f64; 2]>>),
     /// By segment, products in the order of [`Gram::pairs`].
     Products(Vec<Vec<f64>>),
+    /// By model.
+    Changes(Vec<Changes>),
     /// What a device's search found, by model.
     Cuts(Vec<Option<Cut>>),
 }
@@ -88,6 +90,7 @@ impl TensorRun {
             stages: Vec::new(),
             sparsify,
             cuts: Vec::new(),
+            tops: Vec::new(),
             factors: vec![1.0; models],
             combine,
         };
@@ -134,7 +137,7 @@ impl TensorRun {
         if state.searches.is_empty() {
             state.searches = Arc::new(match stage {
                 Some(prune) => vec![choose::search(tensor, prune.keep, prune.keep_redundant); tensor.models.len()],
-                None => densities(tensor).iter().map(|d| choose::search(tensor, *d, false)).collect(),
+                None => choose::cut_searches(tensor),
             });
         }
         Arc::clone(&state.searches)
@@ -194,6 +197,17 @@ impl TensorRun {
         }
         if let Tally::Products(all) = &mut state.tally {
             products.into_iter().enumerate().for_each(|(i, p)| all[first + i] = p);
+        }
+    }
+
+    /// Adds what a unit counted, by model.
+    pub fn add_changes(&self, changes: &[Changes]) {
+        let mut state = self.lock();
+        if !matches!(state.tally, Tally::Changes(_)) {
+            state.tally = Tally::Changes(vec![Changes::default(); changes.len()]);
+        }
+        if let Tally::Changes(all) = &mut state.tally {
+            all.iter_mut().zip(changes).for_each(|(all, c)| all.add(c));
         }
     }
 
@@ -286,6 +300,20 @@ impl TensorRun {
         let combine = &mut Arc::make_mut(measured).combine;
         if let Some(fit) = combine.fit.clone() {
             *remark = (fit.settle)(&Gram::new(vectors, totals), &fit.parameters, combine);
+        }
+    }
+
+    /// Sets the weights that follow from what the task vectors change.
+    pub fn settle_overlap(&self, tensor: &TensorPlan) {
+        let mut state = self.lock();
+        let changes = match std::mem::replace(&mut state.tally, Tally::None) {
+            Tally::Changes(changes) => changes,
+            // A tensor without elements.
+            _ => vec![Changes::default(); tensor.models.len()],
+        };
+        let combine = &mut Arc::make_mut(&mut state.measured).combine;
+        if let Some(overlap) = combine.overlap {
+            overlap.settle(&changes, combine);
         }
     }
 
@@ -434,7 +462,7 @@ impl State {
         if let Program::Blend(blend) = &tensor.program {
             let kept = match blend.sparsify {
                 Sparsify::None => None,
-                Sparsify::TopK { .. } => Some(&self.trimmed),
+                Sparsify::TopK { .. } | Sparsify::Band { .. } => Some(&self.trimmed),
                 Sparsify::Random { .. } => Some(&output.facts.kept),
             };
             if let Some(kept) = kept {
@@ -473,34 +501,19 @@ pub(super) fn hashed_as(dtype: Dtype) -> Dtype {
 /// Makes masks or cuts of what a search found; a model without a search keeps all or nothing.
 fn settle_cuts(state: &mut State, tensor: &TensorPlan, stage: Option<Prune>, cuts: &[Option<Cut>]) {
     state.searches = Arc::default();
-    let n = tensor.elems;
     if let Some(prune) = stage {
-        let (masks, kept) = choose::cut_masks(cuts, prune, n);
+        let (masks, kept) = choose::cut_masks(cuts, prune, tensor.elems);
         push_stage(state, prune, masks, kept);
         return;
     }
-    let keys = cuts.iter().zip(densities(tensor)).map(|(cut, density)| match cut {
-        Some(cut) => (cut.key, cut.kept),
-        None if kept_of(*density, n) == n => (0, n),
-        None => (u64::MAX, 0),
-    });
-    let (keys, kept) = keys.unzip();
-    Arc::make_mut(&mut state.measured).cuts = keys;
-    state.trimmed = kept;
+    let choose::Kept { cuts, tops, elems } = choose::cut_elements(tensor, cuts);
+    let measured = Arc::make_mut(&mut state.measured);
+    (measured.cuts, measured.tops) = (cuts, tops);
+    state.trimmed = elems;
 }
 
 fn push_stage(state: &mut State, prune: Prune, masks: Vec<Mask>, kept: Vec<u64>) {
     let factors = vec![1.0; masks.len()];
     Arc::make_mut(&mut state.measured).stages.push((prune, StageState { masks, factors }));
     state.kept.push(kept);
-}
-
-fn densities(tensor: &TensorPlan) -> &[f64] {
-    match &tensor.program {
-        Program::Blend(blend) => match &blend.sparsify {
-            Sparsify::TopK { density, .. } => density,
-            _ => &[],
-        },
-        _ => &[],
-    }
 }

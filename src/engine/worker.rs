@@ -15,13 +15,14 @@ use super::writer::Written;
 use super::{Engine, factors, scores};
 use crate::backend::cpu::blend::blend;
 use crate::backend::cpu::low_rank;
-use crate::backend::cpu::prune::Scratch;
+use crate::backend::cpu::overlap;
+use crate::backend::cpu::prune::{Scratch, Sources};
 use crate::backend::cpu::select;
 use crate::backend::cpu::stats;
 use crate::backend::cpu::stored::Widen;
 use crate::error::{Error, Result};
 use crate::ops::search::{COUNTERS, Ranked, Search};
-use crate::ops::{LowRank, Program, Rescale, RunFacts, SEGMENT};
+use crate::ops::{Changes, LowRank, Program, Rescale, RunFacts, SEGMENT};
 use crate::output::nonfinite;
 use crate::output::source_digest::{BLOCK_ELEMS, block};
 use crate::plan::TensorPlan;
@@ -124,14 +125,20 @@ impl<'a, 'p> Worker<'a, 'p> {
                     None => (Ranked::Magnitude, measured.stages.len()),
                 };
                 let (scratch, raw, counts) = self.parts();
-                counts.resize_with(tensor.models.len().max(counts.len()), || vec![0; COUNTERS]);
-                let counts = &mut counts[..tensor.models.len()];
-                let (geometry, stages) = (measured.geometry, &measured.stages[..before]);
+                counts.resize_with(searches.len().max(counts.len()), || vec![0; COUNTERS]);
+                let counts = &mut counts[..searches.len()];
+                let (geometry, stages, models) = (measured.geometry, &measured.stages[..before], tensor.models.len());
+                // A method may cut a model more than once.
+                let count = |sources: &Sources<'_>, counts: &mut [Vec<u32>], scratch: &mut Scratch<C>| {
+                    for (searches, counts) in searches.chunks(models).zip(counts.chunks_mut(models)) {
+                        select::count(ranked, searches, geometry, stages, sources, counts, scratch);
+                    }
+                };
                 if searches.iter().flatten().all(Search::samples) {
                     for (segment, at) in segments_of(start, end) {
                         for at in sample_of(segment, at) {
                             with_sources(plan, tensor, at.start, at.end, raw, |sources| {
-                                select::count(ranked, &searches, geometry, stages, sources, counts, scratch);
+                                count(sources, counts, scratch);
                             })?;
                         }
                     }
@@ -142,9 +149,7 @@ impl<'a, 'p> Worker<'a, 'p> {
                     }
                     return Ok(());
                 }
-                for_segments(plan, tensor, start, end, raw, |sources| {
-                    select::count(ranked, &searches, geometry, stages, sources, counts, scratch);
-                })?;
+                for_segments(plan, tensor, start, end, raw, |sources| count(sources, counts, scratch))?;
                 run.add_counts(&searches, counts);
                 self.note_read(tensor, end - start, is_first);
                 Ok(())
@@ -184,6 +189,18 @@ impl<'a, 'p> Worker<'a, 'p> {
                     products.extend(stats::gram(of, measured.geometry, &measured.stages, sources, scratch));
                 })?;
                 run.set_products(segments, segment, products);
+                self.note_read(tensor, end - start, is_first);
+                Ok(())
+            }
+            Kind::Overlap => {
+                let measured = run.measured();
+                let mut changes = vec![Changes::default(); tensor.models.len()];
+                let (scratch, raw, _) = self.parts();
+                let (threshold, geometry) = (measured.combine.numbers.threshold, measured.geometry);
+                for_segments(plan, tensor, start, end, raw, |sources| {
+                    overlap::count(threshold, geometry, &measured.stages, sources, &mut changes, scratch);
+                })?;
+                run.add_changes(&changes);
                 self.note_read(tensor, end - start, is_first);
                 Ok(())
             }

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::ops::TensorContext;
 use crate::ops::spec::*;
 
+mod breadcrumbs;
 mod cart;
 mod dare;
 mod iso;
@@ -15,8 +16,10 @@ mod magmax;
 pub(crate) mod matrices;
 mod model_stock;
 mod multislerp;
+mod nearswap;
 mod nuslerp;
 mod passthrough;
+mod ram;
 pub(crate) mod slerp;
 mod task_arithmetic;
 mod ties;
@@ -29,8 +32,13 @@ pub static REGISTRY: &[&MethodSpec] = &[
     &ties::SPEC,
     &dare::LINEAR,
     &dare::TIES,
+    &breadcrumbs::LINEAR,
+    &breadcrumbs::TIES,
     &magmax::SPEC,
+    &ram::RAM,
+    &ram::RAMPLUS_TL,
     &slerp::SPEC,
+    &nearswap::SPEC,
     &model_stock::SPEC,
     &karcher::SPEC,
     &multislerp::SPEC,

@@ -25,13 +25,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
             default: ParamDefault::Bool(true),
             help: "divide by the sum of the weights that agree with the elected sign",
         },
-        ParamSpec {
-            name: "rescale",
-            kind: ParamKind::Bool,
-            scope: Scope::Global,
-            default: ParamDefault::Bool(false),
-            help: "rescale each trimmed τ_t to the L1 norm it had in this tensor",
-        },
+        RESCALE,
         super::INT8_MASK,
     ],
     exclusive: &[],
@@ -39,6 +33,15 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     tolerance: 1e-5,
     notes: "k = max(1, int(density · n)) per tensor; every element with |τ| at or above the k-th largest is kept, ties \
             included, where mergekit keeps an arbitrary choice among ties. Weights apply before signs are elected.",
+};
+
+/// `rescale`, off unless asked for.
+pub(super) const RESCALE: ParamSpec = ParamSpec {
+    name: "rescale",
+    kind: ParamKind::Bool,
+    scope: Scope::Global,
+    default: ParamDefault::Bool(false),
+    help: "rescale each trimmed τ_t to the L1 norm it had in this tensor",
 };
 
 /// `density`, by model.

@@ -40,9 +40,12 @@ pub struct Measured {
     pub stages: Vec<(Prune, StageState)>,
     /// What the method drops.
     pub sparsify: Sparsify,
-    /// Keys of the cut magnitudes, by model, for [`Sparsify::TopK`]; a model that keeps nothing has a key beyond all.
+    /// Keys of the least magnitudes that are kept, by model, for [`Sparsify::TopK`] and [`Sparsify::Band`]; a model that keeps
+    /// nothing has a key beyond all.
     pub cuts: Vec<u64>,
-    /// Factors that restore the L1 norm after [`Sparsify::TopK`], by model.
+    /// Keys of the largest magnitudes that are kept, by model, for [`Sparsify::Band`]; empty without.
+    pub tops: Vec<u64>,
+    /// Factors that restore the L1 norm after [`Sparsify::TopK`] and [`Sparsify::Band`], by model.
     pub factors: Vec<f64>,
     /// How the models are combined, with the numbers that have been measured.
     pub combine: Combine,

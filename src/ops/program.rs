@@ -1,7 +1,7 @@
 //! How a tensor of the output comes about, as data.
 
 use super::rules::{Numbers, RuleId};
-use super::{Fit, LowRank, Prune};
+use super::{Fit, LowRank, Overlap, Prune};
 
 /// How one tensor of the output comes about.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,6 +68,16 @@ pub enum Sparsify {
         /// Whether the L1 norm is restored.
         rescale: bool,
     },
+    /// The smallest magnitudes of the tensor and the `gamma` largest, so that a share of `density` stays (see
+    /// [`band_of`](super::band_of); ties at either cut are kept).
+    Band {
+        /// Share kept, by model.
+        density: Vec<f64>,
+        /// Share of the largest that goes, by model.
+        gamma: Vec<f64>,
+        /// Whether the L1 norm is restored.
+        rescale: bool,
+    },
     /// Each element independently with probability 1 − `density`.
     Random {
         /// Probability of keeping an element, by model.
@@ -77,6 +87,22 @@ pub enum Sparsify {
         /// Element keys of the Philox generator, by model.
         keys: Vec<[u32; 2]>,
     },
+}
+
+impl Sparsify {
+    /// Keys of magnitudes that must be found for each model before anything can be dropped.
+    pub fn cuts(&self) -> usize {
+        match self {
+            Sparsify::None | Sparsify::Random { .. } => 0,
+            Sparsify::TopK { .. } => 1,
+            Sparsify::Band { .. } => 2,
+        }
+    }
+
+    /// Whether the L1 norm of what is cut is restored.
+    pub fn restores_norm(&self) -> bool {
+        matches!(self, Sparsify::TopK { rescale: true, .. } | Sparsify::Band { rescale: true, .. })
+    }
 }
 
 /// How parameters or task vectors become one: a rule, and its numbers for the tensor. Sums run in model order.
@@ -90,17 +116,19 @@ pub struct Combine {
     pub numbers: Numbers,
     /// What of these follows from the vectors that are combined; `None` where all are known.
     pub fit: Option<Fit>,
+    /// Weights that follow from what the task vectors change together; `None` where they are known.
+    pub overlap: Option<Overlap>,
 }
 
 impl Combine {
     /// By a rule that has no weights.
     pub fn new(rule: RuleId, numbers: Numbers) -> Self {
-        Self { rule, weights: Vec::new(), numbers, fit: None }
+        Self { rule, weights: Vec::new(), numbers, fit: None, overlap: None }
     }
 
     /// By a rule with weights.
     pub fn weighted(rule: RuleId, weights: Vec<f64>, numbers: Numbers) -> Self {
-        Self { rule, weights, numbers, fit: None }
+        Self { rule, weights, numbers, fit: None, overlap: None }
     }
 
     /// Σ w θ / divisor, over all models.

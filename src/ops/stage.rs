@@ -68,6 +68,17 @@ pub enum Rescale {
 /// ε of the `relative` score.
 pub const RELATIVE_EPSILON: f64 = 1e-6;
 
+/// Of n magnitudes in ascending order: how many lie below the band that `breadcrumbs` keeps, and how many it holds. Where the
+/// `gamma` largest and those that are kept are more than all, fewer of the largest go.
+pub fn band_of(density: f64, gamma: f64, n: u64) -> (u64, u64) {
+    if density >= 1.0 {
+        return (0, n);
+    }
+    let share = |share: f64| (share.max(0.0) * n as f64) as u64;
+    let held = share(density).min(n);
+    ((n - held).saturating_sub(share(gamma)), held)
+}
+
 /// k largest of n: none for 0, all for 1, else max(1, ⌊share · n⌋).
 pub fn kept_of(share: f64, n: u64) -> u64 {
     if share <= 0.0 || n == 0 {
@@ -76,5 +87,22 @@ pub fn kept_of(share: f64, n: u64) -> u64 {
         n
     } else {
         ((share * n as f64) as u64).clamp(1, n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_band_holds_its_share_and_lies_below_the_largest() {
+        // (smallest that go, kept) of the rest the largest go: 2 of 100, 0 of 50 and of 1, as `int` cuts them.
+        assert_eq!(band_of(0.9, 0.02, 100), (8, 90));
+        assert_eq!(band_of(0.9, 0.01, 50), (5, 45));
+        assert_eq!(band_of(0.9, 0.5, 10), (0, 9), "only one of the largest can go");
+        assert_eq!(band_of(0.9, 0.01, 1), (1, 0), "a tensor of one element is lost");
+        assert_eq!(band_of(1.0, 0.3, 7), (0, 7));
+        assert_eq!(band_of(0.0, 0.3, 7), (5, 0));
+        assert_eq!(band_of(0.5, 0.1, 0), (0, 0));
     }
 }

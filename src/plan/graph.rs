@@ -5,7 +5,7 @@
 
 use crate::checkpoint::LayerMap;
 use crate::ops::search::Totals;
-use crate::ops::{Geometry, Granularity, Program, Prune, Rescale, SEGMENT, Sparsify};
+use crate::ops::{Changes, Geometry, Granularity, Program, Prune, Rescale, SEGMENT};
 
 use super::TensorPlan;
 
@@ -40,6 +40,8 @@ pub enum Kind {
     TrimNorms,
     /// Products of the vectors that are combined ([`crate::ops::Fit`]).
     Gram,
+    /// Elements that task vectors change alone and together ([`crate::ops::Overlap`]).
+    Overlap,
     /// The merge itself.
     Merge,
 }
@@ -186,14 +188,18 @@ impl Builder {
             Program::Copy => self.chunks(tensor.elems),
             Program::LowRank(_) | Program::Factor { .. } => 1,
             Program::Blend(blend) => {
-                if let Sparsify::TopK { rescale, .. } = &blend.sparsify {
+                if blend.sparsify.cuts() > 0 {
                     self.select(tensor, t, None, &mut wait);
-                    if *rescale {
+                    if blend.sparsify.restores_norm() {
                         self.norms(Kind::TrimNorms, tensor, t, &mut wait);
                     }
                 }
                 if blend.combine.fit.is_some() {
                     self.pass(Kind::Gram, t, self.chunks(tensor.elems), gram_bytes(tensor), &mut wait);
+                }
+                if blend.combine.overlap.is_some() {
+                    let reserve = (tensor.models.len() * size_of::<Changes>()) as u64;
+                    self.pass(Kind::Overlap, t, self.chunks(tensor.elems), reserve, &mut wait);
                 }
                 self.chunks(tensor.elems)
             }
@@ -206,7 +212,7 @@ impl Builder {
     }
 
     fn select(&mut self, tensor: &TensorPlan, t: usize, stage: Option<usize>, wait: &mut Vec<StepId>) {
-        let reserve = select_bytes(tensor.models.len() as u64);
+        let reserve = select_bytes(searches(tensor));
         self.pass(Kind::Select { stage }, t, self.chunks(tensor.elems), reserve, wait);
     }
 
@@ -244,9 +250,19 @@ pub(super) fn ranks_groups(prune: Prune) -> bool {
     matches!(prune.granularity, Granularity::Layer | Granularity::Tensor)
 }
 
-/// Counters of a search, for every model.
-pub(super) fn select_bytes(models: u64) -> u64 {
-    models * Totals::BYTES as u64
+/// Searches that a tensor's steps make at once, at most: one a model, or as many as the method cuts of it.
+pub(super) fn searches(tensor: &TensorPlan) -> u64 {
+    let cuts = match &tensor.program {
+        Program::Blend(blend) => blend.sparsify.cuts(),
+        _ => 0,
+    };
+    let ranks_elements = tensor.stages().iter().any(|p| p.granularity == Granularity::Element);
+    tensor.models.len() as u64 * (cuts as u64).max(u64::from(ranks_elements))
+}
+
+/// Counters of so many searches.
+pub(super) fn select_bytes(searches: u64) -> u64 {
+    searches * Totals::BYTES as u64
 }
 
 /// Partial sums of norms, before and after pruning.

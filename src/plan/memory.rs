@@ -1,13 +1,13 @@
 //! The memory that a merge allocates: bounded by the plan, whatever the size of the models.
 
-use super::graph::{gram_bytes, norms_bytes, select_bytes};
+use super::graph::{gram_bytes, norms_bytes, searches, select_bytes};
 use super::{Options, TensorPlan};
 use crate::backend::cpu::low_rank;
 use crate::backend::cpu::prune::Scratch;
 use crate::backend::device::LANE_SLOTS;
 use crate::error::{Cause, Error, Result};
 use crate::ops::search::COUNTERS;
-use crate::ops::{Geometry, Granularity, MatrixRule, Program, SEGMENT, Sparsify};
+use crate::ops::{Changes, Geometry, Granularity, MatrixRule, Program, SEGMENT};
 use crate::units::format_bytes;
 
 /// Elements of an output buffer, at most and at least. Powers of two, and multiples of [`SEGMENT`].
@@ -98,8 +98,7 @@ impl Memory {
         let buffer_bytes = chunk_elems * elem_bytes;
         let models = tensors.iter().map(|t| t.models.len()).max().unwrap_or_default();
         let sources = models as u64 + 1;
-        let selects = tensors.iter().any(needs_select);
-        let counts = if selects { models as u64 * 4 * COUNTERS as u64 } else { 0 };
+        let counts = tensors.iter().map(searches).max().unwrap_or_default() * 4 * COUNTERS as u64;
         // What a run of sources takes where they cannot be mapped and are read instead.
         let longest_row = tensors.iter().filter(|t| t.stages().iter().any(|p| p.granularity == Granularity::Row));
         let longest_run = longest_row.map(|t| Geometry::of(&t.shape).row_elems).fold(SEGMENT as u64, u64::max);
@@ -147,11 +146,6 @@ impl Memory {
     }
 }
 
-fn needs_select(tensor: &TensorPlan) -> bool {
-    let trims = matches!(&tensor.program, Program::Blend(b) if matches!(b.sparsify, Sparsify::TopK { .. }));
-    trims || tensor.stages().iter().any(|p| p.granularity == Granularity::Element)
-}
-
 /// Bytes of the masks of rows and columns of all models.
 fn mask_bytes(tensor: &TensorPlan) -> u64 {
     let geometry = Geometry::of(&tensor.shape);
@@ -172,10 +166,7 @@ pub fn step_bytes(tensor: &TensorPlan) -> u64 {
 fn stage_bytes(tensor: &TensorPlan) -> u64 {
     let models = tensor.models.len() as u64;
     let geometry = Geometry::of(&tensor.shape);
-    let mut most = 0;
-    if needs_select(tensor) {
-        most = most.max(select_bytes(models));
-    }
+    let mut most = select_bytes(searches(tensor));
     for prune in tensor.stages() {
         most = most.max(match prune.granularity {
             Granularity::Row => models * geometry.rows * 8,
@@ -184,11 +175,14 @@ fn stage_bytes(tensor: &TensorPlan) -> u64 {
         });
     }
     if let Program::Blend(blend) = &tensor.program {
-        if matches!(blend.sparsify, Sparsify::TopK { rescale: true, .. }) {
+        if blend.sparsify.restores_norm() {
             most = most.max(norms_bytes(tensor.elems, models));
         }
         if blend.combine.fit.is_some() {
             most = most.max(gram_bytes(tensor));
+        }
+        if blend.combine.overlap.is_some() {
+            most = most.max(models * size_of::<Changes>() as u64);
         }
     }
     most

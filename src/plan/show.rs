@@ -46,6 +46,7 @@ pub(super) fn describe(tensor: &TensorPlan) -> String {
             let sparsify = match sparsify {
                 Sparsify::None => "",
                 Sparsify::TopK { .. } => "trim + ",
+                Sparsify::Band { .. } => "trim both ends + ",
                 Sparsify::Random { .. } => "drop at random + ",
             };
             let combine = match &combine.fit {

@@ -5,6 +5,7 @@
 mod support;
 
 mod bad_input;
+mod cuts;
 mod environment;
 mod factors;
 mod goldens;

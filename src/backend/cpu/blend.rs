@@ -70,6 +70,7 @@ fn merge_block<C: Widen>(
                 }
             }
         }
+        Sparsify::Band { .. } => trim_bands(m, n, scratch),
         Sparsify::Random { density, rescale, keys } => {
             for (t, (density, key)) in density.iter().zip(keys).enumerate() {
                 let (tau, words) = (&mut scratch.tau[t][..n], &mut scratch.words[..n]);
@@ -82,6 +83,18 @@ fn merge_block<C: Widen>(
         }
     }
     combine(m, sources.models.len(), n, scratch);
+}
+
+/// Drops what lies outside the measured bands of a block's task vectors, and scales what is kept.
+pub(super) fn trim_bands<C: Real>(m: &Measured, n: usize, scratch: &mut Scratch<C>) {
+    let bands = m.cuts.iter().zip(&m.tops).zip(&m.factors);
+    for (tau, ((cut, top), factor)) in scratch.tau.iter_mut().zip(bands) {
+        let tau = &mut tau[..n];
+        vector::trim_band(tau, *cut, *top);
+        if *factor != 1.0 {
+            vector::scale(tau, C::of(*factor));
+        }
+    }
 }
 
 /// Combines a block by the rule, from `scratch.base` and `scratch.tau` into `scratch.c`.

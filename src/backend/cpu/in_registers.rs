@@ -1,6 +1,6 @@
 //! Which merges and sums the loops of [`super::simd`] take, and how; they leave the rest to the portable loops.
 
-use super::blend::{count_nonfinite, load_pruned};
+use super::blend::{count_nonfinite, load_pruned, trim_bands};
 use super::prune::{Scratch, Sources};
 use super::simd::{self, Columns, Keep, Level, Merge, Model, STEP, Source};
 use super::stored::{Stored, Widen};
@@ -29,7 +29,8 @@ pub(super) fn blend<C: Widen>(
         && sources.models.len() * MASK <= scratch.words.len()
     {
         at_random(level, m, sources, n, dtype, out, &mut scratch.words, facts)
-    } else if matches!(m.sparsify, Sparsify::Random { .. }) || !m.stages.iter().all(|(_, s)| is_columns(s, m.geometry))
+    } else if matches!(m.sparsify, Sparsify::Random { .. } | Sparsify::Band { .. })
+        || !m.stages.iter().all(|(_, s)| is_columns(s, m.geometry))
     {
         by_blocks(level, m, sources, n, dtype, out, scratch, facts)
     } else {
@@ -164,7 +165,9 @@ fn by_blocks<C: Widen>(
         let len = BLOCK.min(n - at);
         let first = sources.start + at as u64;
         load_pruned(m.geometry, &m.stages, sources, at, len, scratch);
-        if let Sparsify::Random { density, rescale, keys } = &m.sparsify {
+        if let Sparsify::Band { .. } = &m.sparsify {
+            trim_bands(m, len, scratch);
+        } else if let Sparsify::Random { density, rescale, keys } = &m.sparsify {
             for (t, (density, key)) in density.iter().zip(keys).enumerate() {
                 let (tau, words) = (&mut scratch.tau[t][..len], &mut scratch.words[..len]);
                 philox::fill(words, first, *key);

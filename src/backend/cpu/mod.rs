@@ -8,6 +8,7 @@ pub mod blend;
 pub mod features;
 mod in_registers;
 pub mod low_rank;
+pub mod overlap;
 pub mod pairs;
 mod portable;
 pub mod prune;

@@ -181,10 +181,13 @@ pub fn trim_norms<C: Widen>(m: &Measured, sources: &Sources<'_>, scratch: &mut S
         for at in (segment..end).step_by(BLOCK) {
             let n = BLOCK.min(end - at);
             load_pruned(m.geometry, &m.stages, sources, at, n, scratch);
-            for ((total, tau), cut) in totals.iter_mut().zip(&mut scratch.tau).zip(&m.cuts) {
+            for (t, ((total, tau), cut)) in totals.iter_mut().zip(&mut scratch.tau).zip(&m.cuts).enumerate() {
                 let tau = &mut tau[..n];
                 total[0] += lane_sum(n, |i| tau[i].abs().f64());
-                super::vector::trim(tau, *cut);
+                match m.tops.get(t) {
+                    Some(top) => super::vector::trim_band(tau, *cut, *top),
+                    None => super::vector::trim(tau, *cut),
+                }
                 total[1] += lane_sum(n, |i| tau[i].abs().f64());
             }
         }

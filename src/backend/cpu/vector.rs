@@ -34,6 +34,14 @@ vectorised! {
         }
     }
 
+    /// x ← 0 where |x| lies below the cut or above the top; a NaN counts as the largest magnitude.
+    fn trim_band<C: Real>(x: &mut [C], cut: u64, top: u64) {
+        for x in x {
+            let key = x.key();
+            *x = if (key >= cut) & (key <= top) { *x } else { C::ZERO };
+        }
+    }
+
     /// x ← 0 where the word is not below the threshold; returns how many were kept.
     fn drop_random<C: Real>(x: &mut [C], words: &[u32], threshold: u64) -> u64 {
         let mut kept = 0;
@@ -43,6 +51,24 @@ vectorised! {
             *x = if keep { *x } else { C::ZERO };
         }
         kept
+    }
+
+    /// count ← count + 1 where the key of x lies above `none`.
+    fn count_changes<C: Real>(counts: &mut [u32], x: &[C], none: u64) {
+        for (count, x) in counts.iter_mut().zip(x) {
+            *count += u32::from(x.key() > none);
+        }
+    }
+
+    /// How many x have a key above `none`: those with a count of 1, and those with more.
+    fn overlap<C: Real>(counts: &[u32], x: &[C], none: u64) -> [u32; 2] {
+        let (mut alone, mut shared) = (0, 0);
+        for (count, x) in counts.iter().zip(x) {
+            let is_change = x.key() > none;
+            alone += u32::from(is_change & (*count == 1));
+            shared += u32::from(is_change & (*count > 1));
+        }
+        [alone, shared]
     }
 
     /// x ← 0 where the mask is 0.

@@ -129,6 +129,7 @@ impl Tensor<'_> {
             stages: Vec::new(),
             sparsify: path.method.sparsify.clone(),
             cuts: Vec::new(),
+            tops: Vec::new(),
             factors: vec![1.0; MODELS],
             combine: path.method.combine.clone(),
         };

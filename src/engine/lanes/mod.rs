@@ -106,6 +106,7 @@ impl<'a, 'p> LaneWorker<'a, 'p> {
             Kind::Norms(of) => self.norms(&stage, index, step.kind, stage_of(tensor, of)?),
             Kind::TrimNorms => self.trim_norms(&stage, index, step.kind),
             Kind::Gram => self.gram(&stage, index, step.kind),
+            Kind::Overlap => self.overlap(&stage, index, step.kind),
             Kind::Rows(of) | Kind::Columns(of) => self.scores(&stage, index, step.kind, stage_of(tensor, of)?),
             Kind::Merge => match &tensor.program {
                 Program::Blend(_) => {

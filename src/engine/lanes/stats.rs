@@ -5,12 +5,13 @@ use std::ops::Range;
 use super::LaneWorker;
 use super::sources::Stage;
 use crate::backend::cuda::lane::{TURNS, place};
+use crate::backend::cuda::ops::overlap::counts_bytes;
 use crate::backend::cuda::ops::select::{SelectState, bins_bytes};
 use crate::backend::cuda::ops::sums::{Stat, scratch_bytes};
 use crate::backend::cuda::ops::{self, StageBlob};
 use crate::error::Result;
 use crate::ops::search::{Ranked, Search};
-use crate::ops::{Geometry, Gram, Prune, Rescale, SEGMENT, Score, Sums};
+use crate::ops::{Changes, Geometry, Gram, Prune, Rescale, SEGMENT, Score, Sums};
 use crate::plan::TensorPlan;
 use crate::plan::graph::Kind;
 
@@ -36,6 +37,7 @@ pub(super) fn work(kind: Kind, tensor: &TensorPlan, blob: u64, chunk: u64) -> Ve
         Kind::Gram => {
             vec![blob, scratch(Stat::Gram), segments(tensor.elems) * Gram::len(tensor.fitted_vectors()) as u64 * F64]
         }
+        Kind::Overlap => vec![blob, counts_bytes(models)],
         Kind::Rows(_) => vec![blob, scratch(Stat::Rows), m * geometry.rows * F64],
         Kind::Columns(_) => vec![blob, m * geometry.columns * F64],
         Kind::Merge => {
@@ -98,27 +100,33 @@ impl LaneWorker<'_, '_> {
             Some((rank, lowest)) => SelectState::new(rank, lowest, tensor.wide),
             None => SelectState::none(),
         };
-        let mut states: Vec<SelectState> = searches.iter().map(state).collect();
+        let mut found: Vec<SelectState> = searches.iter().map(state).collect();
         let Some((mut loaded, chunk)) = self.load(stage, index, kind, &blob)? else { return Ok(()) };
         let [stages_at, states_at, bins] = [0, 1, 2].map(|i| loaded.lease.work[i]);
         let (gpu, lane) = (self.gpu, &mut self.lane);
         let at = |span| place(gpu, span, 0, 0);
         lane.put(gpu, stages_at, 0, &blob.bytes)?;
-        lane.put(gpu, states_at, 0, bytemuck::cast_slice(&states))?;
         lane.clear(gpu, bins)?;
-        for _ in 0..ops::select::levels(tensor.wide) {
-            loaded.each_run(stage, lane, &mut self.raw, runs(kind, tensor, chunk), &mut |lane, sources, _| {
-                let stages = blob.at(at(stages_at)?);
-                let (wide, geometry) = (tensor.wide, measured.geometry);
-                let (states, bins) = (at(states_at)?, at(bins)?);
-                ops::select::count(gpu.kernels(), lane.stream(), ranked, wide, geometry, stages, sources, states, bins)
-            })?;
-            ops::select::advance(gpu.kernels(), lane.stream(), models, at(states_at)?, at(bins)?)?;
+        // A method may cut a model more than once; counters are zero again after a search.
+        for states in found.chunks_mut(models) {
+            if states.iter().all(|state| *state == SelectState::none()) {
+                continue;
+            }
+            lane.put(gpu, states_at, 0, bytemuck::cast_slice(states))?;
+            for _ in 0..ops::select::levels(tensor.wide) {
+                loaded.each_run(stage, lane, &mut self.raw, runs(kind, tensor, chunk), &mut |lane, sources, _| {
+                    let stages = blob.at(at(stages_at)?);
+                    let (wide, geometry) = (tensor.wide, measured.geometry);
+                    let (kernels, stream, states, bins) = (gpu.kernels(), lane.stream(), at(states_at)?, at(bins)?);
+                    ops::select::count(kernels, stream, ranked, wide, geometry, stages, sources, states, bins)
+                })?;
+                ops::select::advance(gpu.kernels(), lane.stream(), models, at(states_at)?, at(bins)?)?;
+            }
+            lane.get(gpu, states_at, 0, bytemuck::cast_slice_mut(states))?;
         }
-        lane.get(gpu, states_at, 0, bytemuck::cast_slice_mut(&mut states))?;
         loaded.finish(stage, lane, index, true)?;
         let cut = |(state, search): (&SelectState, &Option<Search>)| search.as_ref().and_then(|_| state.cut());
-        run.set_cuts(states.iter().zip(searches.iter()).map(cut).collect());
+        run.set_cuts(found.iter().zip(searches.iter()).map(cut).collect());
         Ok(())
     }
 
@@ -181,7 +189,7 @@ impl LaneWorker<'_, '_> {
         loaded.each_run(stage, lane, &mut self.raw, runs(kind, tensor, chunk), &mut |lane, sources, _| {
             let stages = blob.at(place(gpu, stages_at, 0, 0)?);
             let to = place(gpu, out, sources.start / SEGMENT as u64 * models as u64 * 2 * F64, 0)?;
-            let (wide, geometry, cuts) = (tensor.wide, measured.geometry, &measured.cuts);
+            let (wide, geometry, cuts) = (tensor.wide, measured.geometry, [&measured.cuts[..], &measured.tops[..]]);
             let scratch = place(gpu, scratch, 0, 0)?;
             ops::sums::trim_norms(gpu.kernels(), lane.stream(), wide, geometry, stages, cuts, sources, scratch, to)
         })?;
@@ -213,6 +221,31 @@ impl LaneWorker<'_, '_> {
         lane.get(gpu, out, 0, bytemuck::cast_slice_mut(&mut values))?;
         loaded.finish(stage, lane, index, true)?;
         run.set_products(segments(tensor.elems) as usize, 0, values.chunks(len).map(<[_]>::to_vec).collect());
+        Ok(())
+    }
+
+    /// Elements that task vectors change alone and together.
+    pub(super) fn overlap(&mut self, stage: &Stage<'_, '_>, index: usize, kind: Kind) -> Result<()> {
+        let (run, tensor) = (&self.engine.tensors[index], stage.tensor);
+        let (measured, models) = (run.measured(), tensor.models.len());
+        let blob = StageBlob::new(&measured.stages, models);
+        let Some((mut loaded, chunk)) = self.load(stage, index, kind, &blob)? else { return Ok(()) };
+        let [stages_at, counts] = [0, 1].map(|i| loaded.lease.work[i]);
+        let (gpu, lane) = (self.gpu, &mut self.lane);
+        lane.put(gpu, stages_at, 0, &blob.bytes)?;
+        lane.clear(gpu, counts)?;
+        let (stages, to) = (blob.at(place(gpu, stages_at, 0, 0)?), place(gpu, counts, 0, 0)?);
+        let (threshold, geometry) = (measured.combine.numbers.threshold, measured.geometry);
+        loaded.each_run(stage, lane, &mut self.raw, runs(kind, tensor, chunk), &mut |lane, sources, _| {
+            let (kernels, stream) = (gpu.kernels(), lane.stream());
+            ops::overlap::overlap(kernels, stream, tensor.wide, threshold, geometry, stages, sources, to)
+        })?;
+        let mut values = vec![[0_u64; 2]; models];
+        lane.get(gpu, counts, 0, bytemuck::cast_slice_mut(&mut values))?;
+        loaded.finish(stage, lane, index, true)?;
+        let changes: Vec<Changes> =
+            values.iter().map(|[alone, shared]| Changes { alone: *alone, shared: *shared }).collect();
+        run.add_changes(&changes);
         Ok(())
     }
 

@@ -8,6 +8,8 @@ mod average;
 mod elect;
 mod magmax;
 mod mix;
+mod nearswap;
+mod ram;
 mod sum;
 
 pub use affine::Affine;
@@ -15,6 +17,8 @@ pub use average::Average;
 pub use elect::Elect;
 pub use magmax::MaxMagnitude;
 pub use mix::Mix;
+pub use nearswap::Near;
+pub use ram::Reinforced;
 pub use sum::Sum;
 
 /// What a rule needs of vectors of numbers. A scalar is a vector of one; a value of the type is proof that the processor has
@@ -60,13 +64,15 @@ pub struct Numbers {
     pub lambda: f64,
     /// The coefficient of θ₀, where it is one of those that are mixed.
     pub base: f64,
+    /// A size of changes: what `nearswap` cuts them to; up to which `ram` takes them for none.
+    pub threshold: f64,
     /// Whether to divide by the weights that agree.
     pub normalize: bool,
 }
 
 impl Default for Numbers {
     fn default() -> Self {
-        Self { divisor: 1.0, lambda: 1.0, base: 0.0, normalize: false }
+        Self { divisor: 1.0, lambda: 1.0, base: 0.0, threshold: 0.0, normalize: false }
     }
 }
 
@@ -206,4 +212,8 @@ rules! {
     mix: Mix { plain: Any }
     /// θ₀ + ((base − 1) · θ₀ + Σ w τ) / divisor.
     affine: Affine { tile: Any }
+    /// θ₀ + τ · clamp(t / |τ|, 0, 1).
+    nearswap: Near { plain: Each, staged: Any, tile: Any }
+    /// θ₀ + the mean of the τ that are changes, the only one times its weight.
+    ram: Reinforced { tile: Each }
 }

@@ -111,6 +111,8 @@ fn cuts_and_random_words_drop_what_they_drop_on_the_cpu() {
                 rescale: true,
                 keys: (0..models).map(|t| philox::element_key(7, "w", t)).collect(),
             };
+            let (shares, gamma) = (density[..models].to_vec(), vec![0.1; models]);
+            let band = Sparsify::Band { density: shares, gamma, rescale: true };
             let top = Sparsify::TopK { density: density[..models].to_vec(), rescale: true };
             for rule in rules(models).into_iter().filter(takes_pruned) {
                 let mut m = measured(Geometry::of(&[1 << 40]), random.clone(), rule, models);
@@ -119,6 +121,9 @@ fn cuts_and_random_words_drop_what_they_drop_on_the_cpu() {
                 let key = |x: f64| if family.wide() { x.key() } else { (x as f32).key() };
                 m.cuts = vec![key(0.01), 0, u64::MAX][..models].to_vec();
                 m.factors = vec![1.7, 1.0, 1.0][..models].to_vec();
+                check_blend(&gpu, &m, &family, mix[0], 0);
+                m.sparsify = band.clone();
+                m.tops = vec![key(0.04), key(0.02), u64::MAX][..models].to_vec();
                 check_blend(&gpu, &m, &family, mix[0], 0);
             }
         }

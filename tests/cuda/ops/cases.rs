@@ -12,7 +12,15 @@ use crate::support::family::Rng;
 pub const SCORES: [Score; 5] = [Score::Magnitude, Score::Relative, Score::Deviation, Score::Agreement, Score::Tall];
 
 pub fn measured(geometry: Geometry, sparsify: Sparsify, combine: Combine, models: usize) -> Measured {
-    Measured { geometry, stages: Vec::new(), sparsify, cuts: Vec::new(), factors: vec![1.0; models], combine }
+    Measured {
+        geometry,
+        stages: Vec::new(),
+        sparsify,
+        cuts: Vec::new(),
+        tops: Vec::new(),
+        factors: vec![1.0; models],
+        combine,
+    }
 }
 
 fn weights(models: usize) -> Vec<f64> {
@@ -39,12 +47,15 @@ pub fn rules(models: usize) -> Vec<Combine> {
         ),
         Combine::average(weights.clone(), weights.iter().sum()),
         Combine::average(weights.clone(), 1.0),
+        Combine::weighted(RuleId::Reinforced, weights.clone(), Numbers { threshold: 0.01, ..Numbers::default() }),
         Combine::weighted(RuleId::Affine, weights, Numbers { base: 0.9, divisor: 1.7, ..Numbers::default() }),
     ];
     if models == 1 {
         rules.extend([
             Combine::weighted(RuleId::Mix, vec![0.7], Numbers { base: 0.3, ..Numbers::default() }),
             Combine::average(vec![1.0], 1.0),
+            Combine::new(RuleId::Near, Numbers { threshold: 0.01, ..Numbers::default() }),
+            Combine::new(RuleId::Near, Numbers { threshold: 1e-9, ..Numbers::default() }),
             Combine::average(vec![-0.7], 1.0),
         ]);
     }

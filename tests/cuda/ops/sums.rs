@@ -17,7 +17,7 @@ fn check_sums(gpu: &Gpu, family: &Family, stages: &[(Prune, StageState)], geomet
         family: &Family,
         stages: &[(Prune, StageState)],
         geometry: Geometry,
-        cuts: &[u64],
+        cuts: [&[u64]; 2],
     ) -> [Vec<f64>; 5] {
         let mut scratch = Scratch::<C>::new(family.models());
         let mut m = measured(
@@ -26,7 +26,7 @@ fn check_sums(gpu: &Gpu, family: &Family, stages: &[(Prune, StageState)], geomet
             Combine::new(RuleId::MaxMagnitude, Numbers { lambda: 1.0, ..Numbers::default() }),
             family.models(),
         );
-        (m.stages, m.cuts) = (stages.to_vec(), cuts.to_vec());
+        (m.stages, m.cuts, m.tops) = (stages.to_vec(), cuts[0].to_vec(), cuts[1].to_vec());
         family.on_cpu(|sources| {
             let sums = stats::sums(geometry, stages, sources, &mut scratch);
             let trim = stats::trim_norms(&m, sources, &mut scratch);
@@ -43,10 +43,13 @@ fn check_sums(gpu: &Gpu, family: &Family, stages: &[(Prune, StageState)], geomet
     }
     use ops::sums::{Stat, out_bytes, scratch_bytes};
     let (models, wide, len) = (family.models(), family.wide(), family.len as u64);
-    let cuts: Vec<u64> =
-        (0..models).map(|t| if wide { (0.01 * t as f64).key() } else { (0.01 * t as f32).key() }).collect();
+    let key = |x: f64| if wide { x.key() } else { (x as f32).key() };
+    let cuts: Vec<u64> = (0..models).map(|t| key(0.01 * t as f64)).collect();
+    // One cut in some cases, two in the others.
+    let tops: Vec<u64> = (0..models).map(|t| key(0.015 * (t + 1) as f64)).filter(|_| models % 2 == 0).collect();
+    let cuts = [&cuts[..], &tops[..]];
     let [sums, trim, parameters, tau, both] =
-        if wide { cpu::<f64>(family, stages, geometry, &cuts) } else { cpu::<f32>(family, stages, geometry, &cuts) };
+        if wide { cpu::<f64>(family, stages, geometry, cuts) } else { cpu::<f32>(family, stages, geometry, cuts) };
     let blob = StageBlob::new(stages, models);
     let on_device = blob.at(gpu.put(&blob.bytes));
     let (k, s) = (&gpu.kernels, &gpu.stream);
@@ -60,7 +63,7 @@ fn check_sums(gpu: &Gpu, family: &Family, stages: &[(Prune, StageState)], geomet
         ops::sums::sums(k, s, wide, geometry, on_device, sources, scratch, out).unwrap();
         assert_same(&sums, &gpu.get(out), &what("norms"));
         let (scratch, out) = room(Stat::TrimNorms);
-        ops::sums::trim_norms(k, s, wide, geometry, on_device, &cuts, sources, scratch, out).unwrap();
+        ops::sums::trim_norms(k, s, wide, geometry, on_device, cuts, sources, scratch, out).unwrap();
         assert_same(&trim, &gpu.get(out), &what("trimmed norms"));
         let products =
             [(Vectors::Parameters, &parameters), (Vectors::TaskVectors, &tau), (Vectors::BaseAndTaskVectors, &both)];

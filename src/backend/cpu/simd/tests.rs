@@ -79,13 +79,14 @@ impl Family {
 }
 
 fn measured(sparsify: Sparsify, combine: Combine, models: usize) -> Measured {
-    let trims = matches!(sparsify, Sparsify::TopK { .. });
+    let (trims, bands) = (sparsify.cuts() > 0, sparsify.cuts() > 1);
     Measured {
         geometry: Geometry::of(&[100, 48]),
         stages: Vec::new(),
         sparsify,
         // One of ordinary size, one that keeps all, one that keeps nothing.
         cuts: (0..models).map(|t| [0.02_f32.key(), 0, u64::MAX][t % 3]).collect(),
+        tops: (0..models).map(|t| [0.05_f32.key(), 0.03_f32.key(), u64::MAX][t % 3]).filter(|_| bands).collect(),
         factors: (0..models).map(|t| if trims && t % 2 == 1 { 1.7 } else { 1.0 }).collect(),
         combine,
     }
@@ -117,13 +118,14 @@ fn check(m: &Measured, family: &Family, to: Dtype, what: &str) {
 fn methods(models: usize) -> Vec<(&'static str, Sparsify, Combine)> {
     let weights: Vec<f64> = (0..models).map(|t| [1.0, 0.3, -0.5][t % 3]).collect();
     let top = || Sparsify::TopK { density: vec![0.2; models], rescale: true };
+    let band = || Sparsify::Band { density: vec![0.2; models], gamma: vec![0.1; models], rescale: true };
     let random = |rescale| Sparsify::Random {
         density: (0..models).map(|t| [0.2, 1.0, 0.0][t % 3]).collect(),
         rescale,
         keys: (0..models).map(|t| [t as u32, 7]).collect(),
     };
     let sum = |divisor| Combine::sum(weights.clone(), divisor, 0.7);
-    let numbers = rules::Numbers { lambda: 1.1, base: 0.3, ..rules::Numbers::default() };
+    let numbers = rules::Numbers { lambda: 1.1, base: 0.3, threshold: 0.02, ..rules::Numbers::default() };
     let elect = |normalize| Combine::weighted(RuleId::Elect, weights.clone(), rules::Numbers { normalize, ..numbers });
     vec![
         ("average", Sparsify::None, Combine::average(weights.clone(), 3.0)),
@@ -131,6 +133,10 @@ fn methods(models: usize) -> Vec<(&'static str, Sparsify, Combine)> {
         ("sum", Sparsify::None, sum(1.0)),
         ("mean", Sparsify::None, sum(0.8)),
         ("trimmed sum", top(), sum(1.0)),
+        ("sum of bands", band(), sum(1.0)),
+        ("elected of bands", band(), elect(true)),
+        ("near", Sparsify::None, Combine::new(RuleId::Near, numbers)),
+        ("mean of what changed", Sparsify::None, Combine::weighted(RuleId::Reinforced, weights.clone(), numbers)),
         ("elected", Sparsify::None, elect(true)),
         ("trimmed and elected", top(), elect(true)),
         ("elected sum", top(), elect(false)),

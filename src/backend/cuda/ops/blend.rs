@@ -20,11 +20,13 @@ struct Params {
     load: Load,
     weights: [f64; MAX_MODELS],
     limits: [u64; MAX_MODELS],
+    tops: [u64; MAX_MODELS],
     factors: [f64; MAX_MODELS],
     keys: [[u32; 2]; MAX_MODELS],
     divisor: f64,
     lambda: f64,
     base: f64,
+    threshold: f64,
     normalize: u32,
     pad: u32,
     out: u64,
@@ -33,7 +35,7 @@ struct Params {
     sparsify: u32,
 }
 
-const _: () = assert!(size_of::<Params>() == 2760);
+const _: () = assert!(size_of::<Params>() == 3280);
 
 /// Bytes of the facts of a merge: NaN or infinite results, those of them with finite sources, and by model the elements
 /// that [`Sparsify::Random`] kept, each a u64.
@@ -73,9 +75,10 @@ pub fn blend(
     }
     match &m.sparsify {
         Sparsify::None => {}
-        Sparsify::TopK { .. } => {
+        Sparsify::TopK { .. } | Sparsify::Band { .. } => {
             params.sparsify = 1;
             params.limits = spread(m.cuts.iter().copied(), 0);
+            params.tops = spread(m.tops.iter().copied(), u64::MAX);
             params.factors = spread(m.factors.iter().copied(), 1.0);
         }
         Sparsify::Random { density, rescale, keys } => {
@@ -89,6 +92,7 @@ pub fn blend(
     let numbers = m.combine.numbers;
     params.weights = spread(m.combine.weights.iter().copied(), 1.0);
     (params.divisor, params.lambda, params.base) = (numbers.divisor, numbers.lambda, numbers.base);
+    params.threshold = numbers.threshold;
     params.normalize = u32::from(numbers.normalize);
     let is_plain = stages.count == 0 && m.sparsify == Sparsify::None;
     let kind = sources.kind(wide);

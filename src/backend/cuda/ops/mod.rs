@@ -13,6 +13,7 @@
 pub mod blend;
 pub mod columns;
 pub mod low_rank;
+pub mod overlap;
 mod params;
 pub mod select;
 mod shape;

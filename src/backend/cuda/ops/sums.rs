@@ -19,6 +19,7 @@ use crate::ops::{Geometry, Gram, SEGMENT, Score, Sums, Vectors};
 struct Params {
     load: Load,
     limits: [u64; MAX_MODELS],
+    tops: [u64; MAX_MODELS],
     blocks: u64,
     run_elems: u64,
     run_blocks: u64,
@@ -27,7 +28,7 @@ struct Params {
     with_base: u32,
 }
 
-const _: () = assert!(size_of::<Params>() == 1208);
+const _: () = assert!(size_of::<Params>() == 1720);
 
 /// Models whose sums a block of threads makes.
 const GROUP: u32 = 4;
@@ -110,7 +111,8 @@ struct Job<'a> {
     wide: bool,
     geometry: Geometry,
     stages: Stages,
-    cuts: &'a [u64],
+    /// Keys of the least magnitudes that trimming keeps, and of the largest where there is such a cut.
+    cuts: [&'a [u64]; 2],
     score: Option<Score>,
     /// Whether θ₀ is one of the vectors whose products are taken.
     with_base: bool,
@@ -132,11 +134,11 @@ pub fn sums(
     scratch: u64,
     out: u64,
 ) -> Result<()> {
-    let job = Job { stat: Stat::Norms, wide, geometry, stages, cuts: &[], score: None, with_base: false };
+    let job = Job { stat: Stat::Norms, wide, geometry, stages, cuts: [&[]; 2], score: None, with_base: false };
     make(kernels, stream, &job, sources, scratch, out)
 }
 
-/// Σ |τ| before and after trimming at the cuts, of a run that starts at a segment: `f64[segments][models][2]`. Twin:
+/// Σ |τ| before and after trimming at the cuts (keys of the least magnitudes kept, and of the largest or nothing), of a run that starts at a segment: `f64[segments][models][2]`. Twin:
 /// [`crate::backend::cpu::stats::trim_norms`].
 ///
 /// # Errors
@@ -148,7 +150,7 @@ pub fn trim_norms(
     wide: bool,
     geometry: Geometry,
     stages: Stages,
-    cuts: &[u64],
+    cuts: [&[u64]; 2],
     sources: &DeviceSources<'_>,
     scratch: u64,
     out: u64,
@@ -174,7 +176,7 @@ pub fn gram(
     scratch: u64,
     out: u64,
 ) -> Result<()> {
-    let job = Job { stat: Stat::Gram, wide, geometry, stages, cuts: &[], score: None, with_base: false };
+    let job = Job { stat: Stat::Gram, wide, geometry, stages, cuts: [&[]; 2], score: None, with_base: false };
     if of != Vectors::Parameters {
         let job = Job { with_base: of == Vectors::BaseAndTaskVectors, ..job };
         return make(kernels, stream, &job, sources, scratch, out);
@@ -202,7 +204,7 @@ pub fn row_scores(
     scratch: u64,
     out: u64,
 ) -> Result<()> {
-    let job = Job { stat: Stat::Rows, wide, geometry, stages, cuts: &[], score: Some(score), with_base: false };
+    let job = Job { stat: Stat::Rows, wide, geometry, stages, cuts: [&[]; 2], score: Some(score), with_base: false };
     make(kernels, stream, &job, sources, scratch, out)
 }
 
@@ -220,7 +222,8 @@ fn make(
     }
     let params = Params {
         load: Load::new(sources, job.geometry, job.stages)?,
-        limits: spread(job.cuts.iter().copied(), 0),
+        limits: spread(job.cuts[0].iter().copied(), 0),
+        tops: spread(job.cuts[1].iter().copied(), u64::MAX),
         blocks: scratch,
         run_elems,
         run_blocks,
