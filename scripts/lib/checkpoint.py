@@ -168,6 +168,12 @@ class Checkpoint:
         return decode(self.raw(name), self.dtype(name)).astype(np.float64)
 
 
+def load_floats(path):
+    """{name: float32 array} of all floating tensors of a checkpoint."""
+    checkpoint = Checkpoint(path)
+    return {name: checkpoint.float32(name) for name in checkpoint if checkpoint.is_float(name)}
+
+
 class Writer:
     """Writes one safetensors file whose layout is known beforehand; the data may come in pieces, in order."""
 

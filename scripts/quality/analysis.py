@@ -21,7 +21,8 @@ class Results:
     """Measured settings, and which examples each has right."""
 
     def __init__(self, benchmark):
-        self.id_tasks, self.ood_tasks, self.tasks = benchmark.id_tasks, benchmark.ood_tasks, benchmark.tasks
+        self.groups, self.tasks = benchmark.groups, benchmark.tasks
+        self.id_tasks, self.ood_tasks = self.groups["ID"], self.groups["OOD"]
         self.settings, self._right = [], {task: [] for task in self.tasks}
 
     def add(self, setting, right):

@@ -14,9 +14,8 @@ import time
 
 import numpy as np
 
-import evaluate
 import random_pruning
-from settings import BASE, TASKS
+from benchmark import BASE, VERSION
 
 
 def digest(path):
@@ -45,27 +44,22 @@ def read_if_there(path):
 
 
 class Measurer:
-    """Measures settings on the benchmark in `folder`, keeping results in `cache`."""
+    """Measures settings on a benchmark, keeping results in `cache`."""
 
-    def __init__(self, folder, cache, merganser, log=sys.stderr):
-        self.folder, self.cache, self.merganser, self.log = os.path.abspath(folder), cache, merganser, log
-        self.benchmark = evaluate.Benchmark(folder)
+    def __init__(self, benchmark, cache, merganser, log=sys.stderr):
+        self.benchmark, self.cache, self.merganser, self.log = benchmark, cache, merganser, log
         self._binary = digest(merganser)
-        self._sources = {name: digest(self._path(name)) for name in (BASE, *TASKS)}
-        data = [digest(self._path(name)) for name in ("eval", "stem")]
-        self._evaluator = digest_text(str(evaluate.VERSION), *data)
+        self._sources = {name: digest(benchmark.path(name)) for name in (BASE, *benchmark.models)}
+        self._evaluator = digest_text(str(VERSION), *(digest(benchmark.path(name)) for name in benchmark.data_files()))
         self.evaluated = 0
-
-    def _path(self, name):
-        return os.path.join(self.folder, name + ".safetensors")
 
     def right(self, setting, place=""):
         """{task: a boolean for each example} of the setting's merged model. `place` leads the line that is logged."""
         if setting.method is None:
-            return self._evaluated(setting, place, self._sources[setting.source], self._path(setting.source))
+            return self._evaluated(setting, place, self._sources[setting.source], self.benchmark.path(setting.source))
         # The recipe names what was measured; where it lay does not matter.
-        names = list(TASKS) if setting.random is None else [f"{task} {setting.random}" for task in TASKS]
-        wanted = digest_text(setting.recipe("", names), self._binary, *self._sources.values())
+        names = self.benchmark.models if setting.random is None else [f"{task} {setting.random}" for task in self.benchmark.models]
+        wanted = digest_text(setting.recipe(BASE, names), self._binary, *self._sources.values())
         note = os.path.join(self.cache, "merges", wanted)
         merged = read_if_there(note)
         if merged is not None:
@@ -79,12 +73,12 @@ class Measurer:
             return self._evaluated(setting, place, merged, path)
 
     def _merge(self, setting, work):
-        models = [self._path(task) for task in TASKS]
+        models = [self.benchmark.path(task) for task in self.benchmark.models]
         if setting.random is not None:
-            models = random_pruning.prune(self._path(BASE), dict(zip(TASKS, models)), *setting.random, work)
+            models = random_pruning.prune(self.benchmark.path(BASE), dict(zip(self.benchmark.models, models)), *setting.random, work)
         recipe, out = os.path.join(work, "recipe.yaml"), os.path.join(work, "merged")
         with open(recipe, "w", encoding="utf-8") as handle:
-            handle.write(setting.recipe(self.folder, models))
+            handle.write(setting.recipe(self.benchmark.path(BASE), models))
         done = subprocess.run([self.merganser, "merge", recipe, "-o", out, "-q", "--threads", "1"], stdout=subprocess.DEVNULL, check=False)
         if done.returncode:
             raise SystemExit(f"merganser ended with {done.returncode} on `{setting.key}`")
@@ -97,7 +91,7 @@ class Measurer:
         text = read_if_there(self._result_path(merged))
         if text is None:
             return None
-        count = self.benchmark.examples
+        count = self.benchmark.count
         return {task: np.unpackbits(np.frombuffer(bytes.fromhex(bits), np.uint8), count=count(task)).astype(bool)
                 for task, bits in json.loads(text).items()}
 
@@ -108,6 +102,6 @@ class Measurer:
             right = self.benchmark.right(path)
             self.evaluated += 1
             write_whole(self._result_path(merged), json.dumps({task: np.packbits(bits).tobytes().hex() for task, bits in right.items()}))
-            means = [100 * np.mean([right[task].mean() for task in tasks]) for tasks in (self.benchmark.id_tasks, self.benchmark.ood_tasks)]
-            print(f"{place:>8}{means[0]:7.2f}{means[1]:7.2f}  {setting.key}  ({time.time() - started:.0f} s)", file=self.log, flush=True)
+            means = "".join(f"{100 * np.mean([right[task].mean() for task in tasks]):7.2f}" for tasks in self.benchmark.groups.values())
+            print(f"{place:>8}{means}  {setting.key}  ({time.time() - started:.0f} s)", file=self.log, flush=True)
         return right

@@ -10,7 +10,9 @@ import numpy as np  # noqa: E402
 
 import analysis  # noqa: E402
 import tables  # noqa: E402
-from settings import BASE, CART_MAP, MAP_RATIOS, MAP_SCALES, PLAIN, STAGED, Setting  # noqa: E402
+from benchmark import BASE  # noqa: E402
+from settings import Setting  # noqa: E402
+from sweeps import MAP_RATIOS  # noqa: E402
 
 DOTS_PER_INCH = 110
 # A method's colour; its curve with the stage is the solid one.
@@ -85,30 +87,30 @@ def per_task(results, path, chosen):
     save(figure, path)
 
 
-def cart_map(results, path):
+def cart_map(results, path, scales):
     """ID and OOD accuracy of `cart` over rank ratio and λ."""
     means = [part[0] for part in results.means(results.all_examples())]
     place = {(dict(setting.parameters).get("rank_ratio"), setting.scale): number for number, setting in enumerate(results.settings)
              if setting.method == "cart" and setting.stage is None and setting.random is None}
     figure, both = plt.subplots(1, 2, figsize=(9.5, 3))
     for axes, part, title in zip(both, means, ("ID", "OOD")):
-        values = np.array([[part[place[ratio, scale]] if (ratio, scale) in place else np.nan for scale in MAP_SCALES] for ratio in MAP_RATIOS])
-        heat_map(axes, values, [f"{ratio:g}" for ratio in MAP_RATIOS], [f"{scale:g}" for scale in MAP_SCALES])
+        values = np.array([[part[place[ratio, scale]] if (ratio, scale) in place else np.nan for scale in scales] for ratio in MAP_RATIOS])
+        heat_map(axes, values, [f"{ratio:g}" for ratio in MAP_RATIOS], [f"{scale:g}" for scale in scales])
         axes.set_title(f"cart: mean {title} accuracy, %", fontsize=9)
         axes.set_xlabel("λ")
         axes.set_ylabel("rank ratio")
     save(figure, path)
 
 
-def draw(results, folder):
+def draw(results, sweeps, folder):
     """Writes fronts.png, tasks.png and cart.png, each if there is something for it."""
     curves = results.curves()
     means = [part[0] for part in results.means(results.all_examples())]
-    pairs = [sweeps[method][0].curve for method in PLAIN for sweeps in (PLAIN, STAGED)]
-    others = [curve for curve in curves if curve.method not in PLAIN and curve.stage is None]
+    pairs = [of(method)[0].curve for method in sweeps.plain for of in (sweeps.plain_of, sweeps.staged_of)]
+    others = [curve for curve in curves if curve.method not in sweeps.plain and curve.stage is None]
     if any(curve in curves for curve in pairs + others):
         fronts(results, os.path.join(folder, "fronts.png"), pairs + others)
         best = [results.settings[max(curves[curve], key=lambda place: means[0][place])] for curve in pairs + others if curve in curves]
         per_task(results, os.path.join(folder, "tasks.png"), [Setting("linear"), *best])
-    if any(setting in results.settings for setting in CART_MAP):
-        cart_map(results, os.path.join(folder, "cart.png"))
+    if any(setting in results.settings for setting in sweeps.map()):
+        cart_map(results, os.path.join(folder, "cart.png"), sweeps.map_scales)

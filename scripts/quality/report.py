@@ -7,7 +7,7 @@ import numpy as np
 import analysis
 import tables
 from analysis import BELOW, HEADLINE
-from settings import FOUND, PLAIN, Setting
+from settings import Setting
 from tables import interval, markdown, short, signed
 
 SEED, DRAWS, SPLITS = 20250609, 1000, 100
@@ -22,10 +22,10 @@ def candidates(results, plain, random=False):
             and (curve.random is not None if random else curve.stage not in (None, ()))]
 
 
-def front_of(results, plain):
+def front_of(results, plain, found):
     """What the search found in front of one method: (plain data, Markdown)."""
     staged, random = candidates(results, plain), candidates(results, plain, random=True)
-    stages = {"`lwptv` with its defaults": (), "`lwptv` as found best": FOUND[plain.method]}
+    stages = {"`lwptv` with its defaults": (), "`lwptv` as found best": found}
     named = [(label, Setting(plain.method, plain.parameters, stage=stage)) for label, stage in stages.items()]
     named = [(label, curve) for label, curve in named if curve in results.curves()]
     draws = results.bootstrap(DRAWS, np.random.default_rng(SEED))
@@ -77,12 +77,12 @@ def cross_fits(results, plain, staged, named):
                   "Chosen most often: " + "; ".join(f"{short(curve)} ({100 * count / (2 * SPLITS):.0f} %)" for curve, count in chosen) + ".", ""]
 
 
-def search_report(results):
-    """(plain data, Markdown lines) over the three methods."""
+def search_report(results, sweeps):
+    """(plain data, Markdown lines) over the methods that the stage is put in front of."""
     data, lines = {}, ["## The pruning stage", "", f"OOD points over the plain method's λ sweep at equal ID, at so much below its best ID; 95 %: {DRAWS} bootstrap draws.", ""]
-    for method, settings in PLAIN.items():
-        plain = settings[0].curve
-        if candidates(results, plain):
-            data[method], text = front_of(results, plain)
+    for method in sweeps.plain:
+        plain = sweeps.plain_of(method)[0].curve
+        if plain in results.curves() and candidates(results, plain):
+            data[method], text = front_of(results, plain, sweeps.found[method])
             lines += text
     return {"stage": data}, lines

@@ -7,11 +7,7 @@ import numpy as np
 
 import analysis
 from analysis import BELOW, HEADLINE
-from settings import BASE, TASKS
-
-
-# An ID accuracy at which methods are compared: about the best of the weakest of them.
-COMMON_ID = 69.0
+from benchmark import BASE
 
 
 def percent(value):
@@ -49,28 +45,27 @@ def short(setting):
 
 
 def every(results):
-    """[(setting, ID, OOD, {task: accuracy})], all examples alike."""
-    looks = results.all_examples()
-    accuracy = results.per_task(looks)
-    means = results.means(looks)
-    return [(setting, means[0][0, place], means[1][0, place], {task: accuracy[task][0, place] for task in results.tasks})
+    """[(setting, {group: mean accuracy}, {task: accuracy})], all examples alike."""
+    accuracy = {task: values[0] for task, values in results.per_task(results.all_examples()).items()}
+    means = {group: np.mean([accuracy[task] for task in tasks], axis=0) for group, tasks in results.groups.items()}
+    return [(setting, {group: values[place] for group, values in means.items()}, {task: accuracy[task][place] for task in results.tasks})
             for place, setting in enumerate(results.settings)]
 
 
 def write_csv(path, results):
     with open(path, "w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["setting", "lambda", "ID", "OOD", *results.tasks])
-        for setting, id_mean, ood_mean, tasks in every(results):
-            writer.writerow([setting.curve.key, "" if setting.scale is None else setting.scale, f"{id_mean:.2f}", f"{ood_mean:.2f}",
+        writer.writerow(["setting", "lambda", *results.groups, *results.tasks])
+        for setting, groups, tasks in every(results):
+            writer.writerow([setting.curve.key, "" if setting.scale is None else setting.scale, *(f"{mean:.2f}" for mean in groups.values()),
                              *(f"{tasks[task]:.1f}" for task in results.tasks)])
 
 
 def write_json(path, results, found):
     """The same, and what follows from it (`found`: plain data)."""
-    settings = [{"setting": setting.curve.key, "lambda": setting.scale, "id": round(id_mean, 3), "ood": round(ood_mean, 3),
-                 "tasks": {task: round(value, 3) for task, value in tasks.items()}} for setting, id_mean, ood_mean, tasks in every(results)]
-    document = {"schema": 1, "id_tasks": results.id_tasks, "ood_tasks": results.ood_tasks, "settings": settings, **found}
+    settings = [{"setting": setting.curve.key, "lambda": setting.scale, "means": {group: round(mean, 3) for group, mean in groups.items()},
+                 "tasks": {task: round(value, 3) for task, value in tasks.items()}} for setting, groups, tasks in every(results)]
+    document = {"schema": 2, "groups": results.groups, "settings": settings, **found}
     with open(path, "w", encoding="utf-8") as handle:
         json.dump(document, handle, indent=1)
         handle.write("\n")
@@ -78,31 +73,37 @@ def write_json(path, results, found):
 
 def by_setting(results):
     """Every setting with its accuracies."""
-    rows = [[short(setting), percent(id_mean), percent(ood_mean), *(percent(tasks[task]) for task in results.tasks)]
-            for setting, id_mean, ood_mean, tasks in every(results)]
-    return markdown(["", "ID", "OOD", *results.tasks], rows)
+    rows = [[short(setting), *map(percent, groups.values()), *(percent(tasks[task]) for task in results.tasks)]
+            for setting, groups, tasks in every(results)]
+    return markdown(["", *results.groups, *results.tasks], rows)
 
 
 def individual(results):
     """Mean accuracy of each fine-tune on its own task, or None where one was not measured."""
-    own = [tasks[setting.source] for setting, _, _, tasks in every(results) if setting.method is None and setting.source in TASKS]
-    return float(np.mean(own)) if len(own) == len(TASKS) else None
+    models = results.groups["ID"]
+    own = [tasks[setting.source] for setting, _, tasks in every(results) if setting.method is None and setting.source in models]
+    return float(np.mean(own)) if len(own) == len(models) else None
 
 
-def best_of_methods(results):
-    """Each method without a stage: its best ID, and its OOD at an ID accuracy that nearly every method reaches."""
-    looks, rows = results.all_examples(), []
-    means = results.means(looks)
-    for curve, places in results.curves().items():
-        if curve.stage is not None or curve.random is not None:
-            continue
+def methods_alone(results):
+    """[(curve, places)] of every method without a stage; one that has no λ is a curve of one place."""
+    found = [(curve, places) for curve, places in results.curves().items() if curve.stage is None and curve.random is None]
+    return found + [(setting, [place]) for place, setting in enumerate(results.settings) if setting.method is not None and setting.scale is None]
+
+
+def best_of_methods(results, common_id):
+    """Each method without a stage: its best ID, what it has of the other groups there, and its OOD at an ID accuracy that most reach."""
+    rows, means, figures = [], results.means(results.all_examples()), every(results)
+    for curve, places in methods_alone(results):
         line = analysis.along(means, places)
         best = places[int(line.id[0].argmax())]
-        common = line.best(np.array([COMMON_ID]))[0][0]
-        rows.append([short(curve), results.settings[best].scale, percent(means[0][0, best]), percent(means[1][0, best]),
-                     "–" if np.isnan(common) else percent(common)])
-    rows.sort(key=lambda row: -float(row[2]))
-    return markdown(["method", "λ of the best ID", "ID", "OOD there", f"OOD at ID {COMMON_ID:g}"], rows)
+        common = line.best(np.array([common_id]))[0][0]
+        scale = results.settings[best].scale
+        rows.append((figures[best][1]["ID"], [short(curve), "–" if scale is None else f"{scale:g}", *map(percent, figures[best][1].values()),
+                                              "–" if np.isnan(common) else percent(common)]))
+    rows.sort(key=lambda row: -row[0])
+    others = [f"{group} there" for group in results.groups if group != "ID"]
+    return markdown(["method", "λ of the best ID", "ID", *others, f"OOD at ID {common_id:g}"], [row for _, row in rows])
 
 
 def gain_rows(results, plain, candidates, draws):
