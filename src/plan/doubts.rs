@@ -10,6 +10,20 @@ use crate::report::manifest::Coverage;
 /// The share of parameters from which on it is said that they stay average.
 const TOLD_SHARE: f64 = 0.01;
 
+/// Names by which decoders of text store the table that turns tokens into vectors.
+const TOKEN_TABLES: [&str; 5] =
+    ["embed_tokens.weight", "wte.weight", "tok_embeddings.weight", "embed_in.weight", "word_embeddings.weight"];
+
+/// What is known of methods on matrices where the model is a language model: no warning, since it may serve all the same.
+pub(super) fn advice(tensors: &[TensorPlan]) -> Option<&'static str> {
+    let is_merged = tensors.iter().any(|t| matches!(t.program, Program::LowRank(_)));
+    let has_tokens = tensors.iter().any(|t| TOKEN_TABLES.iter().any(|table| t.name.ends_with(table)));
+    let has_encoder = tensors.iter().any(|t| t.name.split('.').any(|segment| segment == "encoder"));
+    (is_merged && has_tokens && !has_encoder).then_some(
+        "on large language models the one systematic comparison (arXiv 2511.21437) found reliable gains from task_arithmetic alone",
+    )
+}
+
 /// Warnings about a plan's tensors.
 pub(super) fn warnings(recipe: &Recipe, tensors: &[TensorPlan], coverage: Option<&Coverage>) -> Vec<String> {
     let mut warnings = Vec::new();

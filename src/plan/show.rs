@@ -7,7 +7,7 @@ use serde_json::{Map, json};
 
 use super::devices::{OnDevices, Place};
 use super::graph::Kind;
-use super::{Plan, TensorPlan};
+use super::{Plan, TensorPlan, doubts};
 use crate::backend::cpu::low_rank;
 use crate::ops::rules::RuleId;
 use crate::ops::{Blend, MatrixRule, Program, Rank, Sparsify};
@@ -181,6 +181,9 @@ fn write_text(plan: &Plan, out: &mut String) -> std::fmt::Result {
             "matrices  {}, {} other tensors averaged: {share:.1} % of the parameters without tables and norms",
             c.matrices, c.averaged
         )?;
+    }
+    if let Some(advice) = doubts::advice(&plan.tensors) {
+        writeln!(out, "note      {advice}")?;
     }
     for (how, count) in decompositions {
         writeln!(out, "{count} {} by {how}", if count == 1 { "matrix" } else { "matrices" })?;
