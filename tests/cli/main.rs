@@ -7,6 +7,7 @@ mod place;
 
 mod arguments;
 mod bench;
+mod documentation;
 mod panic;
 mod progress;
 mod readme;

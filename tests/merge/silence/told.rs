@@ -50,6 +50,22 @@ fn what_a_method_on_matrices_averages_is_counted_and_told() {
 }
 
 #[test]
+fn a_plan_says_what_is_known_of_methods_on_matrices_on_language_models() {
+    let note = |names: &[&str], method| {
+        let specs: Vec<(&str, Dtype, &[u64])> = names.iter().map(|name| (*name, F32, &[16, 8][..])).collect();
+        let family = Family::new(quick_folder(), &specs, 3, 7);
+        let plan = Run::default().plan(&family.recipe("noted", &Text::plain(method, 3).yaml())).unwrap();
+        assert_eq!(plan.warnings, [""; 0]);
+        plan.to_text().lines().filter(|line| line.starts_with("note ") && line.contains("2511.21437")).count()
+    };
+    let (decoder, block) = ("model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight");
+    assert_eq!(note(&[decoder, block], "cart"), 1);
+    assert_eq!(note(&[decoder, block], "task_arithmetic"), 0);
+    assert_eq!(note(&["vision_model.encoder.layers.0.mlp.fc1.weight"], "cart"), 0);
+    assert_eq!(note(&["shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"], "cart"), 0);
+}
+
+#[test]
 fn cart_of_what_cancels_is_told() {
     let family = Family::new(quick_folder(), MATRICES, 3, 7);
     let told =
