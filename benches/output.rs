@@ -74,6 +74,7 @@ fn work_folder(spec: &TensorSpec) -> (tempfile::TempDir, WorkDir) {
             overwrite: false,
             fingerprint: Fingerprint::new(serde_json::Map::new()),
             sources: Vec::new(),
+            part: None,
         };
         Ok((folder, WorkDir::open(options, &layout)?))
     });

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple, Union, overload
 
 from ._documents import *
 from ._documents import __all__ as _documents_all
@@ -73,10 +73,12 @@ __all__ = [
 ]
 
 
+@overload
 def merge(
     recipe: Recipe,
     out: Path,
     *,
+    part: None = None,
     device: Optional[str] = None,
     device_memory: Optional[Size] = None,
     threads: Optional[int] = None,
@@ -87,17 +89,43 @@ def merge(
     resume: bool = False,
     overwrite: bool = False,
     progress: Optional[OnProgress] = None,
-) -> Merged:
+) -> Merged: ...
+
+
+@overload
+def merge(recipe: Recipe, out: Path, *, part: str, **options: Any) -> Union[Merged, PartDone]: ...
+
+
+def merge(
+    recipe: Recipe,
+    out: Path,
+    *,
+    part: Optional[str] = None,
+    device: Optional[str] = None,
+    device_memory: Optional[Size] = None,
+    threads: Optional[int] = None,
+    memory_budget: Optional[Size] = None,
+    seed: Optional[int] = None,
+    shard_size: Optional[Size] = None,
+    strict: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Optional[OnProgress] = None,
+) -> Union[Merged, PartDone]:
     """Merges checkpoints as the recipe says into the folder `out`, which must not exist or be empty.
 
     `device` is `auto`, `cpu`, `cuda` or `cuda:N`; sizes are bytes or texts such as "8GiB". `resume` goes on with an
     interrupted merge, `overwrite` replaces an output once the new one is complete, `strict` takes remarks on the recipe for errors. `progress` is called from this thread:
     with nothing done first, about four times a second, and with all of it done at the end; what it raises stops
     the merge, which can be resumed, and is raised here.
+
+    `part` is `I/N`, or `auto/N` in an array's task: this process does the I-th of N parts of the merge. The one that is done
+    last finishes `out` and gets the whole's document; the others get a `PartDone`.
     """
     source, stdin = _recipe(recipe)
     options = _options(
         out=_path(out),
+        part=part,
         device=device,
         device_memory=device_memory,
         threads=threads,
@@ -108,7 +136,8 @@ def merge(
         resume=resume,
         overwrite=overwrite,
     )
-    return _read(Merged, _run("merge", [*options, "--", source], stdin=stdin, progress=progress, shows_progress=True))
+    done = _run("merge", [*options, "--", source], stdin=stdin, progress=progress, shows_progress=True)
+    return _read(PartDone, done) if "part" in done else _read(Merged, done)
 
 
 def plan(

@@ -37,6 +37,8 @@ __all__ = [
     "MergedTotals",
     "MergedTotalsNonfinite",
     "Methods",
+    "PartDone",
+    "PartTotals",
     "Plan",
     "PlannedDevices",
     "PlannedDevicesDevice",
@@ -170,6 +172,41 @@ class Merged:
     method: str
     """The recipe's method."""
     seed: int
+
+
+@dataclass(frozen=True)
+class PartTotals:
+    """Sums over a part."""
+
+    tensors: int
+    bytes_read: int
+    """Bytes read of the sources, by this run."""
+    bytes_written: int
+    """Bytes written of tensors, by this run."""
+
+
+@dataclass(frozen=True)
+class PartDone:
+    """`merganser merge --part --json`."""
+
+    schema: int
+    command: str
+    merganser: str
+    """The version of merganser."""
+    warnings: List[str]
+    """What the user should know, as on stderr."""
+    out: str
+    """The output's folder, absolute; it is not there yet."""
+    part: int
+    """The part, from 1."""
+    of: int
+    """How many parts there are."""
+    already_done: bool
+    """Whether it was done before."""
+    open_parts: List[int]
+    """Parts that are not done, from 1; none where another process is finishing the output."""
+    totals: PartTotals
+    """Sums over a part."""
 
 
 @dataclass(frozen=True)

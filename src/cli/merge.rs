@@ -5,16 +5,19 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::document::{Document, Output, print_document};
+use super::document::{Document, Output};
 use super::log::Log;
 use super::mergekit::Mergekit;
-use super::print::{count, print};
+use super::part::{self, PartArg};
+use super::print::count;
 use super::progress::{ProgressArgs, State};
 use super::{DeviceArgs, JsonFlag, PlanArgs, before, setup};
 use crate::backend::device::Device;
-use crate::engine::{self, Done, Progress};
-use crate::error::Result;
+use crate::engine::{self, Done, Outcome, Progress};
+use crate::error::{Cause, Error, Result};
+use crate::output::Share;
 use crate::plan::Plan;
+use crate::recipe::Recipe;
 use crate::units::format_bytes;
 
 /// Merge checkpoints as the recipe says
@@ -24,6 +27,7 @@ Examples:
   merganser merge recipe.yaml -o merged
   merganser merge recipe.yaml -o merged --memory-budget 2GiB --threads 8
   merganser merge recipe.yaml -o merged --resume --json
+  merganser merge recipe.yaml -o merged --part auto/8     in each task of an array of eight
 
 OUT appears once it is complete, by one rename; until then the work is in OUT.merganser-partial beside it. \
 After an interruption (Ctrl-C, a full disk, a killed job) the same command with --resume goes on.
@@ -39,6 +43,10 @@ pub(super) struct Merge {
     mergekit: Mergekit,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Do the I-th of N parts of the merge, beside other processes that do the others, into the same OUT on a file system that
+    /// all see; the last one finishes OUT. auto/N takes I from a batch system's array index. Implies --resume
+    #[arg(long, value_name = "I/N")]
+    part: Option<PartArg>,
     /// Go on with an interrupted merge into OUT; start where there is none
     #[arg(long)]
     resume: bool,
@@ -60,8 +68,12 @@ impl Merge {
         let out = self.out.or(self.mergekit.out).unwrap_or_default();
         let stop = setup::signals()?;
         crate::checkpoint::install_bus_handler()?;
+        let part = self.part.map(PartArg::resolve).transpose()?;
         let device = self.device.choose()?;
         let mut recipe = self.plan.recipe()?;
+        if part.is_some() && !recipe.before.is_empty() {
+            return Err(no_parts_of(&recipe));
+        }
         if !recipe.before.is_empty() {
             // Every mistake of any document is found before the first is merged.
             crate::plan::Plan::new(recipe.clone(), self.plan.options())?;
@@ -72,9 +84,12 @@ impl Merge {
         let device = device.suited_to(plan.decomposes_on_devices())?;
         announce(&device, &plan);
         detail(&plan);
+        if let Some((part, of)) = part {
+            plan.take_part(part, of, labels(&device));
+        }
         let progress = Progress::default();
         let total = plan.read_bytes() + plan.layout.data_bytes();
-        let tensors = plan.tensors.len();
+        let tensors = plan.part.as_ref().map_or(plan.tensors.len(), Share::tensors);
         let state = || State {
             bytes: progress.read_bytes() + progress.written_bytes(),
             of: total.saturating_sub(progress.skipped_bytes()),
@@ -88,12 +103,18 @@ impl Merge {
         let merge = || {
             if device.cuda.is_empty() {
                 let request = engine::Request { plan: &plan, out, resume, overwrite };
-                return engine::merge(&request, &progress, &stop);
+                return engine::merge_part(&request, &progress, &stop);
             }
             let target = engine::Target { out, resume, overwrite, device_memory: self.device.device_memory };
-            engine::merge_on_devices(&mut plan, &device, target, &progress, &stop)
+            engine::merge_part_on_devices(&mut plan, &device, target, &progress, &stop)
         };
-        let done = self.progress.during(log, state, merge)?;
+        let done = match self.progress.during(log, state, merge)? {
+            Outcome::Done(done) => done,
+            Outcome::Part(done) => {
+                let warnings = plan.recipe.warnings.iter().chain(&plan.warnings).cloned().collect();
+                return self.json.tell(log, warnings, part::document(&done), &part::in_words(&done));
+            }
+        };
         documents.remove();
         for note in &done.notes {
             tracing::warn!("{note}");
@@ -101,13 +122,24 @@ impl Merge {
         for phase in &done.manifest.timings.phases {
             tracing::debug!("{} took {:.3} s", phase.name, phase.seconds);
         }
-        if self.json.json {
-            let warnings = plan.recipe.warnings.iter().chain(&plan.warnings).chain(&done.notes);
-            print_document(warnings.cloned().collect(), document(&done))?;
-        } else if !log.quiet {
-            print(&in_words(&done))?;
-        }
-        Ok(0)
+        let warnings = plan.recipe.warnings.iter().chain(&plan.warnings).chain(&done.notes).cloned().collect();
+        self.json.tell(log, warnings, document(&done), &in_words(&done))
+    }
+}
+
+/// The error for a part of a merge that has others before it.
+fn no_parts_of(recipe: &Recipe) -> Error {
+    let name = recipe.before.first().map(|(name, _)| name.as_str()).unwrap_or_default();
+    Error::input(format!("`--part` takes a recipe of one document; this one has `{name}` merged first"))
+        .because(Cause::Recipe)
+        .hint(format!("merge `{name}` by itself, and name its folder in the recipe"))
+}
+
+/// What computes, as all parts of a merge must have it.
+fn labels(device: &Device) -> Vec<String> {
+    match &device.cuda[..] {
+        [] => vec!["cpu".into()],
+        devices => devices.iter().map(|device| device.name.clone()).collect(),
     }
 }
 

@@ -14,6 +14,7 @@ mod man;
 mod merge;
 mod mergekit;
 mod methods;
+mod part;
 mod plan;
 mod print;
 mod progress;
@@ -138,6 +139,18 @@ struct JsonFlag {
     /// Print one JSON document on stdout ("schema": 2), also on failure
     #[arg(long)]
     json: bool,
+}
+
+impl JsonFlag {
+    /// Tells how a command ended, as a document or in words; its exit code.
+    fn tell<T: document::Document>(&self, log: &Log, warnings: Vec<String>, document: T, words: &str) -> Result<u8> {
+        if self.json {
+            document::print_document(warnings, document)?;
+        } else if !log.quiet {
+            print::print(words)?;
+        }
+        Ok(0)
+    }
 }
 
 /// `--threads`.

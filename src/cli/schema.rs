@@ -52,6 +52,7 @@ fn all() -> Value {
         "title": "What merganser prints with --json, and the reports of merganser saliency",
         "oneOf": [
             document::<super::merge::MergeDocument>(),
+            of::<Frame<super::part::PartDocument>>("merganser merge --part --json", json!({ "const": "merge" })),
             document::<super::extract::ExtractDocument>(),
             document::<PlanDocument>(),
             document::<super::saliency::SaliencyDocument>(),

@@ -4,7 +4,7 @@ use std::sync::mpsc::SyncSender;
 use std::thread::Scope;
 
 use super::writer::Written;
-use super::{Done, Engine, Progress, Request, Stop};
+use super::{Done, Engine, Outcome, Progress, Request, Stop};
 use crate::backend::device::Device;
 use crate::error::{Error, Kind, Result};
 use crate::plan::Plan;
@@ -60,16 +60,30 @@ pub fn merge_on_devices(
     progress: &Progress,
     stop: &Stop,
 ) -> Result<Done> {
+    merge_part_on_devices(plan, device, target, progress, stop)?.whole()
+}
+
+/// As [`super::merge_part()`], on CUDA devices.
+///
+/// # Errors
+/// As [`merge_on_devices`]. The CPU takes no device's place in a part: others may be done by devices.
+pub fn merge_part_on_devices(
+    plan: &mut Plan,
+    device: &Device,
+    target: Target<'_>,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<Outcome> {
     let Target { out, mut resume, overwrite, mut device_memory } = target;
     for round in 0.. {
         let gpus = match open(plan, device, device_memory) {
-            Err(error) if device.may_be_left() && error.kind() == Kind::Environment => {
+            Err(error) if device.may_be_left() && plan.part.is_none() && error.kind() == Kind::Environment => {
                 let note = format!("{error}; the CPU computes in its stead");
                 tracing::warn!("{note}");
                 plan.leave_devices()?;
                 let mut done = super::merge(&Request { plan, out, resume, overwrite }, progress, stop)?;
                 done.notes.push(note);
-                return Ok(done);
+                return Ok(Outcome::Done(Box::new(done)));
             }
             opened => opened?,
         };

@@ -8,10 +8,12 @@ use serde_json::Value;
 
 use super::{Gpus, Progress, Stop, damage, run};
 use crate::backend::device::CudaDevice;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::Program;
 use crate::output::source_digest::{from_hex, to_hex};
-use crate::output::{Copies, JournalEntry, OpenOptions, Opened, SourceDigests, WorkDir};
+use crate::output::{
+    Copies, JournalEntry, OpenOptions, Opened, PartDone, PartEnd, PartTotals, Share, SourceDigests, WorkDir,
+};
 use crate::plan::{Factors, Plan, SourceTensor};
 use crate::report::card::{Card, CardModel};
 use crate::report::manifest::{
@@ -47,16 +49,49 @@ pub struct Done {
     pub notes: Vec<String>,
 }
 
+/// What became of a merge, or of a part of one.
+#[derive(Debug)]
+pub enum Outcome {
+    /// OUT is complete.
+    Done(Box<Done>),
+    /// The part is done, and OUT is not complete.
+    Part(PartDone),
+}
+
+impl Outcome {
+    /// Of a merge that is not in parts.
+    pub(super) fn whole(self) -> Result<Done> {
+        match self {
+            Self::Done(done) => Ok(*done),
+            Self::Part(_) => Err(Error::internal("a whole merge was done in part")),
+        }
+    }
+}
+
 /// Merges, or goes on merging, as the request says; returns once OUT is complete and on the disk.
 ///
 /// # Errors
-/// Whatever stops the merge; OUT is as it was, and the work folder beside it is kept for `--resume`.
+/// Whatever stops the merge; OUT is as it was, and the work folder beside it is kept for `--resume`. A plan of a part is no whole
+/// merge ([`merge_part`]).
 pub fn merge(request: &Request<'_>, progress: &Progress, stop: &Stop) -> Result<Done> {
+    merge_with(request, None, progress, stop)?.whole()
+}
+
+/// Does the part that the plan has, or all of it; completes OUT if that was the last part.
+///
+/// # Errors
+/// As [`merge`].
+pub fn merge_part(request: &Request<'_>, progress: &Progress, stop: &Stop) -> Result<Outcome> {
     merge_with(request, None, progress, stop)
 }
 
-/// As [`merge`], on the open devices that the plan was made for.
-pub(super) fn merge_with(request: &Request<'_>, gpus: Option<&Gpus>, progress: &Progress, stop: &Stop) -> Result<Done> {
+/// As [`merge_part`], on the open devices that the plan was made for.
+pub(super) fn merge_with(
+    request: &Request<'_>,
+    gpus: Option<&Gpus>,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<Outcome> {
     let plan = request.plan;
     let started = Instant::now();
     let mut reads: Vec<PathBuf> = plan.sources.iter().map(|s| s.checkpoint.path().to_owned()).collect();
@@ -67,14 +102,17 @@ pub(super) fn merge_with(request: &Request<'_>, gpus: Option<&Gpus>, progress: &
         overwrite: request.overwrite,
         fingerprint: plan.fingerprint(),
         sources: reads,
+        part: plan.part.clone(),
     };
     let work = match WorkDir::open(options, &plan.layout)? {
         Opened::Work(work) => work,
         Opened::AlreadyDone(manifest) => {
             let path = std::path::absolute(request.out).unwrap_or_else(|_| request.out.to_owned());
             let resumed = manifest.tensors.len();
-            return Ok(Done { path, manifest: *manifest, resumed, was_done: true, notes: Vec::new() });
+            let done = Done { path, manifest: *manifest, resumed, was_done: true, notes: Vec::new() };
+            return Ok(Outcome::Done(Box::new(done)));
         }
+        Opened::PartDone(done) => return Ok(Outcome::Part(done)),
     };
     for tensor in work.unverified() {
         if !work.confirm(&tensor)? {
@@ -83,7 +121,8 @@ pub(super) fn merge_with(request: &Request<'_>, gpus: Option<&Gpus>, progress: &
     }
     let resumed = work.finished().len();
     if resumed > 0 {
-        tracing::info!("going on: {resumed} of {} tensors were finished before", plan.tensors.len());
+        let all = work.part().map_or(plan.tensors.len(), Share::tensors);
+        tracing::info!("going on: {resumed} of {all} tensors were finished before");
     }
     let prepared = started.elapsed();
     let result = run(plan, gpus, &work, progress, stop)
@@ -98,7 +137,20 @@ pub(super) fn merge_with(request: &Request<'_>, gpus: Option<&Gpus>, progress: &
 
     let phase = |name: &str, seconds: std::time::Duration| Phase { name: name.into(), seconds: seconds.as_secs_f64() };
     let phases = vec![phase("prepare", prepared), phase("merge", merged - prepared), phase("sync", synced - merged)];
-    let timings = Timings::new(synced.as_secs_f64(), progress.read_bytes(), progress.written_bytes(), phases);
+    let seconds = synced.as_secs_f64();
+    let own = PartTotals { seconds, bytes_read: progress.read_bytes(), bytes_written: progress.written_bytes() };
+    let work = match work.end_part(own)? {
+        PartEnd::Done(done) => return Ok(Outcome::Part(done)),
+        PartEnd::Finish(work) => work,
+    };
+    if plan.part.is_some() {
+        // A part's own was done before it became the one that finishes; headers and what parts share are written now.
+        work.sync()?;
+    }
+    let parts = work.part_totals();
+    let all = |of: fn(&PartTotals) -> u64| if parts.is_empty() { of(&own) } else { parts.iter().map(of).sum() };
+    let seconds = parts.iter().map(|part| part.seconds).fold(seconds, f64::max);
+    let timings = Timings::new(seconds, all(|part| part.bytes_read), all(|part| part.bytes_written), phases);
     let mut copies = match plan.reference().folder() {
         Some(folder) => Copies::choose(folder, plan.recipe.out_dtype)?,
         None => Copies::default(),
@@ -114,7 +166,8 @@ pub(super) fn merge_with(request: &Request<'_>, gpus: Option<&Gpus>, progress: &
     let finished = work.finish(manifest, &card, &files)?;
     let notes = copies.notes.into_iter().chain(finished.warnings);
     let notes = notes.chain(damage::notes(&finished.manifest)).chain(remarks(&finished.manifest)).collect();
-    Ok(Done { path: finished.path, manifest: finished.manifest, resumed, was_done: false, notes })
+    let done = Done { path: finished.path, manifest: finished.manifest, resumed, was_done: false, notes };
+    Ok(Outcome::Done(Box::new(done)))
 }
 
 /// What `config.json` of the model that lends its files says, if it has one that can be read.

@@ -14,6 +14,7 @@ mod groups;
 #[cfg(feature = "cuda")]
 mod lanes;
 mod merge;
+mod parted;
 mod progress;
 mod readahead;
 mod runs;
@@ -27,8 +28,8 @@ mod tensor;
 mod worker;
 mod writer;
 
-pub use devices::{Gpus, Target, merge_on_devices, plan_for_devices};
-pub use merge::{Done, Request, merge};
+pub use devices::{Gpus, Target, merge_on_devices, merge_part_on_devices, plan_for_devices};
+pub use merge::{Done, Outcome, Request, merge, merge_part};
 pub use progress::Progress;
 pub(crate) use sources::{sample_of, segments_of, stored_bytes, with_sources};
 pub use stop::Stop;
@@ -65,12 +66,16 @@ pub fn run(plan: &Plan, gpus: Option<&Gpus>, work: &WorkDir, progress: &Progress
             is_done[i] = is_done[of];
         }
     }
-    for (i, done) in is_done.iter().enumerate() {
-        if *done {
-            progress.skip(plan.pass_bytes(i) * plan.graph.passes(i) + plan.layout.placement(i).bytes);
+    for (i, done) in is_done.iter_mut().enumerate() {
+        let bytes = plan.pass_bytes(i) * plan.graph.passes(i) + plan.layout.placement(i).bytes;
+        if work.part().is_some_and(|share| share.owners[i] != share.part) {
+            *done = true;
+            progress.spare(bytes);
+        } else if *done {
+            progress.skip(bytes);
         }
     }
-    let schedule = Schedule::new(plan, &is_done, stop);
+    let schedule = Schedule::new(plan, &is_done, parted::order(plan, work), stop);
     let tensors: Vec<TensorRun> = plan.tensors.iter().map(TensorRun::new).collect();
     let buffers = Buffers::new(plan.memory.buffers, plan.memory.buffer_bytes as usize)?;
     let engine = Engine { plan, gpus, work, progress, schedule, is_done, tensors, buffers };
@@ -110,8 +115,7 @@ struct Engine<'a> {
     work: &'a WorkDir,
     progress: &'a Progress,
     schedule: Schedule<'a>,
-    /// Tensors that an earlier run has finished.
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    /// Tensors that an earlier run has finished, or that another process makes.
     is_done: Vec<bool>,
     tensors: Vec<TensorRun>,
     buffers: Buffers,

@@ -39,10 +39,15 @@ impl Progress {
         self.add_tensor();
     }
 
-    /// Bytes that a plan counts as read and that need not be: a device still has them.
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    /// Bytes that a plan counts and that need not be moved here: a device still has them, or another process makes what they
+    /// belong to.
     pub(super) fn spare(&self, bytes: u64) {
         self.skipped.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes back some of [`Self::spare`]: they must be read after all.
+    pub(super) fn owe(&self, bytes: u64) {
+        self.skipped.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Of the bytes read, those that a first pass over a tensor read: what readahead keeps ahead of.

@@ -13,9 +13,8 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 pub(super) fn run(engine: &Engine<'_>) {
     let mut asked = 0;
-    let finished = engine.work.finished();
     // Only the first pass over a tensor: later ones find it in the page cache, or come too late to help.
-    for tensor in engine.plan.tensors.iter().filter(|t| !finished.contains_key(&t.name)) {
+    for (tensor, _) in engine.plan.tensors.iter().zip(&engine.is_done).filter(|(_, is_done)| !**is_done) {
         let sources: Vec<_> = tensor.reads().map(|at| engine.plan.stored(at)).collect();
         let longest = sources.iter().map(|(t, _)| t.bytes).max().unwrap_or_default();
         for at in (0..longest).step_by(STEP_BYTES as usize) {

@@ -22,20 +22,40 @@ pub(super) enum Taker {
     Device(usize),
 }
 
+/// What a thread is to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    /// A unit of a step, or for a device the step as a whole.
+    Unit(StepId, u64),
+    /// To see whether another part of the merge has measured what a step would: then [`Schedule::end_unrun`], else
+    /// [`Schedule::offer`].
+    LookUp(StepId),
+}
+
+/// How the parts of a merge go about its steps.
+#[derive(Debug)]
+pub(super) struct Parted {
+    /// The order of steps; of equal ones the plan's.
+    pub rank: Vec<usize>,
+    /// Steps whose results may be known from elsewhere.
+    pub is_shared: Vec<bool>,
+}
+
 /// Shared by the computing threads.
 #[derive(Debug)]
 pub(super) struct Schedule<'a> {
     plan: &'a Plan,
     stop: &'a Stop,
     dependents: Vec<Vec<StepId>>,
+    parted: Option<Parted>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Steps with units to give out, what they need having ended.
-    ready: BTreeSet<StepId>,
+    /// Steps with units to give out, what they need having ended, by their order.
+    ready: BTreeSet<(usize, StepId)>,
     steps: Vec<Progress>,
     /// The device that has begun with a tensor.
     homes: Vec<Option<usize>>,
@@ -49,13 +69,15 @@ struct State {
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
     needs_left: usize,
+    /// Whether it has been looked up elsewhere.
+    looked_up: bool,
     given: u64,
     done: u64,
 }
 
 impl<'a> Schedule<'a> {
     /// Leaves out what only tensors that are done already would need.
-    pub fn new(plan: &'a Plan, is_done: &[bool], stop: &'a Stop) -> Self {
+    pub fn new(plan: &'a Plan, is_done: &[bool], parted: Option<Parted>, stop: &'a Stop) -> Self {
         let steps = &plan.graph.steps;
         let mut wanted = vec![false; steps.len()];
         let merges = steps.iter().enumerate().filter(|(_, s)| s.kind == Kind::Merge && !is_done[s.tensor]);
@@ -67,30 +89,37 @@ impl<'a> Schedule<'a> {
         }
         let mut dependents = vec![Vec::new(); steps.len()];
         let mut progress = vec![Progress::default(); steps.len()];
-        let mut ready = BTreeSet::new();
+        let mut free = Vec::new();
         for (i, step) in steps.iter().enumerate().filter(|(i, _)| wanted[*i]) {
             progress[i].needs_left = step.needs.len();
             step.needs.iter().for_each(|n| dependents[*n].push(i));
             if step.needs.is_empty() {
-                ready.insert(i);
+                free.push(i);
             }
         }
         let left = wanted.iter().filter(|w| **w).count();
         let homes = vec![None; plan.tensors.len()];
-        let state = State { ready, steps: progress, homes, reserved: 0, left, error: None };
-        Self { plan, stop, dependents, state: Mutex::new(state), changed: Condvar::new() }
+        let state = State { ready: BTreeSet::new(), steps: progress, homes, reserved: 0, left, error: None };
+        let schedule = Self { plan, stop, dependents, parted, state: Mutex::new(state), changed: Condvar::new() };
+        schedule.lock().ready.extend(free.into_iter().map(|id| schedule.ordered(id)));
+        schedule
+    }
+
+    /// A step by its order among those that are ready.
+    fn ordered(&self, id: StepId) -> (usize, StepId) {
+        (self.parted.as_ref().map_or(0, |parted| parted.rank[id]), id)
     }
 
     /// The next unit, or for a device the next step as a whole; `None` when there is nothing left, or the run is being stopped.
-    pub fn take(&self, taker: Taker) -> Option<(StepId, u64)> {
+    pub fn take(&self, taker: Taker) -> Option<Task> {
         let mut state = self.lock();
         loop {
             self.heed_signal(&mut state);
             if state.error.is_some() || state.left == 0 {
                 return None;
             }
-            if let Some(unit) = self.next(&mut state, taker) {
-                return Some(unit);
+            if let Some(task) = self.next(&mut state, taker) {
+                return Some(task);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -107,10 +136,19 @@ impl<'a> Schedule<'a> {
         }
     }
 
-    fn next(&self, state: &mut State, taker: Taker) -> Option<(StepId, u64)> {
+    /// Whether a step is to be looked up first.
+    fn asks(&self, state: &State, id: StepId) -> bool {
+        !state.steps[id].looked_up && self.parted.as_ref().is_some_and(|parted| parted.is_shared[id])
+    }
+
+    fn next(&self, state: &mut State, taker: Taker) -> Option<Task> {
         let mut waiting_for_memory = false;
         let mut found = None;
-        for id in state.ready.iter().filter(|id| self.suits(state, **id, taker)) {
+        for (_, id) in state.ready.iter().filter(|(_, id)| self.suits(state, *id, taker)) {
+            if self.asks(state, *id) {
+                found = Some(*id);
+                break;
+            }
             let step = &self.plan.graph.steps[*id];
             let starts = state.steps[*id].given == 0;
             if !starts || step.reserve == 0 {
@@ -126,6 +164,11 @@ impl<'a> Schedule<'a> {
             waiting_for_memory = true;
         }
         let id = found?;
+        if self.asks(state, id) {
+            state.steps[id].looked_up = true;
+            state.ready.remove(&self.ordered(id));
+            return Some(Task::LookUp(id));
+        }
         let step = &self.plan.graph.steps[id];
         let progress = &mut state.steps[id];
         let unit = progress.given;
@@ -141,9 +184,9 @@ impl<'a> Schedule<'a> {
             state.reserved += step.reserve;
         }
         if state.steps[id].given == step.units {
-            state.ready.remove(&id);
+            state.ready.remove(&self.ordered(id));
         }
-        Some((id, unit))
+        Some(Task::Unit(id, unit))
     }
 
     /// A unit is done. Whether it was the step's last: the caller then settles the step and calls [`Self::end`].
@@ -158,9 +201,21 @@ impl<'a> Schedule<'a> {
         let mut state = self.lock();
         state.reserved -= self.plan.graph.steps[id].reserve;
         (state.steps[id].given, state.steps[id].done) = (0, 0);
-        state.ready.insert(id);
+        state.ready.insert(self.ordered(id));
         drop(state);
         self.changed.notify_all();
+    }
+
+    /// A step that was looked up in vain is to run.
+    pub fn offer(&self, id: StepId) {
+        self.lock().ready.insert(self.ordered(id));
+        self.changed.notify_all();
+    }
+
+    /// A step need not run: its result is known.
+    pub fn end_unrun(&self, id: StepId) {
+        self.lock().reserved += self.plan.graph.steps[id].reserve;
+        self.end(id);
     }
 
     /// A step has ended: its memory is free, and what waits for it may start.
@@ -171,7 +226,7 @@ impl<'a> Schedule<'a> {
         for dependent in &self.dependents[id] {
             state.steps[*dependent].needs_left -= 1;
             if state.steps[*dependent].needs_left == 0 {
-                state.ready.insert(*dependent);
+                state.ready.insert(self.ordered(*dependent));
             }
         }
         drop(state);

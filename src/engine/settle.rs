@@ -16,7 +16,10 @@ pub(super) fn settle(engine: &Engine<'_>, step: &Step, tensor: &TensorPlan) -> R
             return Ok(run.settle_select(tensor, prune));
         }
         Kind::Rows(stage) | Kind::Columns(stage) => run.settle_scores(tensor, stage_of(tensor, stage)?.1),
-        Kind::Norms(_) => run.settle_norms(tensor),
+        Kind::Norms(_) => {
+            run.settle_norms(tensor);
+            engine.share(step)?;
+        }
         Kind::TrimNorms => run.settle_trim_norms(tensor),
         Kind::Gram => run.settle_fit(tensor),
         Kind::Overlap => run.settle_overlap(tensor),

@@ -317,6 +317,11 @@ impl TensorRun {
         }
     }
 
+    /// Takes norms that another process has measured, as [`Self::norms_around`] gave them there.
+    pub fn set_norms_around(&self, norms: [Vec<Sums>; 2]) {
+        self.lock().norms = norms;
+    }
+
     /// Norms before the stage that is being measured, by model.
     pub fn norms(&self) -> Vec<Sums> {
         self.lock().norms[0].clone()

@@ -7,7 +7,7 @@ use faer::traits::RealField;
 use twox_hash::xxhash3_128::Hasher;
 
 use super::runs::Runs;
-use super::schedule::Taker;
+use super::schedule::{Taker, Task};
 use super::settle::{self, stage_of};
 use super::sink::Sink;
 use super::sources::{for_segments, in_part, nonfinite_source, sample_of, segments_of, stored_bytes, with_sources};
@@ -76,7 +76,14 @@ impl<'a, 'p> Worker<'a, 'p> {
 
     /// Works until nothing is left, or the run is being stopped.
     pub fn work(mut self) -> Result<()> {
-        while let Some((id, unit)) = self.engine.schedule.take(Taker::Host) {
+        while let Some(task) = self.engine.schedule.take(Taker::Host) {
+            let (id, unit) = match task {
+                Task::Unit(id, unit) => (id, unit),
+                Task::LookUp(id) => {
+                    self.engine.look_up(id);
+                    continue;
+                }
+            };
             let step = &self.engine.plan.graph.steps[id];
             let tensor = &self.engine.plan.tensors[step.tensor];
             if tensor.wide {

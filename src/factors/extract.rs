@@ -119,6 +119,7 @@ pub fn extract(extraction: &Extraction<'_>, written: &AtomicU64, stop: &Stop) ->
         overwrite: extraction.overwrite,
         fingerprint: extraction.fingerprint(&layout),
         sources: vec![checkpoint.path().to_owned()],
+        part: None,
     };
     let own = &extraction.store.own;
     let rebuilt = own.iter().filter(|t| extraction.store.factors(extraction.task, **t).is_some()).count();
@@ -129,6 +130,7 @@ pub fn extract(extraction: &Extraction<'_>, written: &AtomicU64, stop: &Stop) ->
             let resumed = manifest.tensors.len();
             return Ok(Done { path, manifest: *manifest, rebuilt, resumed, was_done: true, notes: Vec::new() });
         }
+        Opened::PartDone(_) => return Err(Error::internal("an extraction has no parts")),
     };
     for tensor in work.unverified() {
         work.confirm(&tensor)?;

@@ -30,6 +30,16 @@ impl Sums {
         self.base += other.base;
     }
 
+    /// The numbers, in the order of the fields.
+    pub fn numbers(&self) -> [f64; 6] {
+        [self.l1, self.squares, self.deviation, self.dot, self.rest, self.base]
+    }
+
+    /// From what [`Self::numbers`] gave.
+    pub fn of([l1, squares, deviation, dot, rest, base]: [f64; 6]) -> Self {
+        Self { l1, squares, deviation, dot, rest, base }
+    }
+
     /// The form that a score takes for a whole layer or tensor of `elems` elements.
     pub fn score(&self, score: Score, elems: u64) -> f64 {
         let ratio = |a: f64, b: f64| if b == 0.0 { if a > 0.0 { f64::INFINITY } else { 0.0 } } else { (a / b).sqrt() };

@@ -41,6 +41,11 @@ impl DirectFile {
         Self { file: file.ok(), refused: AtomicBool::new(false) }
     }
 
+    /// None, where it was found not to work.
+    pub fn none() -> Self {
+        Self { file: None, refused: AtomicBool::new(false) }
+    }
+
     /// Writes what can be written directly of `bytes`, which go to `offset`. Gives the part of `bytes` that is in its place;
     /// the rest is to be written through the cache.
     ///
@@ -69,6 +74,28 @@ impl DirectFile {
         }
         Ok(pages.start..at)
     }
+}
+
+/// Whether what is written directly into the file at `path`, which goes then, is what is read from it. Some file systems that
+/// several machines share take direct writes and do not mean it.
+pub(super) fn works(path: &Path) -> bool {
+    let page = direct_alignment() as usize;
+    let memory: Vec<u8> = (0..3 * page).map(|i| (i % 251) as u8).collect();
+    let skip = (page - memory.as_ptr() as usize % page) % page;
+    let pages = &memory[skip..skip + 2 * page];
+    let flags = rustix::fs::OFlags::DIRECT | rustix::fs::OFlags::NOFOLLOW;
+    let write = || -> std::io::Result<bool> {
+        let file = OpenOptions::new().write(true).create_new(true).custom_flags(flags.bits() as i32).open(path)?;
+        file.write_all_at(pages, 0)?;
+        file.sync_all()?;
+        Ok(std::fs::read(path)? == *pages)
+    };
+    let works = write();
+    if !works.as_ref().is_ok_and(|works| *works) {
+        tracing::debug!(?works, "no direct I/O into `{}`", path.display());
+    }
+    let _ = std::fs::remove_file(path);
+    works.unwrap_or(false)
 }
 
 /// The part of `bytes`, which go to `offset`, that fills whole pages of the file from whole pages of memory.

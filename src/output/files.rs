@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, statfs, statvfs};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::direct::DirectFile;
+use super::direct::{self, DirectFile};
 use super::layout::{FileLayout, Layout};
+use super::parts::{Edges, SharedBlocks, draft_name};
 use crate::error::{Error, Result};
 
 /// From this size on, a write through the page cache asks the kernel to begin at once with bringing it to the disk: on Linux `DontNeed` starts
@@ -25,6 +26,8 @@ const WRITE_BACK_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct DataFiles {
     files: Vec<DataFile>,
+    /// Where bytes go that lie in blocks which other parts write into as well; `None` where no other process writes.
+    edges: Option<Edges>,
     resume_hint: String,
 }
 
@@ -95,13 +98,99 @@ impl DataFiles {
                 });
             }
         }
-        Ok((Self { files, resume_hint: resume_hint.into() }, kept))
+        Ok((Self { files, edges: None, resume_hint: resume_hint.into() }, kept))
+    }
+
+    /// Opens the files of `layout` in `folder` beside other processes, which have written into them maybe: so nothing is ever made
+    /// smaller. Once they `are_ready`, they have their full size. `beside` is a folder for a file to try with.
+    ///
+    /// # Errors
+    ///
+    /// No space, a folder that cannot be written; a file that is ready and not there (input).
+    pub fn open_shared(
+        folder: &Path,
+        layout: &Layout,
+        beside: &Path,
+        are_ready: bool,
+        edges: Option<Edges>,
+        resume_hint: &str,
+    ) -> Result<Self> {
+        let is_direct = direct::works(&draft_name(beside));
+        let memory = MemoryFolder::of(folder);
+        let mut files = Vec::with_capacity(layout.files().len());
+        let mut promised = 0_u64;
+        for planned in layout.files() {
+            let path = folder.join(&planned.name);
+            let making = |e: &IoError| write_error(e, &path, format_args!("create `{}`", path.display()), resume_hint);
+            let open = || {
+                make_folder(&path, folder)?;
+                let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+                let bytes = file.metadata()?.len();
+                Ok((file, bytes))
+            };
+            let (file, bytes) = open().map_err(|e| making(&e))?;
+            if bytes != planned.bytes {
+                if are_ready || bytes > planned.bytes {
+                    return Err(lost(&path, folder, bytes, planned.bytes));
+                }
+                promised = promised.saturating_add(planned.bytes);
+                let allocated = match &memory {
+                    Some(memory) => memory.promise(promised).and_then(|()| file.set_len(planned.bytes)),
+                    None => allocate(&file, planned.bytes),
+                };
+                allocated.map_err(|e| match is_full(&e) {
+                    true => no_space(folder, layout.file_bytes(), &e, resume_hint),
+                    false => making(&e),
+                })?;
+            }
+            let direct = if is_direct { DirectFile::open(&path) } else { DirectFile::none() };
+            files.push(DataFile {
+                file,
+                direct,
+                path,
+                header_bytes: planned.header.len() as u64,
+                bytes: planned.bytes,
+            });
+        }
+        Ok(Self { files, edges, resume_hint: resume_hint.into() })
+    }
+
+    /// Puts the blocks together that parts share, from what they left in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// A part's bytes cannot be read, or the disk is full or failing.
+    pub fn put_together(&self, blocks: &SharedBlocks, layout: &Layout, owners: &[usize], folder: &Path) -> Result<()> {
+        // Opened anew, so that nothing is known of the file that another machine has changed since.
+        let open = |file: usize| OpenOptions::new().write(true).open(&self.files[file].path);
+        blocks.put_together(layout, owners, folder, open).map_err(|e| {
+            let what = format_args!("put together what parts left in `{}`", folder.display());
+            write_error(&e, folder, what, &self.resume_hint)
+        })
+    }
+
+    /// Waits until a part's bytes in shared blocks are on the disk.
+    pub fn sync_edges(&self) -> Result<()> {
+        let Some(edges) = &self.edges else { return Ok(()) };
+        edges
+            .sync()
+            .map_err(|e| Error::environment(format!("cannot bring a part's bytes to the disk: {e}")).because_of_io(&e))
     }
 
     /// Writes into the data section of a file, at an offset from the file's start.
     pub fn write_at(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         let data = self.within(file, offset, bytes.len())?;
-        data.write_at(offset, bytes).map_err(|e| {
+        let cut = self.edges.as_ref().map(|edges| (edges, edges.cut(file, offset, bytes.len())));
+        let write = || match cut {
+            None => data.write_at(offset, bytes),
+            Some((edges, cut)) => {
+                for at in cut.shared.into_iter().filter(|at| !at.is_empty()) {
+                    edges.write_at(file, offset + at.start as u64, &bytes[at])?;
+                }
+                data.write_at(offset + cut.own.start as u64, &bytes[cut.own])
+            }
+        };
+        write().map_err(|e| {
             let what = format_args!("write {} bytes at offset {offset} of `{}`", bytes.len(), data.path.display());
             write_error(&e, &data.path, what, &self.resume_hint)
         })
@@ -110,9 +199,17 @@ impl DataFiles {
     /// Reads from the data section of a file, at an offset from the file's start.
     pub fn read_at(&self, file: usize, offset: u64, bytes: &mut [u8]) -> Result<()> {
         let data = self.within(file, offset, bytes.len())?;
-        data.file
-            .read_exact_at(bytes, offset)
-            .map_err(|e| Error::environment(format!("cannot read back `{}`: {e}", data.path.display())))
+        let cut = self.edges.as_ref().map(|edges| (edges, edges.cut(file, offset, bytes.len())));
+        let read = || match cut {
+            None => data.file.read_exact_at(bytes, offset),
+            Some((edges, cut)) => {
+                for at in cut.shared.into_iter().filter(|at| !at.is_empty()) {
+                    edges.read_at(file, offset + at.start as u64, &mut bytes[at])?;
+                }
+                data.file.read_exact_at(&mut bytes[cut.own.clone()], offset + cut.own.start as u64)
+            }
+        };
+        read().map_err(|e| Error::environment(format!("cannot read back `{}`: {e}", data.path.display())))
     }
 
     /// Writes a file's header, which makes it a valid one.
@@ -220,6 +317,15 @@ impl MemoryFolder {
 
 fn is_full(e: &IoError) -> bool {
     matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+/// The error for a file that other parts have written into and that is not there, or not whole.
+fn lost(path: &Path, folder: &Path, bytes: u64, expected: u64) -> Error {
+    Error::input(format!(
+        "`{}` has {bytes} bytes instead of {expected}: what parts of this merge wrote there is lost",
+        path.display()
+    ))
+    .hint(format!("once nobody is at work there, remove `{}` and run all parts again", folder.display()))
 }
 
 fn no_space(folder: &Path, needed: u64, e: &IoError, resume_hint: &str) -> Error {

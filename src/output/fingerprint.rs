@@ -26,6 +26,14 @@ impl Fingerprint {
         Self { components, digest: blake3::hash(canonical.as_bytes()).to_hex().to_string() }
     }
 
+    /// The same with one more component.
+    #[must_use]
+    pub fn with(&self, key: &str, value: Value) -> Self {
+        let mut components = self.components.clone();
+        components.insert(key.into(), value);
+        Self::new(components)
+    }
+
     /// blake3 of the components, hexadecimal.
     pub fn digest(&self) -> &str {
         &self.digest

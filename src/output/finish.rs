@@ -11,12 +11,13 @@ use rustix::io::Errno;
 
 use super::copy::{Content, MAX_BYTES, SmallFile};
 use super::files::write_error;
+use super::fingerprint::Fingerprint;
 use super::found::{JOURNAL_NAME, PLAN_NAME, check_replaceable, check_work_folder};
 use super::layout::INDEX_NAME;
 use super::lock::{LOCK_NAME, Lock};
 use super::ours::Ours;
 use super::target::Target;
-use super::workdir::WorkDir;
+use super::workdir::{Hold, WorkDir};
 use crate::error::{Error, Result};
 use crate::report::manifest::{MANIFEST_NAME, Manifest, OutputFile};
 
@@ -35,6 +36,14 @@ pub struct Finished {
 }
 
 impl WorkDir {
+    /// The plan as the work folder notes it.
+    fn noted(&self) -> Fingerprint {
+        match &self.options.part {
+            Some(share) => share.noted(&self.options.fingerprint),
+            None => self.options.fingerprint.clone(),
+        }
+    }
+
     /// Completes the output and renames it to OUT. The manifest's `files` and `fingerprint` are filled in here.
     ///
     /// # Errors
@@ -59,7 +68,7 @@ impl WorkDir {
         let mut is_folder = adapters.clone();
         let small = || index.iter().chain(files);
         self.announce(small().map(|f| f.name.clone()).chain([CARD_NAME.into(), MANIFEST_NAME.into()]).collect())?;
-        check_work_folder(&folder, &self.fingerprint, &self.layout)?;
+        check_work_folder(&folder, &self.noted(), &self.layout)?;
         let ours = Ours::of_work(&folder, Some(&self.layout));
         for file in small() {
             // In OUT itself or in a folder of it.
@@ -90,7 +99,7 @@ impl WorkDir {
         }
         is_folder.iter().chain(&adapters).try_for_each(|within| sync_folder(&folder.join(within)))?;
         listed.push(write_small(&folder, CARD_NAME, &Content::Bytes(card.into()), self.resume_hint())?);
-        manifest.fingerprint = self.fingerprint.digest().to_owned();
+        manifest.fingerprint = self.options.fingerprint.digest().to_owned();
         manifest.files = listed;
         // Last: a folder with a manifest is a complete output.
         let text = Content::Bytes(manifest.to_text()?.into_bytes());
@@ -98,19 +107,31 @@ impl WorkDir {
         sync_folder(&folder)?;
         taken.remove(PLAN_NAME);
         taken.remove(JOURNAL_NAME);
-        // What an earlier attempt left that has no place in this output.
+        let Self { target, hold, options, data, .. } = self;
+        drop(data);
+        let lock = match hold {
+            Hold::Whole(mut lock) => {
+                lock.leave_folder();
+                Some(lock)
+            }
+            Hold::Part(part) => {
+                part.claim.forget();
+                None
+            }
+        };
+        // What an earlier attempt left that has no place in this output, and what parts knew of each other.
         ours.remove(&folder, &taken)?;
         sync_folder(&folder)?;
-        let Self { target, lock, overwrite, data, .. } = self;
-        drop(data);
-        let warnings = place(&target, lock, overwrite)?;
+        let warnings = place(&target, lock, options.overwrite)?;
         Ok(Finished { path: target.path, manifest, warnings })
     }
 }
 
 /// Renames a complete work folder to OUT; an OUT with content is replaced if `overwrite` says so, and only by the
 /// rename itself. Gives warnings for what remained to be tidied up.
-pub(super) fn place(target: &Target, lock: Lock, overwrite: bool) -> Result<Vec<String>> {
+///
+/// `lock` is `None` for parts, which hold nothing by now.
+pub(super) fn place(target: &Target, lock: Option<Lock>, overwrite: bool) -> Result<Vec<String>> {
     let out = target.shown.display();
     // A plain rename replaces nothing but an empty folder.
     match fs::rename(&target.partial, &target.path) {
@@ -128,7 +149,9 @@ pub(super) fn place(target: &Target, lock: Lock, overwrite: bool) -> Result<Vec<
     sync_folder(&target.parent)?;
     let mut warnings = Vec::new();
     // The lock goes last and lies in OUT by now; until here, others found the work folder locked.
-    if let Err(e) = fs::remove_file(target.path.join(LOCK_NAME)) {
+    if let Err(e) = fs::remove_file(target.path.join(LOCK_NAME))
+        && (lock.is_some() || e.kind() != ErrorKind::NotFound)
+    {
         warnings.push(format!("cannot remove `{}`: {e}", target.path.join(LOCK_NAME).display()));
     }
     drop(lock);
@@ -278,8 +301,8 @@ mod tests {
     fn without_overwrite_a_filled_out_is_never_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let target = target(dir.path());
-        let lock = Lock::take(&target).unwrap();
-        let error = place(&target, lock, false).unwrap_err();
+        let lock = Lock::take(&target, "boot").unwrap();
+        let error = place(&target, Some(lock), false).unwrap_err();
         assert!(error.to_string().contains("filled by someone else"));
         assert!(target.path.join("deep/old").exists() && target.partial.join("new").exists());
     }

@@ -127,7 +127,7 @@ pub(super) fn look(partial: &Path) -> Result<Found> {
     // A start that was killed before it noted its plan left nothing of worth.
     let is_empty = entries.flatten().all(|e| {
         let name = e.file_name();
-        name == LOCK_NAME || name == PLAN_DRAFT_NAME
+        name == LOCK_NAME || name == PLAN_DRAFT_NAME || name == super::parts::names::FOLDER
     });
     Ok(if is_empty { Found::Nothing } else { Found::Damaged })
 }

@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use twox_hash::XxHash3_64;
@@ -86,19 +87,26 @@ impl Record {
     /// Reads a journal; a missing one says nothing. `file_of` names the data file of a tensor, `None` if the output
     /// has no such tensor.
     pub fn read<'a>(path: &Path, file_of: impl Fn(&str) -> Option<&'a str>) -> Result<Self> {
+        let mut record = Self::default();
+        record.read_on(path, file_of)?;
+        Ok(record)
+    }
+
+    /// The same, of a journal that goes on where those that were read before ended.
+    pub fn read_on<'a>(&mut self, path: &Path, file_of: impl Fn(&str) -> Option<&'a str>) -> Result<()> {
         let reading = |e: &std::io::Error| Error::io(format_args!("read the journal `{}`", path.display()), e);
         let file = match File::open(path) {
             Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(reading(&e)),
         };
         let mut reader = BufReader::new(file);
-        let mut record = Self::default();
+        let record = self;
         let mut line = Vec::new();
         loop {
             line.clear();
             if reader.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line).map_err(|e| reading(&e))? == 0 {
-                return Ok(record);
+                return Ok(());
             }
             match unseal(&line) {
                 Some(Line::Done(entry)) if file_of(&entry.tensor).is_some() => {
@@ -108,7 +116,7 @@ impl Record {
                 Some(Line::Files { .. }) => {}
                 _ => {
                     record.damaged = true;
-                    return Ok(record);
+                    return Ok(());
                 }
             }
             record.valid_bytes += line.len() as u64;
@@ -132,7 +140,7 @@ pub(super) fn listed_files(path: &Path) -> BTreeSet<String> {
 }
 
 /// A line with its check and newline.
-fn seal(line: &Line) -> Result<Vec<u8>> {
+pub(super) fn seal<T: Serialize>(line: &T) -> Result<Vec<u8>> {
     let mut text = serde_json::to_string(line).map_err(|e| Error::internal(format!("journal: {e}")))?;
     let check = XxHash3_64::oneshot(text.as_bytes());
     text.pop(); // the closing brace, which the check's takes the place of
@@ -141,7 +149,7 @@ fn seal(line: &Line) -> Result<Vec<u8>> {
 }
 
 /// The content of a sealed line; `None` unless every byte is as [`seal`] made it.
-fn unseal(line: &[u8]) -> Option<Line> {
+pub(super) fn unseal<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
     let (body, tail) = line.split_at_checked(line.len().checked_sub(CHECK_BYTES)?)?;
     let text = [body, b"}"].concat();
     let expected = format!("{CHECK_KEY}{:016x}\"}}\n", XxHash3_64::oneshot(&text));

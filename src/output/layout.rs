@@ -148,6 +148,12 @@ impl Layout {
         self.placements[tensor]
     }
 
+    /// Name of the file that holds the tensor of this name.
+    pub fn file_of(&self, tensor: &str) -> Option<&str> {
+        let index = self.index_of(tensor)?;
+        Some(self.files[self.placements[index].file].name.as_str())
+    }
+
     /// Index of the tensor of this name.
     pub fn index_of(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()

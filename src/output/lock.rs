@@ -1,4 +1,4 @@
-//! One process at a time works in a work folder.
+//! One process at a time works in a work folder, or on a part.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::parts::{self, Claim, Holder, Role, names};
 use super::target::Target;
 use crate::error::{Error, Result};
 
@@ -22,11 +23,16 @@ const PATIENCE_STEP: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// Held until dropped, or until the process ends in whatever way.
 #[derive(Debug)]
-pub(super) struct Lock(#[allow(dead_code, reason = "the open file is the lock")] File);
+pub(super) struct Lock {
+    #[allow(dead_code, reason = "the open file is the lock")]
+    file: File,
+    /// What stands for the lock on file systems without locks.
+    claim: Option<Claim>,
+}
 
 impl Lock {
-    /// Makes the work folder if it does not exist and locks it.
-    pub fn take(target: &Target) -> Result<Self> {
+    /// Makes the work folder if it does not exist and locks it. `boot` is this machine's.
+    pub fn take(target: &Target, boot: &str) -> Result<Self> {
         let path = target.partial.join(LOCK_NAME);
         for _ in 0..ATTEMPTS {
             make_folder(target)?;
@@ -36,36 +42,75 @@ impl Lock {
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 Err(e) => return Err(unwritable(&target.partial, &e)),
             };
-            match lock_patiently(&file) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => return Err(busy(target)),
-                Err(e) => {
-                    tracing::warn!("cannot lock `{}` ({e}): run no second merge into the same folder", path.display());
+            let claim = match lock_patiently(&file) {
+                Ok(()) => None,
+                Err(Errno::WOULDBLOCK) => return Err(busy(target, "", None)),
+                Err(error) => {
+                    tracing::debug!(%error, "no file locks: a file says that this merge is at work");
+                    Some(claim(target, boot)?)
                 }
-            }
+            };
             // The lock is worth something only on the file that others will find there.
             if is_same_file(&file, &path) {
-                return Ok(Self(file));
+                if let Some((part, holder)) = parts::at_work(&target.partial, boot, claim.is_some())? {
+                    return Err(busy(target, &part, Some(&holder)));
+                }
+                return Ok(Self { file, claim });
             }
         }
         Err(Error::busy(format!("`{}` keeps changing while it is being locked", target.partial.display()))
             .hint("another merganser is at work there: wait for it to end"))
     }
 
-    /// The error where another process holds the work folder; `None` where none does. Makes nothing.
-    pub fn refusal(target: &Target) -> Option<Error> {
-        let file = File::open(target.partial.join(LOCK_NAME)).ok()?;
-        matches!(lock_patiently(&file), Err(Errno::WOULDBLOCK)).then(|| busy(target))
+    /// The error where another process, at work on the whole, holds the work folder; `None` where none does. Makes nothing.
+    pub fn refusal(target: &Target, boot: &str) -> Option<Error> {
+        let is_locked = File::open(target.partial.join(LOCK_NAME))
+            .is_ok_and(|file| matches!(lock_patiently(&file), Err(Errno::WOULDBLOCK)));
+        let folder = target.partial.join(names::FOLDER);
+        let holder = || Claim::holder(&folder, Role::Whole, boot).ok().flatten();
+        match is_locked {
+            true => Some(busy(target, "", None)),
+            false => holder().map(|holder| busy(target, "", Some(&holder))),
+        }
+    }
+
+    /// Lets go of what lies in the work folder, which is about to become OUT.
+    pub fn leave_folder(&mut self) {
+        if let Some(claim) = self.claim.take() {
+            claim.forget();
+        }
     }
 }
 
-fn busy(target: &Target) -> Error {
-    let (shown, partial) = (target.shown.display(), target.partial.display());
-    Error::busy(format!("another merganser is writing `{shown}`, in `{partial}`"))
-        .hint("wait for it to end, or give another folder to `-o`")
+/// Claims the whole merge.
+fn claim(target: &Target, boot: &str) -> Result<Claim> {
+    let folder = target.partial.join(names::FOLDER);
+    match fs::create_dir(&folder) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(unwritable(&target.partial, &e)),
+        _ => {}
+    }
+    Claim::take(&folder, Role::Whole, boot)?.map_err(|holder| busy(target, "", Some(&holder)))
 }
 
-fn make_folder(target: &Target) -> Result<()> {
+/// The error for a work folder, or a part of the merge in it (`part-3`), that somebody else is at work on.
+pub(super) fn busy(target: &Target, part: &str, holder: Option<&Holder>) -> Error {
+    let (shown, partial) = (target.shown.display(), target.partial.display());
+    let what = match part.strip_prefix("part-") {
+        Some(number) => format!("part {number} of `{shown}`"),
+        None => format!("`{shown}`"),
+    };
+    let who = holder.map(|Holder { host, pid, .. }| match pid {
+        0 => format!(" on {host}"),
+        pid => format!(" (process {pid} on {host})"),
+    });
+    let hint = match part {
+        "" => "wait for it to end, or give another folder to `-o`",
+        _ => "wait for it to end; one that died on another machine is followed after a minute",
+    };
+    Error::busy(format!("another merganser{} is writing {what}, in `{partial}`", who.unwrap_or_default())).hint(hint)
+}
+
+pub(super) fn make_folder(target: &Target) -> Result<()> {
     let partial = &target.partial;
     match fs::create_dir(partial) {
         Ok(()) => Ok(()),
@@ -84,7 +129,7 @@ fn make_folder(target: &Target) -> Result<()> {
     }
 }
 
-fn unwritable(partial: &Path, e: &std::io::Error) -> Error {
+pub(super) fn unwritable(partial: &Path, e: &std::io::Error) -> Error {
     Error::environment(format!("cannot build the output in `{}`: {e}", partial.display()))
         .because_of_io(e)
         .hint("make its parent folder writable for this user, or give another folder to `-o`")

@@ -2,7 +2,8 @@
 //!
 //! The order of use: [`Layout::new`] places every tensor before a byte is written; [`WorkDir::open`] starts, or goes
 //! on with, the work folder beside OUT; tensors are written in place and [recorded](WorkDir::record) as they finish,
-//! in any order and from any thread; [`WorkDir::finish`] completes the folder and renames it to OUT.
+//! in any order and from any thread; [`WorkDir::finish`] completes the folder and renames it to OUT. Several processes may do
+//! so together, a [part](Share) each.
 //!
 //! **Invariant:** OUT is either what it was before or a complete output, at every moment.
 
@@ -18,6 +19,7 @@ pub mod layout;
 mod lock;
 pub mod nonfinite;
 mod ours;
+mod parts;
 pub mod source_digest;
 mod target;
 pub mod workdir;
@@ -30,5 +32,6 @@ pub use finish::{CARD_NAME, Finished};
 pub use journal::{JournalEntry, Nonfinite, SourceTensorDigest};
 pub use layout::{Layout, Placement, TensorSpec};
 pub(crate) use ours::unlisted;
+pub use parts::{PartDone, PartEnd, PartTotals, SILENCE, Share, Statistics};
 pub use source_digest::{BlockDigests, SourceDigests};
 pub use workdir::{OpenOptions, Opened, WorkDir};

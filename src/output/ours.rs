@@ -11,6 +11,7 @@ use super::found::{JOURNAL_NAME, PLAN_DRAFT_NAME, PLAN_NAME};
 use super::journal;
 use super::layout::Layout;
 use super::lock::LOCK_NAME;
+use super::parts::names as parts;
 use crate::error::{Error, Result};
 use crate::report::manifest::{MANIFEST_NAME, Manifest};
 
@@ -19,7 +20,11 @@ const NFS_DELETED: &str = ".nfs";
 
 /// The files of a folder that merganser wrote, by their paths in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Ours(BTreeSet<String>);
+pub(super) struct Ours {
+    listed: BTreeSet<String>,
+    /// Whether what parts know of each other is ours, too: by names, since any of them may make more of it at any time.
+    parts: bool,
+}
 
 impl Ours {
     /// What the manifest of the output in `folder` lists.
@@ -30,16 +35,22 @@ impl Ours {
     pub fn of_output(folder: &Path) -> Result<Self> {
         let manifest = Manifest::read(folder)?;
         let listed = manifest.files.into_iter().map(|f| f.name);
-        Ok(Self(listed.chain([MANIFEST_NAME.into(), LOCK_NAME.into()]).collect()))
+        Ok(Self { listed: listed.chain([MANIFEST_NAME.into(), LOCK_NAME.into()]).collect(), parts: false })
     }
 
     /// What the journal of the unfinished output in `folder` lists, and its manifest if all but the rename is done. `layout` is of the
     /// plan that `folder` is known to belong to, if it is.
     pub fn of_work(folder: &Path, layout: Option<&Layout>) -> Self {
         let mut ours = Self::of_output(folder).unwrap_or_default();
-        ours.0.extend([LOCK_NAME, PLAN_NAME, PLAN_DRAFT_NAME, JOURNAL_NAME].map(String::from));
-        ours.0.extend(journal::listed_files(&folder.join(JOURNAL_NAME)));
-        ours.0.extend(layout.into_iter().flat_map(DataFiles::names));
+        ours.parts = true;
+        ours.listed.extend([LOCK_NAME, PLAN_NAME, PLAN_DRAFT_NAME, JOURNAL_NAME].map(String::from));
+        ours.listed.extend(journal::listed_files(&folder.join(JOURNAL_NAME)));
+        for entry in fs::read_dir(folder.join(parts::FOLDER)).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(parts::is_journal) {
+                ours.listed.extend(journal::listed_files(&entry.path()));
+            }
+        }
+        ours.listed.extend(layout.into_iter().flat_map(DataFiles::names));
         ours
     }
 
@@ -118,7 +129,7 @@ impl Ours {
             }
             let path = format!("{within}{name}");
             let kind = entry.file_type()?;
-            if kind.is_file() && self.0.contains(&path) {
+            if kind.is_file() && self.has(&path) {
                 visit(&entry, Some(&path))?;
             } else if kind.is_dir() && self.has_folder(&path) {
                 self.walk(&entry.path(), &format!("{path}/"), visit)?;
@@ -130,9 +141,15 @@ impl Ours {
         Ok(())
     }
 
+    fn has(&self, path: &str) -> bool {
+        let of_parts = || path.strip_prefix(parts::FOLDER)?.strip_prefix('/').filter(|_| self.parts);
+        self.listed.contains(path) || of_parts().is_some_and(parts::is_ours)
+    }
+
     fn has_folder(&self, path: &str) -> bool {
         let prefix = format!("{path}/");
-        self.0.range(prefix.clone()..).next().is_some_and(|name| name.starts_with(&prefix))
+        (self.parts && path == parts::FOLDER)
+            || self.listed.range(prefix.clone()..).next().is_some_and(|name| name.starts_with(&prefix))
     }
 }
 
@@ -142,7 +159,8 @@ impl Ours {
 ///
 /// The folder cannot be listed.
 pub(crate) fn unlisted(folder: &Path, manifest: &Manifest) -> Result<Vec<String>> {
-    let ours = Ours(manifest.files.iter().map(|f| f.name.clone()).chain([MANIFEST_NAME.into()]).collect());
+    let listed = manifest.files.iter().map(|f| f.name.clone()).chain([MANIFEST_NAME.into()]).collect();
+    let ours = Ours { listed, parts: false };
     let mut found = Vec::new();
     ours.walk(folder, "", &mut |entry, listed| {
         if listed.is_none() {

@@ -14,8 +14,9 @@ use super::found::{
 };
 use super::journal::{Journal, JournalEntry, Record, listed_files};
 use super::layout::{Layout, Placement};
-use super::lock::{LOCK_NAME, Lock};
+use super::lock::{LOCK_NAME, Lock, busy};
 use super::ours::Ours;
+use super::parts::{self, Part, PartDone, Share, publish_draft};
 use super::target::{OutState, Target};
 use crate::error::{Error, Result};
 use crate::report::manifest::Manifest;
@@ -36,6 +37,8 @@ pub struct OpenOptions {
     pub fingerprint: Fingerprint,
     /// Every file and folder that this merge reads, the recipe too: finishing never replaces what contains one.
     pub sources: Vec<PathBuf>,
+    /// The part of the merge to be done; `None` for all of it. A part always goes on with what is there.
+    pub part: Option<Share>,
 }
 
 /// What [`WorkDir::open`] found.
@@ -45,21 +48,32 @@ pub enum Opened {
     Work(Box<WorkDir>),
     /// OUT is the finished output of this plan already.
     AlreadyDone(Box<Manifest>),
+    /// The part is done already, and others are not.
+    PartDone(PartDone),
 }
 
 /// An unfinished output, held by this process alone. Dropping it keeps everything for `--resume`.
 #[derive(Debug)]
 pub struct WorkDir {
     pub(super) target: Target,
-    pub(super) overwrite: bool,
+    pub(super) options: OpenOptions,
     pub(super) layout: Layout,
-    pub(super) fingerprint: Fingerprint,
     pub(super) data: DataFiles,
-    pub(super) lock: Lock,
+    pub(super) hold: Hold,
     progress: Mutex<Progress>,
-    boot: String,
+    pub(super) boot: String,
     resume_hint: String,
 }
+
+/// What keeps others from the same work.
+#[derive(Debug)]
+pub(super) enum Hold {
+    Whole(Lock),
+    Part(Box<Part>),
+}
+
+/// What earlier processes have finished, and of that what is to be confirmed.
+type Earlier = (HashMap<String, JournalEntry>, HashMap<String, JournalEntry>);
 
 #[derive(Debug)]
 struct Progress {
@@ -81,18 +95,21 @@ impl WorkDir {
 
     fn open_under(options: OpenOptions, layout: &Layout, boot: String) -> Result<Opened> {
         let target = Target::resolve(&options.out, &options.sources)?;
+        if let Some(share) = options.part.clone() {
+            return parts::open(&target, &options, &share, layout, &boot);
+        }
         let is_filled = target.state()? == OutState::FilledDir;
         if is_filled {
             // That another process is at work there goes before what stands there now, which that process may change.
             let found = may_replace(&target, &options, layout);
-            if let Some(manifest) = found.map_err(|e| Lock::refusal(&target).unwrap_or(e))? {
+            if let Some(manifest) = found.map_err(|e| Lock::refusal(&target, &boot).unwrap_or(e))? {
                 return Ok(Opened::AlreadyDone(manifest));
             }
         }
         let resume_hint = if is_filled { "`--resume --overwrite`" } else { "`--resume`" };
         // Before anything is made in it, and again once nobody else can be at work there.
         check_work_folder(&target.partial, &options.fingerprint, layout)?;
-        let lock = Lock::take(&target)?;
+        let lock = Lock::take(&target, &boot)?;
         check_work_folder(&target.partial, &options.fingerprint, layout)?;
         let goes_on = match look(&target.partial)? {
             Found::Nothing => false,
@@ -104,7 +121,7 @@ impl WorkDir {
             {
                 // A kill while the state was being removed may have left the journal.
                 let _ = fs::remove_file(target.partial.join(JOURNAL_NAME));
-                finish::place(&target, lock, options.overwrite)?;
+                finish::place(&target, Some(lock), options.overwrite)?;
                 return Ok(Opened::AlreadyDone(manifest));
             }
             _ if options.overwrite => {
@@ -116,20 +133,24 @@ impl WorkDir {
         let (data, journal, record) = if goes_on {
             go_on(&target.partial, layout, resume_hint)?
         } else {
-            start(&target.partial, layout, &options.fingerprint, resume_hint)?
+            start(&target, layout, &options.fingerprint, resume_hint)?
         };
-        let (finished, unverified) = record.done.into_iter().partition(|(_, e)| !boot.is_empty() && e.boot == boot);
-        Ok(Opened::Work(Box::new(Self {
-            target,
-            overwrite: options.overwrite,
-            layout: layout.clone(),
-            fingerprint: options.fingerprint,
-            data,
-            lock,
-            progress: Mutex::new(Progress { journal, finished, unverified }),
-            boot,
-            resume_hint: resume_hint.into(),
-        })))
+        let earlier = record.done.into_iter().partition(|(_, e)| !boot.is_empty() && e.boot == boot);
+        let what = (target, &options, layout.clone());
+        let words = (boot, resume_hint.into());
+        Ok(Opened::Work(Box::new(Self::new(what, data, Hold::Whole(lock), journal, earlier, words))))
+    }
+
+    pub(super) fn new(
+        (target, options, layout): (Target, &OpenOptions, Layout),
+        data: DataFiles,
+        hold: Hold,
+        journal: Journal,
+        (finished, unverified): Earlier,
+        (boot, resume_hint): (String, String),
+    ) -> Self {
+        let progress = Mutex::new(Progress { journal, finished, unverified });
+        Self { target, options: options.clone(), layout, data, hold, progress, boot, resume_hint }
     }
 
     /// The layout that is being written.
@@ -231,23 +252,43 @@ impl WorkDir {
     /// A tensor is missing (internal), or the disk failed: what it failed to keep is done again by `--resume`.
     pub fn sync(&self) -> Result<()> {
         let progress = self.progress();
-        if let Some(missing) = self.layout.tensors().iter().find(|t| !progress.finished.contains_key(&t.name)) {
+        let is_ours = |tensor: usize| self.part().is_none_or(|share| share.owners[tensor] == share.part);
+        let mut tensors = self.layout.tensors().iter().enumerate().filter(|(i, _)| is_ours(*i));
+        if let Some((_, missing)) = tensors.find(|(_, t)| !progress.finished.contains_key(&t.name)) {
             return Err(Error::internal(format!("the output's tensor `{}` was never written", missing.name)));
         }
         drop(progress);
-        for (i, file) in self.layout.files().iter().enumerate() {
-            self.data.write_header(i, &file.header)?;
-        }
-        for (i, file) in self.layout.files().iter().enumerate() {
-            if let Err(error) = self.data.sync(i) {
-                if self.progress().journal.doubt(&file.name).is_err() {
-                    tracing::warn!(file = file.name, "cannot note that this file's data may be lost");
-                    return Err(error.hint("or start again with `--overwrite`: the journal could not be written"));
-                }
-                return Err(error);
+        if self.part().is_none() {
+            for (i, file) in self.layout.files().iter().enumerate() {
+                self.data.write_header(i, &file.header)?;
             }
         }
-        Ok(())
+        if let Hold::Part(part) = &self.hold
+            && part.finishes
+        {
+            self.data.put_together(&part.blocks, &self.layout, &part.share.owners, &part.folder)?;
+        }
+        for (i, file) in self.layout.files().iter().enumerate() {
+            self.data.sync(i).map_err(|error| self.doubted(&file.name, error))?;
+        }
+        // One file for bytes of all: none of them can be believed then.
+        self.data
+            .sync_edges()
+            .map_err(|error| self.layout.files().iter().fold(error, |error, file| self.doubted(&file.name, error)))
+    }
+
+    /// Notes that nothing in a data file can be believed, because of an error.
+    fn doubted(&self, file: &str, error: Error) -> Error {
+        if self.progress().journal.doubt(file).is_err() {
+            tracing::warn!(file, "cannot note that this file's data may be lost");
+            return error.hint("or start again with `--overwrite`: the journal could not be written");
+        }
+        error
+    }
+
+    /// Brings the journal to the disk.
+    pub(super) fn sync_journal(&self) -> Result<()> {
+        self.progress().journal.sync()
     }
 
     /// Leaves everything for `--resume`, after a failure or a signal.
@@ -270,17 +311,21 @@ impl WorkDir {
 
 type Parts = (DataFiles, Journal, Record);
 
-fn start(partial: &Path, layout: &Layout, fingerprint: &Fingerprint, resume_hint: &str) -> Result<Parts> {
-    let plan = partial.join(PLAN_NAME);
-    let draft = partial.join(PLAN_DRAFT_NAME);
+fn start(target: &Target, layout: &Layout, fingerprint: &Fingerprint, resume_hint: &str) -> Result<Parts> {
+    let partial = &target.partial;
+    let (plan, draft) = (partial.join(PLAN_NAME), partial.join(PLAN_DRAFT_NAME));
     let write = || {
         let mut file = File::create(&draft)?;
         file.write_all(fingerprint.to_file().as_bytes())?;
         file.sync_all()?;
-        fs::rename(&draft, &plan)
+        publish_draft(&draft, &plan, fingerprint.to_file().as_bytes())
     };
-    write()
+    let started = write()
         .map_err(|e| super::files::write_error(&e, &plan, format_args!("write `{}`", plan.display()), resume_hint))?;
+    if !started {
+        // A part, which does without file locks, has begun just now.
+        return Err(busy(target, "", None));
+    }
     let mut journal = Journal::open(partial.join(JOURNAL_NAME), 0)?;
     journal.files(DataFiles::names(layout).collect())?;
     let (data, _) = DataFiles::open(partial, layout, false, resume_hint)?;
@@ -288,10 +333,7 @@ fn start(partial: &Path, layout: &Layout, fingerprint: &Fingerprint, resume_hint
 }
 
 fn go_on(partial: &Path, layout: &Layout, resume_hint: &str) -> Result<Parts> {
-    let file_of = |tensor: &str| {
-        let index = layout.index_of(tensor)?;
-        Some(layout.files()[layout.placement(index).file].name.as_str())
-    };
+    let file_of = |tensor: &str| layout.file_of(tensor);
     let path = partial.join(JOURNAL_NAME);
     let mut record = Record::read(&path, file_of)?;
     if record.damaged {

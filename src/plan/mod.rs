@@ -11,6 +11,7 @@ pub mod files;
 pub mod graph;
 pub mod memory;
 mod outputs;
+mod parts;
 mod show;
 mod stack;
 mod tokens;
@@ -27,7 +28,7 @@ use crate::error::{Cause, Error, Result};
 use crate::ops::{
     Blend, Combine, Fit, ParamKind, Program, Prune, Rule, Sparsify, StageContext, TensorContext, Value, Vectors,
 };
-use crate::output::{Layout, TensorSpec};
+use crate::output::{Layout, Share, TensorSpec};
 use crate::recipe::{Recipe, compile_names};
 pub use devices::OnDevices;
 pub use document::{
@@ -168,6 +169,8 @@ pub struct Plan {
     pub memory: Memory,
     /// What CUDA devices do of it; `None` where the CPU does everything.
     pub devices: Option<OnDevices>,
+    /// What of it is to be done here; `None` where all of it is.
+    pub part: Option<Share>,
     /// What the user should know before the merge starts.
     pub warnings: Vec<String>,
 }
@@ -243,8 +246,22 @@ impl Plan {
         warnings.extend(token_warnings);
         warnings.extend(doubts::warnings(&recipe, &tensors, doubts::coverage(&recipe, &tensors).as_ref()));
         warnings.extend(factors.iter().flat_map(|f| f.warnings.clone()));
-        let devices = None;
-        Ok(Self { recipe, options, sources, layers, tensors, factors, files, layout, graph, memory, devices, warnings })
+        let (devices, part) = (None, None);
+        Ok(Self {
+            recipe,
+            options,
+            sources,
+            layers,
+            tensors,
+            factors,
+            files,
+            layout,
+            graph,
+            memory,
+            devices,
+            part,
+            warnings,
+        })
     }
 
     /// The checkpoint that lends names, dtypes, copied tensors and configuration files: the base, or the first model.

@@ -1,4 +1,4 @@
-//! Whole merges, and what they leave: bytes, identities, states of OUT, bad input, interruptions, warnings.
+//! Whole merges, and what they leave: bytes, identities, states of OUT, bad input, interruptions, parts, warnings.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 #[path = "../support/mod.rs"]
@@ -12,6 +12,7 @@ mod goldens;
 mod identities;
 mod interrupted;
 mod output;
+mod parts;
 mod recipes;
 mod saliency;
 mod same_bytes;

@@ -16,7 +16,7 @@ mod stats;
 use std::sync::mpsc::SyncSender;
 
 use super::Engine;
-use super::schedule::Taker;
+use super::schedule::{Taker, Task};
 use super::settle::{settle, stage_of};
 use super::writer::Written;
 use crate::backend::cuda::gpu::Gpu;
@@ -68,7 +68,14 @@ impl<'a, 'p> LaneWorker<'a, 'p> {
     /// Works until nothing is left, or the run is being stopped.
     pub fn work(mut self) -> Result<()> {
         self.lane.bind()?;
-        while let Some((id, _)) = self.engine.schedule.take(Taker::Device(self.device)) {
+        while let Some(task) = self.engine.schedule.take(Taker::Device(self.device)) {
+            let id = match task {
+                Task::Unit(id, _) => id,
+                Task::LookUp(id) => {
+                    self.engine.look_up(id);
+                    continue;
+                }
+            };
             let step = &self.engine.plan.graph.steps[id];
             let tensor = &self.engine.plan.tensors[step.tensor];
             // An error in a batch may name another of its tensors.

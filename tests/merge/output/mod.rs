@@ -44,7 +44,7 @@ pub fn content(index: usize) -> Vec<u8> {
 }
 
 pub fn options(out: &Path, seed: u64, resume: bool, overwrite: bool) -> OpenOptions {
-    OpenOptions { out: out.to_owned(), resume, overwrite, fingerprint: fingerprint(seed), sources: vec![] }
+    OpenOptions { out: out.to_owned(), resume, overwrite, fingerprint: fingerprint(seed), sources: vec![], part: None }
 }
 
 pub fn open(out: &Path, seed: u64, resume: bool, overwrite: bool) -> merganser::Result<Opened> {
@@ -55,6 +55,7 @@ pub fn work(opened: Opened) -> Box<WorkDir> {
     match opened {
         Opened::Work(work) => work,
         Opened::AlreadyDone(_) => panic!("the output is done already"),
+        Opened::PartDone(_) => panic!("this is no part"),
     }
 }
 

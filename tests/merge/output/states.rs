@@ -11,6 +11,7 @@ use super::*;
 fn outcome(out: &Path, resume: bool, overwrite: bool) -> String {
     match open(out, 1, resume, overwrite) {
         Ok(Opened::AlreadyDone(_)) => "done".into(),
+        Ok(Opened::PartDone(_)) => "part done".into(),
         Ok(Opened::Work(work)) if work.finished().is_empty() => "fresh".into(),
         Ok(Opened::Work(work)) => format!("goes on with {}", work.finished().len()),
         Err(error) => {
@@ -275,6 +276,7 @@ fn what_is_put_into_out_or_the_work_folder_while_a_merge_runs_is_kept() {
         fs::remove_file(&photo).unwrap();
         match open(&out, 1, true, true).unwrap() {
             Opened::AlreadyDone(_) => {}
+            Opened::PartDone(_) => panic!("this is no part"),
             Opened::Work(work) => drop(complete(work).unwrap()),
         }
         assert_eq!(stored(&out), expected());

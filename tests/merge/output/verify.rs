@@ -190,8 +190,14 @@ fn large_tensors_are_read_in_pieces_and_nan_in_any_piece_is_counted() {
     let layout = Layout::new(&tensors, 1 << 30).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    let options =
-        OpenOptions { out: out.clone(), resume: false, overwrite: false, fingerprint: fingerprint(1), sources: vec![] };
+    let options = OpenOptions {
+        out: out.clone(),
+        resume: false,
+        overwrite: false,
+        fingerprint: fingerprint(1),
+        sources: vec![],
+        part: None,
+    };
     let Opened::Work(work) = WorkDir::open(options, &layout).unwrap() else { panic!() };
     for (t, tensor) in tensors.iter().enumerate() {
         let mut values: Vec<f32> = (0..elems).map(|i| i as f32 + t as f32).collect();
