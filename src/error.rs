@@ -95,6 +95,14 @@ impl Cause {
     }
 }
 
+/// What an error is about, as far as it is known. The message says the same in words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Place {
+    file: Option<String>,
+    line: Option<usize>,
+    tensor: Option<String>,
+}
+
 /// An error with its hints. `Display` gives the message alone; hints are printed apart from it.
 #[derive(Debug)]
 pub struct Error {
@@ -103,13 +111,26 @@ pub struct Error {
     cause: Option<Cause>,
     message: String,
     hints: Vec<String>,
+    at: Box<Place>,
     /// Whether taking less of a device's memory may mend it.
     lacks_device_memory: bool,
 }
 
 impl Error {
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, cause: None, message: message.into(), hints: Vec::new(), lacks_device_memory: false }
+        Self {
+            kind,
+            cause: None,
+            message: message.into(),
+            hints: Vec::new(),
+            at: Box::default(),
+            lacks_device_memory: false,
+        }
+    }
+
+    /// A line of a file, counted from 1, is at fault; the message begins with both.
+    pub fn at_line(file: &str, line: usize, message: impl fmt::Display) -> Self {
+        Self::input(format!("{file}:{line}: {message}")).on_line(file, line)
     }
 
     /// The user's input is at fault.
@@ -192,13 +213,51 @@ impl Error {
         self.lacks_device_memory
     }
 
-    /// The same error, said to have come up at a tensor unless its message names it already.
+    /// The same error, said to have come up at a tensor unless it is known to be about one.
     #[must_use]
     pub fn at_tensor(mut self, tensor: &str) -> Self {
-        if !self.message.contains(tensor) {
+        if self.at.tensor.is_none() {
             self.message = format!("at tensor `{tensor}`: {}", self.message);
         }
+        self.of_tensor(tensor)
+    }
+
+    /// The same error, about a tensor that its message names, unless it is known to be about another.
+    #[must_use]
+    pub fn of_tensor(mut self, tensor: &str) -> Self {
+        self.at.tensor.get_or_insert_with(|| tensor.to_owned());
         self
+    }
+
+    /// The same error, about a line of a file, both of which its message names, unless it is known to be about another.
+    #[must_use]
+    pub fn on_line(mut self, file: impl fmt::Display, line: usize) -> Self {
+        if self.at.file.is_none() {
+            self.at.line = Some(line);
+        }
+        self.in_file(file)
+    }
+
+    /// The same error, about a file that its message names, unless it is known to be about another.
+    #[must_use]
+    pub fn in_file(mut self, file: impl fmt::Display) -> Self {
+        self.at.file.get_or_insert_with(|| file.to_string());
+        self
+    }
+
+    /// The file that is at fault, where one is, as the message names it.
+    pub fn file(&self) -> Option<&str> {
+        self.at.file.as_deref()
+    }
+
+    /// The line of [`file`](Self::file), counted from 1, where one line is at fault.
+    pub fn line(&self) -> Option<usize> {
+        self.at.line
+    }
+
+    /// The tensor that the error came up at, where it did at one.
+    pub fn tensor(&self) -> Option<&str> {
+        self.at.tensor.as_deref()
     }
 
     /// Who must act.
@@ -242,3 +301,26 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tensor_is_told_once_and_by_its_whole_name() {
+        // `q` is a part of the message's word, and of `q.weight`: neither names it.
+        let error = Error::input("a quota").at_tensor("q").at_tensor("q.weight");
+        assert_eq!(error.to_string(), "at tensor `q`: a quota");
+        assert_eq!(error.tensor(), Some("q"));
+        let named = Error::input("`q.weight` holds a NaN").of_tensor("q.weight").at_tensor("q");
+        assert_eq!((named.to_string().as_str(), named.tensor()), ("`q.weight` holds a NaN", Some("q.weight")));
+    }
+
+    #[test]
+    fn a_line_belongs_to_the_first_file_that_is_named() {
+        let error = Error::at_line("a: b.yaml", 7, "unknown key").in_file("other.yaml");
+        assert_eq!(error.to_string(), "a: b.yaml:7: unknown key");
+        assert_eq!((error.file(), error.line()), (Some("a: b.yaml"), Some(7)));
+        assert_eq!(Error::internal("x").line(), None);
+    }
+}

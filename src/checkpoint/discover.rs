@@ -57,12 +57,12 @@ fn find_in(folder: &Path) -> Result<Found> {
     let has = |name: &str| names.iter().any(|found| found == name);
     let found = |shards: Vec<PathBuf>, index| Ok(Found { folder: Some(folder.to_owned()), shards, index });
     let indexed = |name: &str| {
-        let index = Index::read(&folder.join(name))?;
+        let index = Index::read(&folder.join(name)).map_err(|e| e.in_file(folder.join(name).display()))?;
         let shards = index.shards.iter().map(|shard| folder.join(shard)).collect();
         found(shards, Some(index))
     };
     if has(INDEX) {
-        let index = Index::read(&folder.join(INDEX))?;
+        let index = Index::read(&folder.join(INDEX)).map_err(|e| e.in_file(folder.join(INDEX).display()))?;
         // Programs differ in which of the two they take, so taking either in silence would surprise someone.
         if has(WEIGHTS) && !index.shards.iter().any(|shard| shard == WEIGHTS) {
             return Err(Error::input(format!(

@@ -142,13 +142,20 @@ fn describe(label: &str, fault: &Fault) -> Error {
     };
     let (line, column) = (fault.line, fault.column);
     let message = plain(&fault.message, 600);
-    Error::input(format!("{label}: {tensor}{message} (line {line}, column {column} of the header)")).hint(DAMAGED)
+    let error = Error::input(format!("{label}: {tensor}{message} (line {line}, column {column} of the header)"));
+    match fault.tensor.as_deref() {
+        Some(name) if name != "__metadata__" => error.of_tensor(name),
+        _ => error,
+    }
+    .hint(DAMAGED)
 }
 
 /// One entry by itself: its name, and that its span of bytes is what its shape and dtype need.
 fn check_entry(label: &str, entry: &Entry) -> Result<()> {
     let wrong = |message: String| {
-        Err(Error::input(format!("{label}: tensor {}: {message}", quoted(&entry.name))).hint(DAMAGED))
+        Err(Error::input(format!("{label}: tensor {}: {message}", quoted(&entry.name)))
+            .of_tensor(&entry.name)
+            .hint(DAMAGED))
     };
     if entry.name.is_empty() {
         return wrong("its name is empty".into());
@@ -185,9 +192,9 @@ fn check_names(label: &str, entries: &[Entry]) -> Result<()> {
     names.sort_unstable();
     match names.array_windows::<2>().find(|[a, b]| a == b) {
         None => Ok(()),
-        Some([name, _]) => {
-            Err(Error::input(format!("{label}: tensor {} stands twice in the header", quoted(name))).hint(DAMAGED))
-        }
+        Some([name, _]) => Err(Error::input(format!("{label}: tensor {} stands twice in the header", quoted(name)))
+            .of_tensor(name)
+            .hint(DAMAGED)),
     }
 }
 
@@ -206,6 +213,7 @@ fn check_layout(label: &str, entries: &[Entry], header: u64, size: u64) -> Resul
                 name(),
                 entry.begin
             ))
+            .of_tensor(&entry.name)
             .hint(DAMAGED));
         }
         if entry.begin > at {
@@ -214,6 +222,7 @@ fn check_layout(label: &str, entries: &[Entry], header: u64, size: u64) -> Resul
                 entry.begin,
                 name()
             ))
+            .of_tensor(&entry.name)
             .hint(DAMAGED));
         }
         if entry.end > data && cut.is_none() {
@@ -230,6 +239,7 @@ fn check_layout(label: &str, entries: &[Entry], header: u64, size: u64) -> Resul
             "{label} is truncated: found {size} bytes, expected {expected}; the first tensor cut off is {}",
             quoted(&entry.name)
         ))
+        .of_tensor(&entry.name)
         .hint("the download or copy was cut off; get the file again"));
     }
     if size > expected {

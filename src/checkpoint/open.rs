@@ -56,12 +56,14 @@ impl Checkpoint {
         let (mut shards, mut tensors) = (Vec::new(), Vec::new());
         let mut scattered = Vec::new();
         for file in found.shards {
+            let shown = file.display().to_string();
+            let named = |e: Error| e.in_file(&shown);
             let (shard, mut held) = if discover::is_archive(&file) {
-                let (shard, held, apart) = Shard::open_archive(file, shards.len(), mapped)?;
+                let (shard, held, apart) = Shard::open_archive(file, shards.len(), mapped).map_err(named)?;
                 scattered.extend(apart.into_iter().map(|(at, found)| (tensors.len() + at, shards.len(), found)));
                 (shard, held)
             } else {
-                Shard::open(file, shards.len(), mapped)?
+                Shard::open(file, shards.len(), mapped).map_err(named)?
             };
             shards.push(Arc::new(shard));
             tensors.append(&mut held);
@@ -76,6 +78,7 @@ impl Checkpoint {
                 file(*a),
                 file(*b)
             ))
+            .of_tensor(&tensors[*a].name)
             .hint("the shards do not belong together; download the checkpoint again into an empty folder"));
         }
         let label = label(path);
@@ -114,6 +117,8 @@ impl Checkpoint {
                 quoted_path(&index.path),
                 quoted(name)
             ))
+            .in_file(index.path.display())
+            .of_tensor(name)
             .hint("index and shards do not belong together; download the checkpoint again"));
         }
         let extra = self.tensors.len() - index.weight_map.len();
@@ -236,7 +241,8 @@ impl Checkpoint {
             return Err(Error::input(format!(
                 "{} would have the shape {shape:?}, which is too large",
                 quoted(&tensor.name)
-            )));
+            ))
+            .of_tensor(&tensor.name));
         };
         let label = self.path.join(&tensor.name);
         *tensor = Tensor {

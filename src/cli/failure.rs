@@ -64,12 +64,15 @@ struct Failure<'a> {
     message: String,
     hints: &'a [String],
     exit_code: u8,
+    /// File, line and tensor are told by an error alone.
+    error: Option<&'a Error>,
 }
 
 /// Tells an error and gives its exit code.
 pub(super) fn tell(error: &Error) -> u8 {
     let kind = error.cause().name();
-    Failure { kind, message: error.to_string(), hints: error.hints(), exit_code: error.exit_code() }.tell(None)
+    Failure { kind, message: error.to_string(), hints: error.hints(), exit_code: error.exit_code(), error: Some(error) }
+        .tell(None)
 }
 
 /// Tells what clap says of the arguments (an error, help or the version) and gives the exit code.
@@ -90,7 +93,7 @@ pub(super) fn tell_usage(error: &clap::Error) -> u8 {
     let message = message.strip_prefix("error: ").unwrap_or(message).to_owned();
     let hints: Vec<String> =
         text.lines().filter_map(|line| line.trim().strip_prefix("tip: ")).map(Into::into).collect();
-    let failure = Failure { kind: Cause::Usage.name(), message, hints: &hints, exit_code };
+    let failure = Failure { kind: Cause::Usage.name(), message, hints: &hints, exit_code, error: None };
     // clap colours its own text, where stderr is a terminal.
     let own = || drop(error.print());
     let is_unsafe = TELL.get().is_some_and(|tell| tell.is_unsafe);
@@ -135,6 +138,9 @@ impl Failure<'_> {
             "hints": self.hints,
             "kind": self.kind,
             "exit_code": self.exit_code,
+            "file": self.error.and_then(Error::file),
+            "line": self.error.and_then(Error::line),
+            "tensor": self.error.and_then(Error::tensor),
         })
     }
 
@@ -145,6 +151,9 @@ impl Failure<'_> {
             message: self.message.clone(),
             hints: self.hints.to_vec(),
             exit_code: self.exit_code,
+            file: self.error.and_then(Error::file).map(Into::into),
+            line: self.error.and_then(Error::line),
+            tensor: self.error.and_then(Error::tensor).map(Into::into),
         };
         Frame::new(command, Vec::new(), Failed { error })
     }
@@ -175,7 +184,7 @@ fn bug(info: &PanicHookInfo<'_>) -> Failure<'static> {
             .into()]
     });
     let message = format!("merganser failed unexpectedly: {}{place}{trace}", said(info.payload()));
-    Failure { kind: Cause::Internal.name(), message, hints, exit_code: EXIT_UNEXPECTED }
+    Failure { kind: Cause::Internal.name(), message, hints, exit_code: EXIT_UNEXPECTED, error: None }
 }
 
 fn said(payload: &(dyn Any + Send)) -> &str {

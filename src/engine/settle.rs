@@ -40,5 +40,7 @@ pub(super) fn settle(engine: &Engine<'_>, step: &Step, tensor: &TensorPlan) -> R
 
 /// A stage of the recipe in a tensor's program.
 pub(super) fn stage_of(tensor: &TensorPlan, stage: usize) -> Result<(usize, Prune)> {
-    tensor.stage(stage).ok_or_else(|| Error::internal(format!("stage {stage} does not change `{}`", tensor.name)))
+    tensor.stage(stage).ok_or_else(|| {
+        Error::internal(format!("stage {stage} does not change `{}`", tensor.name)).of_tensor(&tensor.name)
+    })
 }

@@ -93,7 +93,7 @@ pub(super) fn nonfinite_source(plan: &Plan, tensor: &TensorPlan, raw: &mut [Vec<
                 tensor.name
             );
             let hint = "to keep the base's tensor there, list it under `copy:` in the recipe";
-            return Some(Error::input(message).because(Cause::Checkpoint).hint(hint));
+            return Some(Error::input(message).of_tensor(&tensor.name).because(Cause::Checkpoint).hint(hint));
         }
     }
     None

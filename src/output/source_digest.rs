@@ -106,6 +106,7 @@ impl SourceDigests {
             place.ok_or_else(|| Error::internal(format!("no digest is expected of source tensor `{tensor}`")))?;
         if slot.is_some_and(|before| before != digest) {
             return Err(Error::input(format!("source tensor `{tensor}` changed while the merge ran"))
+                .of_tensor(tensor)
                 .hint("leave the sources alone during a merge, then run it again with `--overwrite`"));
         }
         *slot = Some(digest);

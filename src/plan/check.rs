@@ -110,18 +110,17 @@ fn prefix(source: &Source, reference: &Source) -> Option<(String, bool)> {
 /// # Errors
 /// `Input`, if it stores factors, or prunes task vectors of slices with different numbers of models.
 pub(super) fn takes_slices(recipe: &Recipe, parts: &[Part]) -> Result<()> {
-    let file = recipe.path.display();
+    let file = recipe.path.display().to_string();
     let line = recipe.modules.first().map_or(1, |module| module.line);
     if recipe.output.kind != OutputKind::Merged {
         let word = recipe.output.kind.word();
-        return Err(Error::input(format!(
-            "{file}:{line}: `output: {word}` stores factors of whole models, not of slices"
-        )));
+        let message = format!("`output: {word}` stores factors of whole models, not of slices");
+        return Err(Error::at_line(&file, line, message));
     }
     let first = parts.first().map_or(0, |part| part.participants.len());
     if !recipe.stages.is_empty() && parts.iter().any(|part| part.participants.len() != first) {
         let message = "`task_vector_stages` weighs tensors of all slices against each other: each needs as many models";
-        return Err(Error::input(format!("{file}:{line}: {message}")));
+        return Err(Error::at_line(&file, line, message));
     }
     Ok(())
 }

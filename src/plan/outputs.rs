@@ -175,15 +175,15 @@ impl Parts {
         let left: Vec<&str> = all.iter().map(|t| t.name.as_str()).filter(|name| is_left(name)).collect();
         let (Some(first), true) = (left.first(), !named.is_empty()) else { return Ok(()) };
         let line = recipe.modules.first().map_or(1, |m| m.line);
-        Err(Error::input(format!(
-            "{}:{line}: no module makes {} tensors of `{}`, {} first: they belong to the module `{}`",
-            recipe.path.display(),
+        let message = format!(
+            "no module makes {} tensors of `{}`, {} first: they belong to the module `{}`",
             left.len(),
             self.sources[reference].written,
             quoted(first),
             towers.module_of(first)
-        ))
-        .hint("name that module too: `modules: {NAME: {models: […]}}`"))
+        );
+        Err(Error::at_line(&recipe.path.display().to_string(), line, message)
+            .hint("name that module too: `modules: {NAME: {models: […]}}`"))
     }
 }
 

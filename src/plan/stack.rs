@@ -28,7 +28,7 @@ struct Layers<'a> {
 
 impl Stack<'_> {
     fn error(&self, line: usize, message: String) -> Error {
-        Error::input(format!("{}:{line}: {message}", self.file))
+        Error::at_line(self.file, line, message)
     }
 
     pub fn outputs(&self, copied: &impl Fn(&str, &Tensor) -> bool, outputs: &mut Vec<Output>) -> Result<()> {

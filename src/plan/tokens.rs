@@ -60,7 +60,7 @@ struct Merge<'a> {
 impl<'a> Merge<'a> {
     fn read(recipe: &Recipe, spec: &'a Tokenizer, parts: &Parts, warnings: &mut Vec<String>) -> Result<Self> {
         let file = recipe.path.display().to_string();
-        let at = |line: usize, message: String| Error::input(format!("{file}:{line}: {message}"));
+        let at = |line: usize, message: String| Error::at_line(&file, line, message);
         let (mut own, mut rows) = (Vec::new(), Vec::new());
         let mut lacking = Vec::new();
         for (index, source) in parts.sources.iter().enumerate() {
@@ -128,7 +128,7 @@ impl<'a> Merge<'a> {
 
     /// Where the row of a token with a rule comes from.
     fn ruled(&self, parts: &Parts, rule: &TokenRule) -> Result<Option<Ruled>> {
-        let error = |message: String| Error::input(format!("{}:{}: {message}", self.file, rule.line));
+        let error = |message: String| Error::at_line(&self.file, rule.line, message);
         let find = |model: &ModelRef| {
             named(parts, model)
                 .ok_or_else(|| error(format!("`{}` is none of the models that are merged", model.written)))

@@ -304,7 +304,9 @@ impl Stage {
 }
 
 fn cannot_read(path: &Path, error: &std::io::Error) -> Error {
-    Error::io(format_args!("read the recipe `{}`", path.display()), error).input_is(Cause::Recipe)
+    Error::io(format_args!("read the recipe `{}`", path.display()), error)
+        .in_file(path.display())
+        .input_is(Cause::Recipe)
 }
 
 /// The first of `settings` that has a value, or the default; `None` if the parameter is required and none has.

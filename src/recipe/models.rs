@@ -117,7 +117,8 @@ fn absent(reader: &Reader, line: usize, written: &str, what: &str, path: &Path, 
     use std::io::ErrorKind::{NotADirectory, NotFound};
     let shown = quote(written);
     if !matches!(error.kind(), NotFound | NotADirectory) {
-        return Error::io(format_args!("reach the {what} {shown} ({}:{line})", reader.file), error);
+        return Error::io(format_args!("reach the {what} {shown} ({}:{line})", reader.file), error)
+            .on_line(reader.file, line);
     }
     let missing = |why: &str| reader.error(line, format_args!("{what} {shown} is not on this machine{why}"));
     if written.starts_with('~') {

@@ -49,12 +49,12 @@ impl<'a> Reader<'a> {
     /// The value, unless any mistake was noted: then all of them as one error.
     pub fn finish<T>(&self, value: Option<T>) -> Result<T> {
         let mut mistakes = self.mistakes.take();
-        mistakes.sort_by_key(|mistake| place_of(self.file, mistake).unwrap_or_default());
+        mistakes.sort_by_key(|mistake| mistake.line().unwrap_or_default());
         match (mistakes.len(), value) {
             (0, Some(value)) => Ok(value),
             (0, None) => Err(Error::internal(format!("{}: nothing was read, and no mistake was found", self.file))),
             (1, _) => Err(mistakes.remove(0)),
-            _ => Err(all_at_once(self.file, &mistakes)),
+            _ => Err(all_at_once(&mistakes).in_file(self.file)),
         }
     }
     pub fn error(&self, line: usize, message: impl Display) -> Error {
@@ -94,7 +94,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Several mistakes as one error: a line each, and each hint once.
-fn all_at_once(file: &str, mistakes: &[Error]) -> Error {
+fn all_at_once(mistakes: &[Error]) -> Error {
     // Not the reader's place to call a missing disk the user's mistake: the first that is none decides.
     let environment = mistakes.iter().any(|m| m.kind() == Kind::Environment);
     let message = mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
@@ -106,7 +106,7 @@ fn all_at_once(file: &str, mistakes: &[Error]) -> Error {
     }
     for mistake in mistakes {
         for hint in mistake.hints() {
-            let place = place_of(file, mistake).map(|line| format!("line {line}: ")).unwrap_or_default();
+            let place = mistake.line().map(|line| format!("line {line}: ")).unwrap_or_default();
             let hint = format!("{place}{hint}");
             if !error.hints().contains(&hint) {
                 error = error.hint(hint);
@@ -114,11 +114,6 @@ fn all_at_once(file: &str, mistakes: &[Error]) -> Error {
         }
     }
     error
-}
-
-/// The line that a mistake names.
-fn place_of(file: &str, mistake: &Error) -> Option<usize> {
-    mistake.to_string().strip_prefix(file)?.strip_prefix(':')?.split(':').next()?.parse().ok()
 }
 
 /// The text of a key's scalar; `None` if it is null.

@@ -72,7 +72,7 @@ impl Node {
 
 /// An input error at a place in a recipe.
 pub(super) fn error_at(file: &str, line: usize, message: impl std::fmt::Display) -> Error {
-    Error::input(format!("{file}:{line}: {message}"))
+    Error::at_line(file, line, message)
 }
 
 /// A user's text in an error message: escaped, so that it cannot steer a terminal, and cut when long.

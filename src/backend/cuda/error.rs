@@ -76,5 +76,6 @@ pub fn pool_too_small(label: &str, tensor: &str, needs: u64, has: u64) -> Error 
         format_bytes(needs),
         format_bytes(has)
     ))
+    .of_tensor(tensor)
     .hint("end what else uses the device, raise --device-memory, or use `--device cpu`")
 }

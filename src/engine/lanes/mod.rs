@@ -78,15 +78,11 @@ impl<'a, 'p> LaneWorker<'a, 'p> {
             };
             let step = &self.engine.plan.graph.steps[id];
             let tensor = &self.engine.plan.tensors[step.tensor];
-            // An error in a batch may name another of its tensors.
-            let named = |e: Error| {
-                let names = together(self.engine.plan, &step.tensor).iter().map(|t| &self.engine.plan.tensors[*t].name);
-                let name = names.clone().find(|name| e.to_string().contains(name.as_str()));
-                e.at_tensor(name.unwrap_or(&tensor.name))
-            };
-            self.step(id, step, tensor).map_err(named)?;
+            // An error in a batch may be of another of its tensors: then it says so.
+            self.step(id, step, tensor).map_err(|e| e.at_tensor(&tensor.name))?;
             if !self.engine.schedule.done(id) || !settle(self.engine, step, tensor)? {
-                return Err(Error::internal(format!("a device left a step of `{}` undone", tensor.name)));
+                return Err(Error::internal(format!("a device left a step of `{}` undone", tensor.name))
+                    .of_tensor(&tensor.name));
             }
             self.engine.schedule.end(id);
         }
