@@ -71,6 +71,7 @@ pub mod engine;
 pub mod error;
 pub mod factors;
 mod hub;
+mod instructions;
 pub mod linalg;
 pub mod methods;
 pub mod ops;

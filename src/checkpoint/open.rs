@@ -3,8 +3,9 @@
 use super::discover;
 use super::header::Tensor;
 use super::index::Index;
+use super::made::{Made, Origin};
 use super::pickle::Strided;
-use super::shard::{Made, Shard};
+use super::shard::Shard;
 use super::text::{quoted, quoted_path};
 use crate::dtype::{Dtype, DtypeExt};
 use crate::{Cause, Error, Result};
@@ -283,6 +284,10 @@ impl Made for NotYet {
 
     fn of(&self, _: std::ops::Range<u64>) -> Option<(&Shard, std::ops::Range<u64>)> {
         None
+    }
+
+    fn origin(&self, _: Option<u64>) -> Origin {
+        Origin { how: "the merge of another document of the recipe".into(), parts: Vec::new() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One file of a checkpoint: open, its header validated, its bytes at hand; or a tensor that is made as it is read.
 
 use super::header::{self, Header, LENGTH_BYTES, Tensor};
+use super::made::{Made, Origin};
 use super::map::LazyMap;
 use super::pickle::{self, Found};
 use super::text::quoted_path;
@@ -8,7 +9,6 @@ use crate::dtype::DtypeExt;
 use crate::{Error, Result};
 use rustix::fs::Advice;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::ErrorKind;
 use std::num::NonZeroU64;
@@ -20,18 +20,6 @@ use std::sync::Arc;
 /// Bytes of one readahead request. The kernel cuts a request silently at what the device takes in one, which is never
 /// less than this (a single request for 256 MiB was seen to read 8 MiB); small requests cost nothing measurable.
 const READAHEAD_BYTES: u64 = 128 << 10;
-
-/// A tensor that no file holds as it is needed: its bytes are made of stored ones when they are asked for.
-pub trait Made: fmt::Debug + Send + Sync {
-    /// Appends the bytes of `range`, which lies inside the tensor.
-    ///
-    /// # Errors
-    /// As [`Shard::bytes`], of the files that it is made of.
-    fn make(&self, range: Range<u64>, out: &mut Vec<u8>) -> Result<()>;
-
-    /// The stored bytes that a range is mostly made of, for readahead and release.
-    fn of(&self, range: Range<u64>) -> Option<(&Shard, Range<u64>)>;
-}
 
 /// Tensors of a file that must be gathered, with their places among its tensors.
 pub(super) type Scattered = Vec<(usize, Found)>;
@@ -177,6 +165,14 @@ impl Shard {
     /// The header's `__metadata__`.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
+    }
+
+    /// What it is made of, as a whole or at one element; `None` for a file.
+    pub fn origin(&self, element: Option<u64>) -> Option<Origin> {
+        match &self.data {
+            Data::File { .. } => None,
+            Data::Made(made) => Some(made.origin(element)),
+        }
     }
 
     /// Whether [`bytes`](Self::bytes) gives a view of the mapped file. If not, it reads into its caller's scratch, and

@@ -10,6 +10,7 @@ use super::{JsonFlag, default_budget, setup};
 use crate::backend::cpu::{features, ram};
 use crate::backend::device::{self, Cuda, CudaDevice};
 use crate::error::Result;
+use crate::instructions::Instructions;
 use crate::units::format_bytes;
 
 /// Show what this machine can compute on, and what is missing
@@ -60,7 +61,12 @@ struct Cpu {
     architecture: &'static str,
     /// Threads that this process may use.
     threads: usize,
+    /// What the compiler's loops run on.
     vector_loops: &'static str,
+    /// What the loops run on that are written out for it: `portable`, `avx2` or `avx512`.
+    instructions: &'static str,
+    /// What MERGANSER_CPU can name here.
+    possible_instructions: Vec<&'static str>,
     instruction_sets: Vec<InstructionSet>,
 }
 
@@ -138,6 +144,8 @@ fn document() -> DevicesDocument {
             architecture: std::env::consts::ARCH,
             threads: setup::cores(),
             vector_loops: features::vector_loops(),
+            instructions: Instructions::chosen().word(),
+            possible_instructions: Instructions::here().map(Instructions::word).collect(),
             instruction_sets: sets.iter().map(|(name, present)| InstructionSet { name, present: *present }).collect(),
         },
         memory: Memory { ram_bytes: ram::total_bytes(), control_group_limit_bytes: ram::limit_bytes() },
@@ -160,11 +168,13 @@ fn in_words() -> String {
         names.join(", ")
     };
     let mut text = format!(
-        "CPU      {} ({})\nthreads  {}\nloops    {}\n",
+        "CPU      {} ({})\nthreads  {}\nloops    {}, {} of {} by MERGANSER_CPU\n",
         features::name(),
         std::env::consts::ARCH,
         setup::cores(),
         features::vector_loops(),
+        Instructions::chosen(),
+        Instructions::here().map(Instructions::word).collect::<Vec<_>>().join(", "),
     );
     for (label, present) in [("has", true), ("lacks", false)] {
         let names = those(present);

@@ -63,11 +63,19 @@ pub(super) struct Device {
     backend: String,
     /// Device memory taken, in bytes; null for the CPU.
     memory_bytes: Option<u64>,
+    /// The instruction set of the loops that computed on the CPU: `portable`, `avx2` or `avx512`; null of outputs that do not
+    /// state it.
+    instructions: Option<String>,
 }
 
 impl From<&manifest::Device> for Device {
     fn from(of: &manifest::Device) -> Self {
-        Self { name: of.name.clone(), backend: of.backend.clone(), memory_bytes: of.memory_bytes }
+        Self {
+            name: of.name.clone(),
+            backend: of.backend.clone(),
+            memory_bytes: of.memory_bytes,
+            instructions: of.instructions.clone(),
+        }
     }
 }
 
@@ -169,4 +177,10 @@ pub(super) struct Failure {
     /// What to do about it, a sentence each.
     pub hints: Vec<String>,
     pub exit_code: u8,
+    /// The file at fault, as the message names it; null where none is.
+    pub file: Option<String>,
+    /// The line of the file, from 1; null where no single line is at fault.
+    pub line: Option<usize>,
+    /// The tensor that it came up at; null where it did at none.
+    pub tensor: Option<String>,
 }

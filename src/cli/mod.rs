@@ -33,6 +33,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::backend::device;
 use crate::error::Result;
+use crate::instructions::Instructions;
 use crate::recipe::Recipe;
 pub use failure::{catching_panics, install_panic_hook, tell_failures_as};
 use log::Log;
@@ -55,7 +56,9 @@ Examples:
 
 Exit codes: 0 done; 1 the input is at fault; 2 usage error or a bug; 3 the environment failed and --resume can go on; \
 75 another merganser is at work on the output, try again later; 129, 130, 138, 140, 143 interrupted by SIGHUP, SIGINT, \
-SIGUSR1, SIGUSR2, SIGTERM, and --resume can go on."
+SIGUSR1, SIGUSR2, SIGTERM, and --resume can go on.
+
+Environment: MERGANSER_CPU=portable, avx2 or avx512 has the CPU compute with these instructions, not with the widest."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -116,6 +119,7 @@ fn command_in(args: &[OsString]) -> Option<&'static str> {
 impl Cli {
     fn run(self) -> Result<u8> {
         self.log.start();
+        Instructions::from_environment()?;
         match self.command {
             Command::Merge(args) => args.run(&self.log),
             Command::Extract(args) => args.run(&self.log),

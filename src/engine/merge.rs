@@ -239,11 +239,11 @@ fn manifest(plan: &Plan, finished: &HashMap<String, JournalEntry>, timings: Timi
 
 /// What computed.
 fn device(plan: &Plan) -> Device {
-    let Some(on) = &plan.devices else {
-        return Device { name: crate::backend::cpu::features::name(), backend: "cpu".into(), memory_bytes: None };
-    };
+    let cpu = Device::cpu();
+    let Some(on) = &plan.devices else { return cpu };
     let labels: Vec<String> = on.devices.iter().map(CudaDevice::label).collect();
-    Device { name: labels.join(", "), backend: "cuda".into(), memory_bytes: Some(on.pool_bytes.iter().sum()) }
+    let memory_bytes = Some(on.pool_bytes.iter().sum());
+    Device { name: labels.join(", "), backend: "cuda".into(), memory_bytes, ..cpu }
 }
 
 /// The sources with a digest of what was read of each file.

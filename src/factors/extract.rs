@@ -283,7 +283,7 @@ fn manifest(
         }),
         recipe_text: merged.map(|m| m.recipe_text).unwrap_or_default(),
         sources: vec![Source { role: "factors".into(), path, files: source_files(extraction, finished)? }],
-        device: Device { name: crate::backend::cpu::features::name(), backend: "cpu".into(), memory_bytes: None },
+        device: Device::cpu(),
         threads: pieces.threads,
         memory_budget: extraction.memory_budget,
         seed: 0,

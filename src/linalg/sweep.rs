@@ -27,7 +27,7 @@ impl<T> Sweep<T> {
 
 /// Element types with a sweep.
 pub trait Swept: Sized {
-    /// The widest sweep of this processor, if it has any.
+    /// The sweep of the instruction set that is taken in this process, if it has one.
     fn detect() -> Option<Sweep<Self>>;
 }
 
@@ -52,7 +52,10 @@ mod functions {
 mod functions {
     use std::arch::x86_64::*;
 
+    #[cfg(test)]
+    use super::Function;
     use super::{Sweep, Swept, WIDTH};
+    use crate::instructions::Instructions;
 
     macro_rules! sweeps {
         ($type:ty, $avx512:ident, $lanes:literal, $mask:ty, $set:ident, $zero:ident, $load:ident, $load_some:ident,
@@ -136,12 +139,10 @@ mod functions {
 
             impl Swept for $type {
                 fn detect() -> Option<Sweep<$type>> {
-                    if is_x86_feature_detected!("avx512f") {
-                        Some(Sweep($avx512))
-                    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                        Some(Sweep($avx2))
-                    } else {
-                        None
+                    match Instructions::chosen() {
+                        Instructions::Avx512 => Some(Sweep($avx512)),
+                        Instructions::Avx2 => Some(Sweep($avx2)),
+                        Instructions::Portable => None,
                     }
                 }
             }
@@ -149,9 +150,9 @@ mod functions {
             #[cfg(test)]
             impl super::tests::All for $type {
                 fn all() -> Vec<Sweep<$type>> {
-                    let avx2 = (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"))
-                        .then_some(Sweep($avx2 as _));
-                    Self::detect().into_iter().chain(avx2).collect()
+                    let of = |set: Instructions, sweep: Function<$type>| set.is_here().then_some(Sweep(sweep));
+                    let wide = of(Instructions::Avx512, $avx512);
+                    wide.into_iter().chain(of(Instructions::Avx2, $avx2)).collect()
                 }
             }
         };

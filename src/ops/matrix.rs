@@ -1,9 +1,11 @@
 //! Merges of whole matrices by their singular vectors, as data.
 
+use serde::Serialize;
+
 use crate::ops::Prune;
 
 /// A merge of one matrix: what task vectors are measured from, plus λ times what a rule makes of them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LowRank {
     /// Stages in front of the method, in order.
     pub stages: Vec<Prune>,
@@ -31,7 +33,7 @@ impl LowRank {
 }
 
 /// What was done to a matrix.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct LowRankFacts {
     /// Singular triples kept, by model.
     pub rank: Vec<u64>,
@@ -46,7 +48,8 @@ pub struct LowRankFacts {
 }
 
 /// What the task vectors of a matrix merge are measured from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Centre {
     /// The weighted average of the models.
     Average,
@@ -55,7 +58,8 @@ pub enum Centre {
 }
 
 /// How the task vectors A_t of a matrix become one.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MatrixRule {
     /// Σ w'_t SVD_k(A_t): CART and its uncentred control (arXiv 2412.12153).
     Truncate(Rank),
@@ -71,7 +75,8 @@ pub enum MatrixRule {
 }
 
 /// How many singular triples of a matrix are kept.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Rank {
     /// k = max(1, ⌊ratio · min(m, n)⌋).
     Ratio(f64),

@@ -1,5 +1,7 @@
 //! How a tensor of the output comes about, as data.
 
+use serde::Serialize;
+
 use super::rules::{Numbers, RuleId};
 use super::{Fit, LowRank, Overlap, Prune};
 
@@ -57,7 +59,8 @@ pub struct Blend {
 }
 
 /// What a method drops from each task vector before it combines them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
 pub enum Sparsify {
     /// Nothing.
     None,
@@ -85,6 +88,7 @@ pub enum Sparsify {
         /// Whether what is kept is multiplied by 1/density.
         rescale: bool,
         /// Element keys of the Philox generator, by model.
+        #[serde(skip)]
         keys: Vec<[u32; 2]>,
     },
 }

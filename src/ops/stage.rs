@@ -1,7 +1,9 @@
 //! What stages do to task vectors before a method combines them, as data.
 
+use serde::Serialize;
+
 /// One `lwptv` stage, resolved for a tensor.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Prune {
     /// Its place among the recipe's stages.
     pub stage: usize,
@@ -18,7 +20,8 @@ pub struct Prune {
 }
 
 /// Saliency scores of `lwptv`; R is the sum of the other tasks' τ at the element, Q the sum of their magnitudes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Score {
     /// |τ|
     Magnitude,
@@ -40,7 +43,8 @@ impl Score {
 }
 
 /// What a stage keeps or prunes as one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Granularity {
     /// All tensors of one transformer block.
     Layer,
@@ -55,7 +59,8 @@ pub enum Granularity {
 }
 
 /// Norm that a stage restores inside a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Rescale {
     /// None.
     None,

@@ -11,7 +11,7 @@ use crate::dtype::{Dtype, DtypeExt, RECIPE_DTYPES};
 use crate::error::{Error, Result};
 
 /// Larger files are not copied.
-pub const MAX_BYTES: u64 = 64 << 20;
+pub const MAX_BYTES: u64 = crate::checkpoint::MAX_SMALL_BYTES;
 
 const NAMES: [&str; 15] = [
     "config.json",

@@ -19,7 +19,7 @@ use super::ours::Ours;
 use super::target::Target;
 use super::workdir::{Hold, WorkDir};
 use crate::error::{Error, Result};
-use crate::report::manifest::{MANIFEST_NAME, Manifest, OutputFile};
+use crate::output::manifest::{MANIFEST_NAME, Manifest, OutputFile};
 
 /// The model card's name in an output.
 pub const CARD_NAME: &str = "README.md";
@@ -282,7 +282,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = target(dir.path());
         fs::create_dir_all(&target.old).unwrap();
-        let manifest = crate::report::manifest::tests::sample();
+        let manifest = crate::output::manifest::tests::sample();
         fs::write(target.old.join(MANIFEST_NAME), manifest.to_text().unwrap()).unwrap();
         exchange(&target).unwrap();
         assert!(target.old.join("deep").exists() && !target.old.join(MANIFEST_NAME).exists());

@@ -12,7 +12,7 @@ use super::ours::{Ours, not_ours};
 use super::target::Target;
 use super::workdir::OpenOptions;
 use crate::error::{Error, Kind, Result};
-use crate::report::manifest::{MANIFEST_NAME, Manifest};
+use crate::output::manifest::{MANIFEST_NAME, Manifest};
 
 /// Keeps the fingerprint of the plan that an unfinished output belongs to.
 pub(super) const PLAN_NAME: &str = "merganser.plan.json";

@@ -17,6 +17,7 @@ mod found;
 pub mod journal;
 pub mod layout;
 mod lock;
+pub mod manifest;
 pub mod nonfinite;
 mod ours;
 mod parts;

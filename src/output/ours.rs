@@ -13,7 +13,7 @@ use super::layout::Layout;
 use super::lock::LOCK_NAME;
 use super::parts::names as parts;
 use crate::error::{Error, Result};
-use crate::report::manifest::{MANIFEST_NAME, Manifest};
+use crate::output::manifest::{MANIFEST_NAME, Manifest};
 
 /// What a deleted file is called on NFS for as long as a process has it open.
 const NFS_DELETED: &str = ".nfs";
@@ -195,7 +195,7 @@ fn cannot_remove(path: &Path, e: &std::io::Error) -> Error {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::report::manifest::{OutputFile, tests::sample};
+    use crate::output::manifest::{OutputFile, tests::sample};
     use std::os::unix::fs::symlink;
 
     /// A folder of two files of ours, one of them in a folder of its own.

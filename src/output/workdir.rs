@@ -19,7 +19,7 @@ use super::ours::Ours;
 use super::parts::{self, Part, PartDone, Share, publish_draft};
 use super::target::{OutState, Target};
 use crate::error::{Error, Result};
-use crate::report::manifest::Manifest;
+use crate::output::manifest::Manifest;
 
 /// Bytes read back at once when a tensor is confirmed.
 const CONFIRM_BYTES: usize = 1 << 20;

@@ -1,15 +1,14 @@
 //! Small files of the output that are not the reference's as they are: `config.json` of another depth or vocabulary, and
 //! files that the merge makes anew.
 
-use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use super::outputs::Parts;
 use super::towers::{Tower, Towers};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, json_in};
 use crate::error::{Error, Result};
-use crate::output::copy::{Content, Copies, MAX_BYTES, SmallFile};
+use crate::output::copy::{Content, Copies, SmallFile};
 use crate::recipe::Recipe;
 
 /// What becomes of the reference's small files.
@@ -150,16 +149,6 @@ fn section_of<'a>(config: &'a Map<String, Value>, section: &str) -> Option<&'a M
 /// What a checkpoint's `config.json` says, if it has one that can be read.
 pub(crate) fn config_of(checkpoint: &Checkpoint) -> Option<Map<String, Value>> {
     json_in(checkpoint.folder()?, "config.json")
-}
-
-/// A JSON object in a file of a folder, if there is one that can be read.
-pub(crate) fn json_in(folder: &Path, name: &str) -> Option<Map<String, Value>> {
-    let path = folder.join(name);
-    let is_small = std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() <= MAX_BYTES);
-    match serde_json::from_slice(&std::fs::read(path).ok().filter(|_| is_small)?).ok()? {
-        Value::Object(object) => Some(object),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use regex::RegexSet;
 use crate::checkpoint::{Checkpoint, LayerMap, Shard, Tensor};
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Cause, Error, Result};
+use crate::instructions::Instructions;
 use crate::ops::{
     Blend, Combine, Fit, ParamKind, Program, Prune, Rule, Sparsify, StageContext, TensorContext, Value, Vectors,
 };
@@ -181,6 +182,7 @@ impl Plan {
     /// # Errors
     /// `Input` for checkpoints that are damaged or do not fit together, and for a memory budget that cannot do.
     pub fn new(recipe: Recipe, options: Options) -> Result<Self> {
+        Instructions::from_environment()?;
         // Of what the user gave, all but checkpoints and budget stands in the recipe.
         Self::of(recipe, options).map_err(|e| e.input_is(Cause::Recipe))
     }

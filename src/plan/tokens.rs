@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::files::{Edit, Files, config_of, json_in};
+use super::files::{Edit, Files, config_of};
 use super::outputs::Parts;
 use super::towers::is_behind_layers;
-use crate::checkpoint::{Checkpoint, quoted};
+use crate::checkpoint::{Checkpoint, json_in, quoted};
 use crate::error::{Error, Result};
 use crate::output::copy::{Content, MAX_BYTES, SmallFile, is_wanted};
 use crate::recipe::{ChatTemplate, ModelRef, Recipe, Token, TokenFrom, TokenRule, Tokenizer, TokenizerSource};
-use crate::tokenizer::{self, Held, Row, Rows, Vocabulary};
+use crate::source::{Held, Row, Rows};
+use crate::tokenizer::{self, Vocabulary};
 
 /// Where `tokenizer_config.json` keeps the chat template.
 const SETTINGS: &str = "tokenizer_config.json";

@@ -1,8 +1,9 @@
-//! What a merge says of itself: the manifest, its verification, and the model card; and how checkpoints compare.
+//! What a merge says of itself: the verification of its manifest, and the model card; and how checkpoints compare.
 
 pub mod card;
 pub mod compare;
-pub mod manifest;
 mod stored;
 pub mod time;
 pub mod verify;
+
+pub use crate::output::manifest;

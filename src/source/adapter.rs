@@ -7,12 +7,11 @@ use std::sync::{Arc, OnceLock};
 use regex::Regex;
 use serde_json::{Map, Value};
 
+use super::Held;
 use super::lora::{Adapted, DTYPE, Instead};
-use crate::checkpoint::{Checkpoint, Made, quoted, quoted_path};
+use crate::checkpoint::{Checkpoint, Made, json_in, quoted, quoted_path};
 use crate::dtype::DtypeExt;
 use crate::error::{Error, Result};
-use crate::plan::files::json_in;
-use crate::tokenizer::Held;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";

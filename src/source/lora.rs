@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use super::Held;
 use crate::backend::cpu::stored::Stored;
-use crate::checkpoint::{Made, Shard};
+use crate::checkpoint::{Made, Origin, Shard};
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::Result;
-use crate::tokenizer::Held;
 
 /// Bytes of a float32.
 const F32_BYTES: u64 = 4;
@@ -142,6 +142,18 @@ impl Made for Adapted {
         let place = |byte: u64| tensor.begin + (byte / F32_BYTES * size).min(tensor.bytes);
         Some((&self.base.shard, place(range.start)..place(range.end)))
     }
+
+    fn origin(&self, _: Option<u64>) -> Origin {
+        let change = if self.is_transposed { "(B·A)ᵀ" } else { "B·A" };
+        let (rank, scale) = (self.rank, self.scale);
+        let how = match self.magnitudes {
+            None => format!("W + {scale}·{change}, of rank {rank}"),
+            Some(_) => format!("m·(W + {scale}·{change})/‖W + {scale}·{change}‖ by outputs, of rank {rank}"),
+        };
+        let parts =
+            [("W", Some(&self.base)), ("A", Some(&self.a)), ("B", Some(&self.b)), ("m", self.magnitudes.as_ref())];
+        Origin { how, parts: parts.into_iter().filter_map(|(what, held)| Some(held?.part(what))).collect() }
+    }
 }
 
 /// A tensor of an adapter that takes the place of the base's.
@@ -159,6 +171,10 @@ impl Made for Instead {
     fn of(&self, range: Range<u64>) -> Option<(&Shard, Range<u64>)> {
         let begin = self.0.tensor.begin;
         Some((&self.0.shard, begin + range.start..begin + range.end))
+    }
+
+    fn origin(&self, _: Option<u64>) -> Origin {
+        Origin { how: "the adapter's own, in the base's place".into(), parts: vec![self.0.part("tensor")] }
     }
 }
 

@@ -1,13 +1,11 @@
-//! Vocabularies: what a model's `tokenizer.json` holds, that of a merge, and the rows that embeddings have in it.
+//! Vocabularies: what a model's `tokenizer.json` holds, and that of a merge.
 //!
 //! The file is read as JSON. The `tokenizers` crate would encode text too, which a merge never does, and costs more to
 //! compile than all that is here.
 
-mod rows;
 pub(crate) mod templates;
 mod vocabulary;
 
-pub(crate) use rows::{Held, Row, Rows};
 pub(crate) use vocabulary::{FILE, Vocabulary};
 
 /// Whether a tensor has a row for each token, from its name: embeddings, heads and their biases.

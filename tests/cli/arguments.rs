@@ -273,3 +273,34 @@ fn methods_as_json_is_the_whole_registry() {
         }
     }
 }
+
+#[test]
+fn an_instruction_set_is_forced_stated_and_gives_the_same_bytes() {
+    let place = Place::new();
+    let devices: Value = serde_json::from_str(&place.run(&["devices", "--json"]).stdout).unwrap();
+    let possible: Vec<&str> =
+        devices["cpu"]["possible_instructions"].as_array().unwrap().iter().map(|set| set.as_str().unwrap()).collect();
+    assert!(possible[0] == "portable" && possible.last().copied() == devices["cpu"]["instructions"].as_str());
+    let digests = |set: &str| {
+        let merge = ["merge", "ties.yaml", "-o", set, "-q"];
+        let ended = place.command(&merge).env("MERGANSER_CPU", set).output().unwrap();
+        assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8_lossy(&ended.stderr));
+        let manifest = std::fs::read(place.path(set).join("merganser.json")).unwrap();
+        let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+        assert_eq!(manifest["device"]["instructions"], set);
+        let tensors = manifest["tensors"].as_array().unwrap();
+        tensors.iter().map(|tensor| tensor["digest"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let all: Vec<_> = possible.iter().map(|set| digests(set)).collect();
+    assert!(all[0].len() > 10 && all.iter().all(|digests| *digests == all[0]));
+    for (set, said) in [("sse9", "is `sse9`, expected one of `portable`, `avx2`, `avx512`"), ("\u{7f}", "\\u{7f}")] {
+        let ended = place.command(&["plan", "ties.yaml", "--json"]).env("MERGANSER_CPU", set).output().unwrap();
+        assert_eq!(ended.status.code(), Some(1));
+        let error: Value = serde_json::from_slice(&ended.stdout).unwrap();
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(error["error"]["kind"] == "usage" && message.contains(said), "{error}");
+        assert!(error["error"]["hints"][0].as_str().unwrap().starts_with("possible here: `portable`"), "{error}");
+    }
+    // Nothing asked for is nothing asked for.
+    assert_eq!(place.command(&["methods"]).env("MERGANSER_CPU", "").output().unwrap().status.code(), Some(0));
+}

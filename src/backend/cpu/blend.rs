@@ -59,6 +59,12 @@ fn merge_block<C: Widen>(
     }
     let first = sources.start + at as u64;
     load_pruned(m.geometry, &m.stages, sources, at, n, scratch);
+    sparsify(m, first, n, scratch, kept);
+    combine(m, sources.models.len(), n, scratch);
+}
+
+/// Drops what the method drops of the task vectors of `n` elements from element `first` of the tensor.
+pub(super) fn sparsify<C: Real>(m: &Measured, first: u64, n: usize, scratch: &mut Scratch<C>, kept: &mut [u64]) {
     match &m.sparsify {
         Sparsify::None => {}
         Sparsify::TopK { .. } => {
@@ -82,7 +88,6 @@ fn merge_block<C: Widen>(
             }
         }
     }
-    combine(m, sources.models.len(), n, scratch);
 }
 
 /// Drops what lies outside the measured bands of a block's task vectors, and scales what is kept.
@@ -98,7 +103,7 @@ pub(super) fn trim_bands<C: Real>(m: &Measured, n: usize, scratch: &mut Scratch<
 }
 
 /// Combines a block by the rule, from `scratch.base` and `scratch.tau` into `scratch.c`.
-fn combine<C: Real>(m: &Measured, models: usize, n: usize, scratch: &mut Scratch<C>) {
+pub(super) fn combine<C: Real>(m: &Measured, models: usize, n: usize, scratch: &mut Scratch<C>) {
     let Scratch { base, tau, c, .. } = scratch;
     let Combine { rule, weights, numbers, .. } = &m.combine;
     Block { base: &base[..n], models: &tau[..models], weights, numbers, out: &mut c[..n] }.merge(*rule);

@@ -17,6 +17,7 @@ pub mod select;
 mod simd;
 pub mod stats;
 pub mod stored;
+pub mod trace;
 mod vector;
 
 /// Elements worked on at once: a block of every model's task vector stays in the core's own cache.

@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::super::shard::{Made, Shard};
+use super::super::made::{Made, Origin, Part};
+use super::super::shard::Shard;
 use super::Found;
 use crate::dtype::DtypeExt;
 use crate::error::Result;
@@ -37,5 +38,21 @@ impl Made for Strided {
     fn of(&self, _: Range<u64>) -> Option<(&Shard, Range<u64>)> {
         let (begin, bytes) = self.found.storage;
         Some((&self.file, begin..begin + bytes))
+    }
+
+    fn origin(&self, _: Option<u64>) -> Origin {
+        let Found { name, dtype, shape, strides, storage: (begin, bytes), offset } = &self.found;
+        Origin {
+            how: format!("elements of a storage, {offset} behind its start, in strides of {strides:?}"),
+            parts: vec![Part {
+                what: "storage".into(),
+                file: self.file.path().to_owned(),
+                tensor: name.clone(),
+                dtype: *dtype,
+                shape: shape.clone(),
+                begin: *begin,
+                bytes: *bytes,
+            }],
+        }
     }
 }

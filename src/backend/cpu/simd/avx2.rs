@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::lanes::Lanes;
+use crate::instructions::Instructions;
 use crate::ops::rules::Arith;
 
 /// Proof that the processor has AVX2, FMA, F16C, BMI and POPCNT.
@@ -11,13 +12,7 @@ pub(in super::super) struct Avx2(());
 
 impl Avx2 {
     pub(super) fn detect() -> Option<Self> {
-        let present = is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c")
-            && is_x86_feature_detected!("bmi1")
-            && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("popcnt");
-        present.then_some(Self(()))
+        Instructions::Avx2.is_here().then_some(Self(()))
     }
 }
 

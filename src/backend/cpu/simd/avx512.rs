@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::divide::EXACT;
 use super::lanes::Lanes;
+use crate::instructions::Instructions;
 use crate::ops::rules::Arith;
 
 /// Proof that the processor has AVX-512 F, BW, DQ and VL, and what comes with them.
@@ -12,13 +13,7 @@ pub(in super::super) struct Avx512(());
 
 impl Avx512 {
     pub(super) fn detect() -> Option<Self> {
-        let present = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("bmi2")
-            && super::avx2::Avx2::detect().is_some();
-        present.then_some(Self(()))
+        Instructions::Avx512.is_here().then_some(Self(()))
     }
 }
 

@@ -22,6 +22,7 @@ mod select;
 #[cfg(test)]
 mod tests;
 
+use crate::instructions::Instructions;
 pub(super) use columns::{Columns, add_column_deviations};
 pub(super) use lanes::Source;
 pub(super) use merge::{Keep, Merge, Model, takes};
@@ -42,20 +43,28 @@ pub(super) enum Level {
     Avx2(avx2::Avx2),
 }
 
-/// The widest instruction set of this processor; `None` where only the portable loops are.
+/// The instruction set that is taken in this process; `None` where that is the portable loops.
 pub(super) fn level() -> Option<Level> {
-    levels().next()
+    level_of(Instructions::chosen())
 }
 
-/// Every instruction set of this processor, the widest first.
-pub(super) fn levels() -> impl Iterator<Item = Level> {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let wide = avx512::Avx512::detect().map(Level::Avx512);
-        wide.into_iter().chain(avx2::Avx2::detect().map(Level::Avx2))
+/// Proof that the processor has an instruction set; `None` for the portable loops, and where it has not.
+pub(super) fn level_of(set: Instructions) -> Option<Level> {
+    match set {
+        Instructions::Portable => None,
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx2 => avx2::Avx2::detect().map(Level::Avx2),
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx512 => avx512::Avx512::detect().map(Level::Avx512),
+        #[cfg(not(target_arch = "x86_64"))]
+        Instructions::Avx2 | Instructions::Avx512 => None,
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    std::iter::empty()
+}
+
+/// Every instruction set of this processor.
+#[cfg(test)]
+pub(super) fn levels() -> impl Iterator<Item = Level> {
+    Instructions::ALL.into_iter().filter_map(level_of)
 }
 
 /// Functions that run a generic loop compiled for the instruction set that is asked for.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use crate::backend::cpu::stored::Stored;
-use crate::checkpoint::{Made, Shard, Tensor};
+use crate::checkpoint::{Made, Origin, Part, Shard, Tensor};
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Error, Result};
 
@@ -26,6 +26,13 @@ pub(crate) enum Row {
 pub(crate) struct Held {
     pub shard: Arc<Shard>,
     pub tensor: Tensor,
+}
+
+impl Held {
+    /// As a part of another tensor.
+    pub fn part(&self, what: impl Into<String>) -> Part {
+        Part::of(what, &self.shard, &self.tensor)
+    }
 }
 
 /// A tensor whose rows are rows of others.
@@ -186,5 +193,22 @@ impl Made for Rows {
         let Held { shard, tensor } = self.tensors.first()?;
         let bytes = self.row_elems * tensor.dtype.size_bytes().unwrap_or(1);
         (least < most).then(|| (shard.as_ref(), tensor.begin + least * bytes..tensor.begin + most * bytes))
+    }
+
+    fn origin(&self, element: Option<u64>) -> Origin {
+        let number = element.map(|element| element / self.row_elems.max(1));
+        let row = number.and_then(|row| Some((row, self.rows.get(usize::try_from(row).ok()?)?)));
+        let of = |(tensor, row): &(u32, u32)| format!("row {row} of tensor {tensor}");
+        let how = match row {
+            None => format!("{} rows in the order of the merge's tokens", self.rows.len()),
+            Some((n, Row::Of(tensor, row))) => format!("row {n}: {}", of(&(*tensor, *row))),
+            Some((n, Row::Zero)) => format!("row {n}: zeros"),
+            Some((n, Row::Mean(rows))) => {
+                format!("row {n}: the mean of {}", rows.iter().map(of).collect::<Vec<_>>().join(", "))
+            }
+            Some((n, Row::Padding)) => format!("row {n}: padding, the mean of all rows"),
+        };
+        let parts = self.tensors.iter().enumerate().map(|(at, held)| held.part(format!("tensor {at}")));
+        Origin { how, parts: parts.collect() }
     }
 }

@@ -7,9 +7,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use super::journal::Nonfinite;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-pub use crate::output::journal::Nonfinite;
+use crate::instructions::Instructions;
 
 /// The manifest's name in an output.
 pub const MANIFEST_NAME: &str = "merganser.json";
@@ -126,6 +127,22 @@ pub struct Device {
     /// Device memory taken, in bytes; of CUDA devices only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
+    /// The instruction set of the loops that computed on the CPU: `portable`, `avx2` or `avx512`. Outputs of versions before
+    /// 0.2 do not state it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
+}
+
+impl Device {
+    /// This process's CPU.
+    pub fn cpu() -> Self {
+        Self {
+            name: crate::backend::cpu::features::name(),
+            backend: "cpu".into(),
+            memory_bytes: None,
+            instructions: Some(Instructions::chosen().to_string()),
+        }
+    }
 }
 
 /// How long a merge took, all of its runs' last one.
@@ -278,7 +295,7 @@ pub(crate) mod tests {
             recipe: json!({"merge_method": "linear"}),
             recipe_text: "merge_method: linear\n".into(),
             sources: vec![Source { role: "base".into(), path: "models/base".into(), files: vec![] }],
-            device: Device { name: "a CPU".into(), backend: "cpu".into(), memory_bytes: None },
+            device: Device { name: "a CPU".into(), backend: "cpu".into(), memory_bytes: None, instructions: None },
             threads: 2,
             memory_budget: 1 << 30,
             seed: u64::MAX,
