@@ -69,6 +69,7 @@ pub mod cli;
 pub mod dtype;
 pub mod engine;
 pub mod error;
+pub mod explain;
 pub mod factors;
 mod hub;
 mod instructions;

@@ -61,6 +61,7 @@ __all__ = [
     "UsageError",
     "compare",
     "devices",
+    "explain",
     "extract",
     "find_program",
     "inspect",
@@ -163,6 +164,36 @@ def plan(
         strict=strict,
     )
     return _read(Plan, _run("plan", [*options, "--", source], stdin=stdin))
+
+
+def explain(
+    recipe: Recipe,
+    tensor: str,
+    index: Optional[Union[int, Sequence[int]]] = None,
+    *,
+    device: Optional[str] = None,
+    device_memory: Optional[Size] = None,
+    threads: Optional[int] = None,
+    memory_budget: Optional[Size] = None,
+    seed: Optional[int] = None,
+    shard_size: Optional[Size] = None,
+    strict: bool = False,
+) -> Explained:
+    """Where a tensor of the output comes from and how it is made; with an `index` (an element's number, or its place along
+    each dimension, from 0) also what becomes of that element, step by step."""
+    source, stdin = _recipe(recipe)
+    options = _options(
+        device=device,
+        device_memory=device_memory,
+        threads=threads,
+        memory_budget=memory_budget,
+        seed=seed,
+        shard_size=shard_size,
+        strict=strict,
+    )
+    places = [] if index is None else [index] if isinstance(index, int) else list(index)
+    element = [] if index is None else [",".join(str(int(place)) for place in places)]
+    return _read(Explained, _run("explain", [*options, "--", source, tensor, *element], stdin=stdin))
 
 
 def extract(

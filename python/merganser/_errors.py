@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Dict, Sequence, Type
+from typing import Dict, Optional, Sequence, Type
 
 
 class MerganserError(Exception):
-    """A command failed. `str()` is what happened; `hints` say what to do about it."""
+    """A command failed. `str()` is what happened; `hints` say what to do about it. `file`, `line` (from 1) and `tensor` are what
+    is at fault, None where it is not one of its kind."""
 
     kind = "internal"
 
-    def __init__(self, message: str, hints: Sequence[str] = (), exit_code: int = 2) -> None:
+    def __init__(
+        self,
+        message: str,
+        hints: Sequence[str] = (),
+        exit_code: int = 2,
+        file: Optional[str] = None,
+        line: Optional[int] = None,
+        tensor: Optional[str] = None,
+    ) -> None:
         super().__init__(message)
         self.hints = tuple(hints)
         self.exit_code = exit_code
+        self.file = file
+        self.line = line
+        self.tensor = tensor
 
     def __str__(self) -> str:
         return "\n".join([str(self.args[0]), *(f"hint: {hint}" for hint in self.hints)])
 
     def __reduce__(self):  # so that it survives a process pool
-        return type(self), (self.args[0], self.hints, self.exit_code)
+        return type(self), (self.args[0], self.hints, self.exit_code, self.file, self.line, self.tensor)
 
 
 class RecipeError(MerganserError):

@@ -154,7 +154,8 @@ def judge(printed: bytes, code: int, said: Sequence[str]) -> Any:
         error = document["error"]
         if error["exit_code"] == 128 + signal.SIGINT:
             raise KeyboardInterrupt
-        raise BY_KIND.get(error["kind"], MerganserError)(error["message"], error["hints"], error["exit_code"])
+        place = (error["file"], error["line"], error["tensor"])
+        raise BY_KIND.get(error["kind"], MerganserError)(error["message"], error["hints"], error["exit_code"], *place)
     if document is not None:
         return document
     tail = "\n".join(said[-5:]) or "it said nothing"

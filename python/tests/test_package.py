@@ -121,6 +121,11 @@ class Package(unittest.TestCase):
             self.assertEqual([choice.keep for choice in report.choices], [0.25, 0.75])
             self.assertEqual(len(report.layers), 9)
             self.assertTrue((self.dir / name).stat().st_size > 1000)
+        name = "model.layers.0.mlp.up_proj.weight"
+        explained = merganser.explain(self.recipe, name, (1, 2), threads=2)
+        self.assertEqual((explained.tensor, explained.element.flat, explained.element.index), (name, 12, [1, 2]))
+        self.assertEqual(explained.sources[0].role, "base")
+        self.assertIsNone(merganser.explain(self.recipe, name).element)
         seen = merganser.inspect(self.dir / "family" / "b")
         self.assertEqual((len(seen.files), len(seen.tensors), seen.totals.elements), (2, 19, 1316))
         self.assertEqual(seen.files[0].metadata, {"format": "pt"})
@@ -165,6 +170,10 @@ class Package(unittest.TestCase):
         self.assertTrue(any("ties" in hint for hint in raised.exception.hints), raised.exception.hints)
         again = pickle.loads(pickle.dumps(raised.exception))
         self.assertEqual((str(again), again.hints), (str(raised.exception), raised.exception.hints))
+        (self.dir / "wrong.yaml").write_text("models: []\nmerge_method: tie\n")
+        with self.assertRaises(merganser.RecipeError) as raised:
+            merganser.plan(self.dir / "wrong.yaml")
+        self.assertEqual((raised.exception.file, raised.exception.tensor), (str(self.dir / "wrong.yaml"), None))
 
     def test_what_python_can_refuse_it_refuses(self):
         with self.assertRaises(TypeError):
@@ -269,7 +278,7 @@ except KeyboardInterrupt:
         self.assertEqual(raised, [75])
 
     def test_options_are_the_command_lines(self):
-        for function in (merganser.merge, merganser.plan, merganser.extract, merganser.saliency, merganser.compare, merganser.verify):
+        for function in (merganser.merge, merganser.plan, merganser.explain, merganser.extract, merganser.saliency, merganser.compare, merganser.verify):
             name = function.__name__
             shown = subprocess.run([merganser.find_program(), name, "--help"], capture_output=True, text=True, check=True)
             words = {word.strip("[],.") for word in shown.stdout.split()}

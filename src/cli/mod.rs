@@ -6,6 +6,7 @@ mod compare;
 mod completions;
 mod devices;
 mod document;
+mod explain;
 mod extract;
 mod failure;
 mod inspect;
@@ -72,6 +73,7 @@ enum Command {
     Merge(merge::Merge),
     Extract(extract::Extract),
     Plan(plan::Plan),
+    Explain(explain::Explain),
     Saliency(saliency::Saliency),
     Inspect(inspect::Inspect),
     Compare(compare::Compare),
@@ -98,10 +100,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
 
 /// The command that raw arguments name: the first of them that is no option, nor an option's value.
 fn command_in(args: &[OsString]) -> Option<&'static str> {
-    const NAMES: [&str; 12] = [
+    const NAMES: [&str; 13] = [
         "merge",
         "extract",
         "plan",
+        "explain",
         "saliency",
         "inspect",
         "compare",
@@ -124,6 +127,7 @@ impl Cli {
             Command::Merge(args) => args.run(&self.log),
             Command::Extract(args) => args.run(&self.log),
             Command::Plan(args) => args.run(),
+            Command::Explain(args) => args.run(),
             Command::Saliency(args) => args.run(&self.log),
             Command::Inspect(args) => args.run(),
             Command::Compare(args) => args.run(&self.log),

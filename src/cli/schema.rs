@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::document::{Document, Failed, Frame, SCHEMA};
 use crate::error::Cause;
+use crate::explain::Explanation;
 use crate::plan::PlanDocument;
 use crate::report::compare::Comparison;
 use crate::saliency::Report;
@@ -55,6 +56,7 @@ fn all() -> Value {
             of::<Frame<super::part::PartDocument>>("merganser merge --part --json", json!({ "const": "merge" })),
             document::<super::extract::ExtractDocument>(),
             document::<PlanDocument>(),
+            document::<Explanation>(),
             document::<super::saliency::SaliencyDocument>(),
             document::<super::inspect::InspectDocument>(),
             of::<Frame<Comparison>>(&format!("merganser {compared} --json"), json!({ "const": compared })),

@@ -13,6 +13,7 @@ mod factors;
 mod groups;
 #[cfg(feature = "cuda")]
 mod lanes;
+mod measure;
 mod merge;
 mod parted;
 mod progress;
@@ -29,6 +30,7 @@ mod worker;
 mod writer;
 
 pub use devices::{Gpus, Target, merge_on_devices, merge_part_on_devices, plan_for_devices};
+pub(crate) use measure::measure;
 pub use merge::{Done, Outcome, Request, merge, merge_part};
 pub use progress::Progress;
 pub(crate) use sources::{sample_of, segments_of, stored_bytes, with_sources};
@@ -78,7 +80,7 @@ pub fn run(plan: &Plan, gpus: Option<&Gpus>, work: &WorkDir, progress: &Progress
     let schedule = Schedule::new(plan, &is_done, parted::order(plan, work), stop);
     let tensors: Vec<TensorRun> = plan.tensors.iter().map(TensorRun::new).collect();
     let buffers = Buffers::new(plan.memory.buffers, plan.memory.buffer_bytes as usize)?;
-    let engine = Engine { plan, gpus, work, progress, schedule, is_done, tensors, buffers };
+    let engine = Engine { plan, gpus, work: Some(work), progress, schedule, is_done, tensors, buffers };
     engine.note_places();
     let (to_writers, pieces) = mpsc::sync_channel(plan.memory.buffers);
     let pieces = Mutex::new(pieces);
@@ -112,7 +114,8 @@ pub fn run(plan: &Plan, gpus: Option<&Gpus>, work: &WorkDir, progress: &Progress
 struct Engine<'a> {
     plan: &'a Plan,
     gpus: Option<&'a Gpus>,
-    work: &'a WorkDir,
+    /// Where finished tensors go; none where tensors are only measured.
+    work: Option<&'a WorkDir>,
     progress: &'a Progress,
     schedule: Schedule<'a>,
     /// Tensors that an earlier run has finished, or that another process makes.
@@ -122,6 +125,10 @@ struct Engine<'a> {
 }
 
 impl Engine<'_> {
+    fn work(&self) -> Result<&WorkDir> {
+        self.work.ok_or_else(|| crate::Error::internal("nothing is written where tensors are only measured"))
+    }
+
     /// An empty buffer for a piece of a tensor; `None` if the run is being stopped.
     fn buffer_for(&self, tensor: usize) -> Option<Buffer> {
         // Pieces are multiples of a page, so that all of a tensor's begin alike.
@@ -132,7 +139,7 @@ impl Engine<'_> {
     /// nothing that a later run could go on from.
     fn record(&self, tensor: &TensorPlan, entry: JournalEntry) -> Result<()> {
         tensor.reads().try_for_each(|at| self.plan.stored(at).1.check_unchanged())?;
-        self.work.record(entry)?;
+        self.work()?.record(entry)?;
         self.progress.add_tensor();
         Ok(())
     }

@@ -86,18 +86,35 @@ impl<'a, 'p> Worker<'a, 'p> {
             };
             let step = &self.engine.plan.graph.steps[id];
             let tensor = &self.engine.plan.tensors[step.tensor];
-            if tensor.wide {
-                self.unit::<f64>(id, step, tensor, unit)
-            } else {
-                self.unit::<f32>(id, step, tensor, unit)
-            }
-            .map_err(|e| Error::at_tensor(e, &tensor.name))?;
+            self.computed(id, step, tensor, unit)?;
             if self.engine.schedule.done(id) {
                 let has_ended = settle::settle(self.engine, step, tensor)?;
                 if has_ended { self.engine.schedule.end(id) } else { self.engine.schedule.again(id) }
             }
         }
         Ok(())
+    }
+
+    /// Runs a whole step, as often as it asks for.
+    pub fn whole(&mut self, id: StepId) -> Result<()> {
+        let step = &self.engine.plan.graph.steps[id];
+        let tensor = &self.engine.plan.tensors[step.tensor];
+        loop {
+            (0..step.units).try_for_each(|unit| self.computed(id, step, tensor, unit))?;
+            if settle::settle(self.engine, step, tensor)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Runs a unit in the tensor's computing type.
+    fn computed(&mut self, id: StepId, step: &Step, tensor: &TensorPlan, unit: u64) -> Result<()> {
+        let done = if tensor.wide {
+            self.unit::<f64>(id, step, tensor, unit)
+        } else {
+            self.unit::<f32>(id, step, tensor, unit)
+        };
+        done.map_err(|error| error.at_tensor(&tensor.name))
     }
 
     fn unit<C: Widen + RealField>(&mut self, id: StepId, step: &Step, tensor: &TensorPlan, unit: u64) -> Result<()>

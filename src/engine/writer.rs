@@ -34,7 +34,7 @@ fn write(engine: &Engine<'_>, piece: &Written) -> Result<()> {
     let place = engine.plan.layout.placement(piece.tensor);
     let tensor = &engine.plan.tensors[piece.tensor];
     let offset = piece.piece as u64 * engine.plan.memory.chunk_elems * tensor.elem_bytes;
-    engine.work.write_at(place.file, place.offset + offset, &piece.bytes)?;
+    engine.work()?.write_at(place.file, place.offset + offset, &piece.bytes)?;
     engine.progress.add_written(piece.bytes.len() as u64);
     if let Some(entry) = engine.tensors[piece.tensor].piece_written(engine.plan, piece)? {
         engine.record(tensor, entry)?;

@@ -218,7 +218,8 @@ impl PlanDocument {
 }
 
 impl PlannedTensor {
-    fn of(plan: &Plan, index: usize) -> Self {
+    /// What is planned for a tensor.
+    pub fn of(plan: &Plan, index: usize) -> Self {
         let (tensor, place) = (&plan.tensors[index], plan.layout.placement(index));
         let on = plan.devices.as_ref();
         let (computed_on, why_there) = match on.and_then(|on| on.places.get(index)) {

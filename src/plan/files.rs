@@ -1,7 +1,6 @@
 //! Small files of the output that are not the reference's as they are: `config.json` of another depth or vocabulary, and
 //! files that the merge makes anew.
 
-
 use serde_json::{Map, Value};
 
 use super::outputs::Parts;

@@ -46,6 +46,34 @@ pub enum Kind {
     Merge,
 }
 
+impl Kind {
+    /// The stage that it is for, as its place among the recipe's.
+    pub fn stage(self) -> Option<usize> {
+        match self {
+            Self::Select { stage } => stage,
+            Self::Rows(stage) | Self::Columns(stage) | Self::Norms(stage) | Self::Rank(stage) => Some(stage),
+            Self::Restore { stage, .. } => Some(stage),
+            Self::TrimNorms | Self::Gram | Self::Merge => None,
+        }
+    }
+
+    /// What it does, in a few words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Select { stage: Some(_) } => "search for the cut of a stage's scores",
+            Self::Select { stage: None } => "search for the cut of the magnitudes",
+            Self::Rows(_) => "scores of rows",
+            Self::Columns(_) => "scores of columns",
+            Self::Norms(_) => "norms around a stage",
+            Self::Rank(_) => "rank of layers or tensors",
+            Self::Restore { .. } => "factors that restore a layer's norms",
+            Self::TrimNorms => "norms before and after the trim",
+            Self::Gram => "products of the vectors",
+            Self::Merge => "merge",
+        }
+    }
+}
+
 /// One step.
 #[derive(Debug)]
 pub struct Step {
@@ -94,6 +122,22 @@ impl Graph {
     /// The first step that reads a tensor's sources.
     pub fn first(&self, tensor: usize) -> StepId {
         self.first[tensor]
+    }
+
+    /// The steps that a tensor's merge waits for, of whatever tensor, in the order in which they should run. Merges that a
+    /// device does together are not among them.
+    pub fn before_merge(&self, tensor: usize) -> Vec<StepId> {
+        let merge = |step: &Step| step.tensor == tensor && step.kind == Kind::Merge;
+        let mut open: Vec<StepId> = self.steps.iter().position(merge).into_iter().collect();
+        let mut found = vec![false; self.steps.len()];
+        while let Some(id) = open.pop() {
+            for need in self.steps[id].needs.iter().filter(|need| self.steps[**need].kind != Kind::Merge) {
+                if !std::mem::replace(&mut found[*need], true) {
+                    open.push(*need);
+                }
+            }
+        }
+        (0..self.steps.len()).filter(|id| found[*id]).collect()
     }
 
     /// Lets merges be done in the first of these steps, once what any of them needs is there; the others come after it.

@@ -127,7 +127,8 @@ impl Place {
             (r"tensors? in \d+\.\d\d s\b", "tensors in [SECONDS] s"),
             (r#""(seconds|gb_per_s)": [-0-9.e]+"#, r#""$1": [NUMBER]"#),
             (r#""(created|timestamp|fingerprint)": ?"[^"]*""#, r#""$1": "[VOLATILE]""#),
-            (r#""instructions": "(portable|avx2|avx512)""#, r#""instructions": "[SET]""#),
+            (r#""(instructions|computed_by)": "(portable|avx2|avx512)""#, r#""$1": "[SET]""#),
+            (r"(?m)^path      (portable|avx2|avx512), ", "path      [SET], "),
             // What a plan takes is measured and tuned elsewhere, and not a matter of the command line.
             (r#""(passes|steps|read_bytes|bytes_read|operations)": [-0-9.e]+"#, r#""$1": [NUMBER]"#),
             (r#""(total|tables|per_thread|buffer|largest_step|memory)_bytes": \d+"#, r#""${1}_bytes": [SIZE]"#),

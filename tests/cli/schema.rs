@@ -82,6 +82,9 @@ fn document(place: &Place, args: &[&str], code: i32) -> Value {
     document
 }
 
+/// A matrix of the family.
+const TENSOR: &str = "model.layers.0.mlp.up_proj.weight";
+
 #[test]
 fn every_document_is_valid() {
     let place = Place::new();
@@ -93,6 +96,9 @@ fn every_document_is_valid() {
     document(&place, &with(&["extract", "kept", "--task", "a", "-o", "a"]), 0);
     document(&place, &with(&["plan", "ties.yaml"]), 0);
     document(&place, &with(&["plan", "factors.yaml"]), 0);
+    document(&place, &with(&["explain", "cart.yaml", TENSOR]), 0);
+    document(&place, &with(&["explain", "cart.yaml", TENSOR, "0"]), 0);
+    document(&place, &with(&["explain", "ties.yaml", TENSOR, "0"]), 0);
     document(&place, &with(&["saliency", "ties.yaml", "-o", "s.json", "--keep", "0.5"]), 0);
     document(&place, &["inspect", "family/b"], 0);
     document(&place, &["compare", "family/a", "out"], 0);

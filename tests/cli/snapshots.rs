@@ -16,6 +16,7 @@ fn help_of_every_command() {
         "merge",
         "extract",
         "plan",
+        "explain",
         "saliency",
         "inspect",
         "compare",
@@ -58,6 +59,17 @@ fn plans() {
     let place = Place::new();
     place.snapshot("plan", &with_fixed(&["plan", "cart.yaml"]));
     place.snapshot("plan-json", &with_fixed(&["plan", "ties.yaml", "--json"]));
+}
+
+#[test]
+fn explanations() {
+    let place = Place::new();
+    let with = |args: &[&'static str]| with_fixed(&[&["explain"][..], args].concat());
+    place.snapshot("explain", &with(&["ties.yaml", "model.layers.0.mlp.up_proj.weight", "5"]));
+    place.snapshot("explain-matrix", &with(&["cart.yaml", "model.layers.0.mlp.up_proj.weight"]));
+    place.snapshot("explain-json", &with(&["ties.yaml", "model.layers.0.mlp.up_proj.weight", "1,2", "--json"]));
+    place.snapshot("explain-unknown", &with(&["ties.yaml", "model.layers.0.mlp.up_porj.weight"]));
+    place.snapshot("explain-index-json", &with(&["ties.yaml", "model.layers.0.mlp.up_proj.weight", "-1", "--json"]));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! `task_vectors`.
 
 mod certificate;
+mod element;
 mod elementwise;
 mod orthogonal;
 mod panels;
@@ -22,6 +23,7 @@ use super::prune::{Scratch, Sources};
 use super::stored::Widen;
 use crate::error::Result;
 
+pub use self::element::{Element, element};
 pub use self::truncated::Decomposition;
 
 /// Singular triples that an orthogonal merge of an m×n matrix takes of what its tasks share, and of each task.
