@@ -3,8 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::contract::{Device as Computes, Job, Support};
 use super::cpu;
 use crate::error::{Error, Result};
+use crate::ops::Program;
 
 /// What `--device` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +32,32 @@ impl FromStr for Request {
                 .and_then(|n| n.parse().ok())
                 .map(|n| Self::Cuda(Some(n)))
                 .ok_or_else(|| "expected `auto`, `cpu`, `cuda` or `cuda:N`".to_owned()),
+        }
+    }
+}
+
+/// Most models that a kernel takes at once.
+pub const MOST_MODELS: usize = 64;
+
+/// Any CUDA device, as far as what it takes does not depend on which it is.
+#[derive(Debug, Clone, Copy)]
+pub struct AnyCuda;
+
+impl Computes for AnyCuda {
+    fn label(&self) -> String {
+        "CUDA".into()
+    }
+
+    /// Whether the matrices of a job fit into a device's memory is known once its solver is.
+    fn supports(&self, job: &Job<'_>) -> Support {
+        match job.program {
+            _ if job.elems == 0 => Support::No("it has no elements"),
+            Program::Copy => Support::No("it is copied as it is"),
+            Program::Factor { .. } => Support::No("it is made along with its matrix"),
+            _ if job.models > MOST_MODELS => Support::No("a kernel takes 64 models at most"),
+            Program::Blend(_) => Support::Yes { bytes: 0 },
+            // The task vectors and their sum, in f64.
+            Program::LowRank(_) => Support::Yes { bytes: 8 * job.elems * (job.models as u64 + 1) },
         }
     }
 }

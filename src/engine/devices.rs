@@ -17,8 +17,8 @@ pub use super::lanes::Gpus;
 #[derive(Debug)]
 pub enum Gpus {}
 
-/// Half of the memory that a device gave is taken when that was too much, so often.
-const SHRINKS: usize = 4;
+/// On out-of-memory, halve the pool and retry, at most this many times.
+const POOL_HALVINGS: usize = 4;
 
 /// What a merge on devices gets beside its plan: see [`Request`].
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +90,7 @@ pub fn merge_part_on_devices(
         let request = Request { plan, out, resume, overwrite };
         let done = super::merge::merge_with(&request, Some(&gpus), progress, stop);
         match done {
-            Err(error) if error.is_out_of_device_memory() && round < SHRINKS => {
+            Err(error) if error.is_out_of_device_memory() && round < POOL_HALVINGS => {
                 let smaller = smallest(&gpus) / 2;
                 tracing::warn!("{error}; going on with {smaller} bytes of device memory");
                 (device_memory, resume) = (Some(smaller), true);

@@ -4,12 +4,10 @@ use super::batches::Batch;
 use super::graph::{Graph, Kind, StepId};
 use super::memory::{Lanes, Memory};
 use super::{Plan, TensorPlan};
-use crate::backend::device::CudaDevice;
+use crate::backend::contract::{Device, Job, Support};
+use crate::backend::device::{AnyCuda, CudaDevice};
 use crate::error::Result;
 use crate::ops::Program;
-
-/// Most models that a kernel takes at once.
-pub const MOST_MODELS: usize = 64;
 
 /// Where a tensor is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,14 +53,16 @@ impl OnDevices {
 
 /// Where a tensor can be made, whatever the memory.
 pub fn place(tensor: &TensorPlan) -> Place {
-    if tensor.elems == 0 {
-        return Place::Host("it has no elements");
-    }
-    match &tensor.program {
-        Program::Copy => Place::Host("it is copied as it is"),
-        Program::Factor { .. } => Place::Host("it is made along with its matrix"),
-        _ if tensor.models.len() > MOST_MODELS => Place::Host("a kernel takes 64 models at most"),
-        Program::Blend(_) | Program::LowRank(_) => Place::Device,
+    let job = Job {
+        program: &tensor.program,
+        elems: tensor.elems,
+        matrix: tensor.matrix(),
+        models: tensor.models.len(),
+        wide: tensor.wide,
+    };
+    match AnyCuda.supports(&job) {
+        Support::Yes { .. } => Place::Device,
+        Support::No(why) => Place::Host(why),
     }
 }
 
@@ -123,16 +123,16 @@ impl Plan {
             largest_source = sources.max(largest_source);
             largest_result = (tensor.elems * tensor.elem_bytes).max(largest_result);
         }
-        let slot = |most: u64, wish: u64| wish.min(most.max(1).div_ceil(SLOT_UNIT) * SLOT_UNIT);
+        let slot = |most: u64, preferred: u64| preferred.min(most.max(1).div_ceil(SLOT_UNIT) * SLOT_UNIT);
         let try_lanes = |(lanes, slot_bytes): (usize, u64)| {
             let (lanes, slot_bytes) = (lanes.min(wanted), slot(largest_source, slot_bytes));
             let all = Lanes { count: lanes * devices.len(), slot_bytes, on_device: &on_device };
             Memory::fit(&self.tensors, self.options, all).map(|memory| (memory, lanes, slot_bytes))
         };
         let mut fitted = try_lanes(LANES[0]);
-        for wish in &LANES[1..] {
+        for preferred in &LANES[1..] {
             if fitted.is_err() {
-                fitted = try_lanes(*wish);
+                fitted = try_lanes(*preferred);
             }
         }
         let (memory, lanes, slot_bytes) = fitted?;

@@ -4,7 +4,7 @@ use super::jobs::{UNIT_ELEMS, cut_columns, cut_rows};
 use super::ordered::RESULTS_AHEAD;
 use super::report;
 use super::stage::batches;
-use super::survey::{Asked, Options};
+use super::survey::{Options, Query};
 use crate::backend::cpu::pairs::SignBits;
 use crate::backend::cpu::prune::Scratch;
 use crate::error::{Cause, Error, Result};
@@ -34,7 +34,7 @@ pub(super) struct Memory {
 ///
 /// # Errors
 /// `Input` if it does not hold one, naming the least budget that would do.
-pub(super) fn fit(plan: &Plan, tensors: &[usize], asked: &[Asked], options: &Options) -> Result<Memory> {
+pub(super) fn fit(plan: &Plan, tensors: &[usize], asked: &[Query], options: &Options) -> Result<Memory> {
     let shared = shared_bytes(plan, tensors, asked);
     let per_thread = thread_bytes(plan, tensors, asked);
     let of =
@@ -53,7 +53,7 @@ pub(super) fn fit(plan: &Plan, tensors: &[usize], asked: &[Asked], options: &Opt
 }
 
 /// Tables, the report, masks, scores and counters.
-fn shared_bytes(plan: &Plan, tensors: &[usize], asked: &[Asked]) -> u64 {
+fn shared_bytes(plan: &Plan, tensors: &[usize], asked: &[Query]) -> u64 {
     let of = |t: &usize| &plan.tensors[*t];
     let models = models_of(plan, tensors);
     let entries = (tensors.len() + plan.layers.groups().len() + 1) as u64;
@@ -66,7 +66,7 @@ fn shared_bytes(plan: &Plan, tensors: &[usize], asked: &[Asked]) -> u64 {
     let chained: u64 = tensors.iter().map(of).map(|t| (0..last).map(|s| mask_bytes(t, s)).sum::<u64>()).sum();
     let all: Vec<usize> = (0..tensors.len()).collect();
     let batch_bytes = |batch: &Vec<usize>| -> u64 {
-        let per_question = |a: &Asked| batch.iter().map(|at| mask_bytes(of(&tensors[*at]), a.stage)).sum::<u64>();
+        let per_question = |a: &Query| batch.iter().map(|at| mask_bytes(of(&tensors[*at]), a.stage)).sum::<u64>();
         2 * asked.iter().map(per_question).sum::<u64>()
     };
     let batches = batches(&all, |at| plan.pass_bytes(tensors[at]));
@@ -78,7 +78,7 @@ fn shared_bytes(plan: &Plan, tensors: &[usize], asked: &[Asked]) -> u64 {
 }
 
 /// One thread's buffers, and its share of the results that wait.
-fn thread_bytes(plan: &Plan, tensors: &[usize], asked: &[Asked]) -> u64 {
+fn thread_bytes(plan: &Plan, tensors: &[usize], asked: &[Query]) -> u64 {
     let of = |t: &usize| &plan.tensors[*t];
     let models = models_of(plan, tensors);
     let elem_bytes = if tensors.iter().map(of).any(|t| t.wide) { 8 } else { 4 };

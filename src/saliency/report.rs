@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::stage::Kept;
-use super::survey::{Asked, Survey};
+use super::survey::{Query, Survey};
 use crate::ops::pairs::{Measures, Task};
 use crate::ops::{Granularity, Prune, Rescale, Score};
 
@@ -213,7 +213,7 @@ pub(super) fn bytes(entries: u64, models: u64, choices: u64) -> u64 {
         + super::html::bytes(entries, models, choices)
 }
 
-fn choice(survey: &Survey, asked: Asked) -> Choice {
+fn choice(survey: &Survey, asked: Query) -> Choice {
     let prunes: Vec<Prune> = (0..survey.tensors.len()).filter_map(|at| asked.prune(survey.tensor(at))).collect();
     Choice {
         stage: asked.stage,

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::jobs::{Jobs, cut_columns, cut_rows, run_of, runs_of};
 use super::measure::in_type_of;
-use super::survey::{Asked, Run};
+use super::survey::{Query, Run};
 use crate::backend::cpu::select;
 use crate::backend::cpu::stats;
 use crate::engine::{choose, sample_of, scores, segments_of, with_sources};
@@ -44,7 +44,7 @@ pub(super) fn kept(run: &Run<'_>, measures: &[Measures]) -> Result<Vec<Answer>> 
     let mut sums: Vec<Vec<Sums>> = measures.iter().map(|m| m.tasks.iter().map(|t| t.sums).collect()).collect();
     let mut answers = Vec::new();
     for stage in 0..stages {
-        let asked: Vec<Asked> = survey.asked.iter().copied().filter(|a| a.stage == stage).collect();
+        let asked: Vec<Query> = survey.asked.iter().copied().filter(|a| a.stage == stage).collect();
         let prune = |at: usize| survey.tensor(at).stage(stage).map(|(_, prune)| prune);
         let pruned: Vec<usize> = (0..survey.tensors.len()).filter(|at| prune(*at).is_some()).collect();
         let is_last = stage + 1 == stages;
@@ -103,7 +103,7 @@ pub(super) fn batches(pruned: &[usize], bytes: impl Fn(usize) -> u64) -> Vec<Vec
 
 impl Run<'_> {
     /// Ranks layers or tensors for every question; gives the first question's masks, by pruned tensor.
-    fn groups(&self, asked: &[Asked], pruned: &[usize], sums: &[Vec<Sums>], found: &mut [Answer]) -> Vec<Vec<Mask>> {
+    fn groups(&self, asked: &[Query], pruned: &[usize], sums: &[Vec<Sums>], found: &mut [Answer]) -> Vec<Vec<Mask>> {
         let survey = self.survey;
         let places: Vec<usize> = pruned.iter().map(|at| survey.tensors[*at]).collect();
         // The survey's tensors are in the plan's order.
@@ -140,7 +140,7 @@ impl Run<'_> {
     /// question's masks, by pruned tensor, if they are wanted.
     fn units(
         &self,
-        asked: &[Asked],
+        asked: &[Query],
         pruned: &[usize],
         chain: &Chain,
         wanted: bool,
@@ -166,7 +166,7 @@ impl Run<'_> {
     }
 
     /// Masks and kept elements by model, for every tensor of a batch and every question.
-    fn masks(&self, asked: &[Asked], batch: &[usize], chain: &Chain) -> Result<Vec<Vec<Masked>>> {
+    fn masks(&self, asked: &[Query], batch: &[usize], chain: &Chain) -> Result<Vec<Vec<Masked>>> {
         let survey = self.survey;
         let models = survey.tasks.len();
         // A tensor without elements keeps all of none.
@@ -291,7 +291,7 @@ impl Run<'_> {
     /// Σ τ² of what masks keep, for every tensor of a batch, by question and model.
     fn energies(
         &self,
-        asked: &[Asked],
+        asked: &[Query],
         batch: &[usize],
         chain: &Chain,
         masks: &[Vec<Masked>],

@@ -32,7 +32,7 @@ pub struct Options {
 
 /// A stage's question: what would it prune?
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Asked {
+pub(super) struct Query {
     /// The stage, by its place in the recipe.
     pub stage: usize,
     /// The share kept; `None`: as the recipe has it.
@@ -53,7 +53,7 @@ pub struct Survey {
     /// The tasks, as the recipe writes them.
     pub(super) tasks: Vec<String>,
     /// What stages are asked.
-    pub(super) asked: Vec<Asked>,
+    pub(super) asked: Vec<Query>,
     /// What it takes.
     pub(super) memory: Memory,
 }
@@ -140,7 +140,7 @@ impl Survey {
     }
 
     /// Passes over a tensor that an answer takes.
-    fn passes(&self, tensor: usize, asked: &Asked) -> u64 {
+    fn passes(&self, tensor: usize, asked: &Query) -> u64 {
         let is_first = asked.keep.is_none() || self.asked.iter().all(|a| a.stage != asked.stage || a.keep.is_some());
         match self.plan.tensors[tensor].stage(asked.stage).map(|(_, prune)| prune.granularity) {
             None => 0,
@@ -188,14 +188,14 @@ pub(super) struct Run<'a> {
 }
 
 /// The recipe's own choice for every stage, and the shares asked for of its last.
-fn asked(plan: &Plan, tensors: &[usize], has_stages: bool, keep: &[f64]) -> Result<Vec<Asked>> {
+fn asked(plan: &Plan, tensors: &[usize], has_stages: bool, keep: &[f64]) -> Result<Vec<Query>> {
     if let Some(share) = keep.iter().find(|k| !(0.0..=1.0).contains(*k)) {
         return Err(Error::input(format!("a share kept must be in [0, 1], found {share}")));
     }
     let stages = plan.recipe.stages.len();
     let mut asked = Vec::new();
     if has_stages {
-        asked.extend((0..stages).map(|stage| Asked { stage, keep: None }));
+        asked.extend((0..stages).map(|stage| Query { stage, keep: None }));
     }
     let prunes = |stage: usize| tensors.iter().any(|t| plan.tensors[*t].stage(stage).is_some());
     if !keep.is_empty() && !prunes(stages - 1) {
@@ -206,13 +206,13 @@ fn asked(plan: &Plan, tensors: &[usize], has_stages: bool, keep: &[f64]) -> Resu
     for share in keep {
         if !seen.contains(share) {
             seen.push(*share);
-            asked.push(Asked { stage: stages - 1, keep: Some(*share) });
+            asked.push(Query { stage: stages - 1, keep: Some(*share) });
         }
     }
     Ok(asked)
 }
 
-impl Asked {
+impl Query {
     /// What it would prune of a tensor; `None` where the recipe's stage leaves the tensor alone.
     pub fn prune(self, tensor: &TensorPlan) -> Option<Prune> {
         let (_, prune) = tensor.stage(self.stage)?;

@@ -11,6 +11,7 @@ mod factors;
 mod goldens;
 mod identities;
 mod interrupted;
+mod operations;
 mod output;
 mod parts;
 mod recipes;

@@ -8,6 +8,7 @@ pub mod files;
 pub mod goldens;
 pub mod matrix;
 pub mod mount;
+pub mod operations;
 pub mod recipes;
 pub mod tensor;
 

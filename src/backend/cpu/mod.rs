@@ -5,6 +5,7 @@
 
 pub mod allocator;
 pub mod blend;
+pub mod device;
 pub mod features;
 mod in_registers;
 pub mod low_rank;

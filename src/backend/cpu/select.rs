@@ -116,7 +116,7 @@ pub fn count<C: Widen>(
 
 /// The same on an instruction set; `None` is the portable loops.
 #[allow(clippy::too_many_arguments)]
-fn count_with<C: Widen>(
+pub(super) fn count_with<C: Widen>(
     level: Option<Level>,
     ranked: Ranked,
     searches: &[Option<Search>],

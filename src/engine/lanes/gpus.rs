@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::matrices::{EXPECTED, LEAST, Says, arrange};
+use super::matrices::{EXPECTED, LEAST, SolverLimits, arrange};
 use super::needs::range;
 use crate::backend::cuda::cusolver::Eigen;
 use crate::backend::cuda::gpu::{Gpu, takeable};
@@ -30,14 +30,14 @@ pub fn expect(plan: &mut Plan, devices: &[CudaDevice], limit: Option<u64>) -> Re
 }
 
 /// Plans for devices that are not open and whose solver is taken to say so.
-fn plan_by(plan: &mut Plan, devices: &[CudaDevice], limit: Option<u64>, says: &Says<'_>) -> Result<()> {
+fn plan_by(plan: &mut Plan, devices: &[CudaDevice], limit: Option<u64>, says: &SolverLimits<'_>) -> Result<()> {
     let pools: Vec<u64> = devices
         .iter()
         .map(|d| takeable(d.free_bytes.unwrap_or(d.total_bytes)).min(limit.unwrap_or(u64::MAX)))
         .collect();
     let (fit, together) = arrange(plan, pools.iter().copied().min().unwrap_or_default(), says)?;
     plan.use_devices(devices.to_vec(), pools, &fit, together)?;
-    let (wanted, _) = wish(plan);
+    let (wanted, _) = pool_request(plan);
     if let Some(on) = &mut plan.devices {
         on.pool_bytes.iter_mut().for_each(|pool| *pool = wanted.min(*pool));
     }
@@ -46,14 +46,14 @@ fn plan_by(plan: &mut Plan, devices: &[CudaDevice], limit: Option<u64>, says: &S
 
 /// What to take of each device's memory: room for every lane's largest step and for the next one's sources, but no more than
 /// all tensors take together; and the least that does.
-fn wish(plan: &Plan) -> (u64, u64) {
+fn pool_request(plan: &Plan) -> (u64, u64) {
     let Some(on) = &plan.devices else { return (0, 0) };
     let mut kinds = vec![Vec::new(); plan.tensors.len()];
     plan.graph.steps.iter().for_each(|step| kinds[step.tensor].push(step.kind));
     let ranges = (0..plan.tensors.len()).filter(|t| on.has(*t)).map(|t| range(plan, t, &kinds[t]));
     let (mut largest, mut least, mut all) = (0, 0, 0);
-    for [most, little] in ranges {
-        (largest, least, all) = (most.max(largest), little.max(least), most + all);
+    for [most, least_bytes] in ranges {
+        (largest, least, all) = (most.max(largest), least_bytes.max(least), most + all);
     }
     ((largest * 2 * on.lanes as u64).min(all).max(least), least)
 }
@@ -75,7 +75,7 @@ impl Gpus {
         let solves = plan.tensors.iter().enumerate();
         let solves = solves.filter(|(t, _)| on.has(*t)).any(|(_, t)| matches!(t.program, Program::LowRank(_)));
         let sizes = LaneSizes { up_bytes: on.slot_bytes, down_bytes: on.fetch_bytes, solves };
-        let (_, least) = wish(plan);
+        let (_, least) = pool_request(plan);
         let (mut gpus, mut lanes) = (Vec::new(), Vec::new());
         for (device, wanted) in devices.iter().zip(&on.pool_bytes) {
             let (gpu, opened) = Gpu::open(device, on.lanes, sizes, *wanted, least)?;
@@ -95,7 +95,7 @@ impl Gpus {
             let most = |asks: &dyn Fn(&Eigen) -> Result<u64>| {
                 solvers.iter().try_fold(0, |most, eigen| Ok(asks(eigen)?.max(most)))
             };
-            let says = Says {
+            let says = SolverLimits {
                 workspace: &|r, count| most(&|eigen| eigen.workspace_bytes(r, count)),
                 batch: &|r, wanted| solvers.iter().map(|eigen| eigen.batch(r, wanted)).min().unwrap_or(1),
                 svd: &|rows, columns| most(&|eigen| eigen.svd_bytes(rows, columns)),

@@ -22,7 +22,7 @@ const GROUP_BYTES: u64 = 1 << 30;
 const PANEL_BYTES: u64 = 64 << 20;
 
 /// What a solver says of matrices: workspace in bytes for so many of a side, and how many of those wished can go together.
-pub(super) struct Says<'a> {
+pub(super) struct SolverLimits<'a> {
     pub workspace: &'a dyn Fn(usize, usize) -> Result<u64>,
     pub batch: &'a dyn Fn(usize, usize) -> usize,
     /// Workspace in bytes for the singular value decomposition of a matrix of so many rows and no more columns.
@@ -146,7 +146,7 @@ impl Orthogonal {
     }
 
     /// Bytes of a workspace for all that is decomposed.
-    pub fn solver_bytes(&self, says: &Says<'_>) -> Result<u64> {
+    pub fn solver_bytes(&self, says: &SolverLimits<'_>) -> Result<u64> {
         let mut most = (says.workspace)(self.r, self.group)?.max((says.workspace)(self.r, 1)?);
         most = most.max((says.svd)(self.long, self.r)?);
         if self.columns > 0 {
@@ -234,7 +234,7 @@ impl Needs {
 }
 
 /// What the merges of these tensors take of a device whose solver says so; `None` if they are not merged by matrices.
-pub(super) fn needs_by(plan: &Plan, tensors: &[usize], says: &Says<'_>, most: u64) -> Result<Option<Needs>> {
+pub(super) fn needs_by(plan: &Plan, tensors: &[usize], says: &SolverLimits<'_>, most: u64) -> Result<Option<Needs>> {
     let Some(first) = tensors.first().map(|t| &plan.tensors[*t]) else { return Ok(None) };
     if let Some(matrix) = Matrix::of(first, tensors.len(), says.batch) {
         let solver = (says.workspace)(matrix.r, matrix.count())?;
@@ -246,18 +246,18 @@ pub(super) fn needs_by(plan: &Plan, tensors: &[usize], says: &Says<'_>, most: u6
 }
 
 /// What can be said of a solver while no device is open.
-pub(super) const EXPECTED: Says<'static> = Says {
+pub(super) const EXPECTED: SolverLimits<'static> = SolverLimits {
     workspace: &|r, count| Ok(solver_estimate(r as u64, count as u64)),
     batch: &|_, wanted| wanted,
     svd: &|rows, columns| Ok(svd_estimate(rows as u64, columns as u64)),
 };
 
 /// The least that a solver could say: matrices that do not fit with that do not fit.
-pub(super) const LEAST: Says<'static> =
-    Says { workspace: &|_, _| Ok(0), batch: &|_, wanted| wanted, svd: &|_, _| Ok(0) };
+pub(super) const LEAST: SolverLimits<'static> =
+    SolverLimits { workspace: &|_, _| Ok(0), batch: &|_, wanted| wanted, svd: &|_, _| Ok(0) };
 
 /// Whether each tensor's matrices fit into a pool, and which tensors are decomposed together.
-pub(super) fn arrange(plan: &Plan, pool: u64, says: &Says<'_>) -> Result<(Vec<bool>, Vec<Vec<usize>>)> {
+pub(super) fn arrange(plan: &Plan, pool: u64, says: &SolverLimits<'_>) -> Result<(Vec<bool>, Vec<Vec<usize>>)> {
     let most = plan.memory.chunk_elems;
     let fits = |tensors: &[usize]| Ok(needs_by(plan, tensors, says, most)?.is_some_and(|needs| needs.taken() <= pool));
     let fit = (0..plan.tensors.len()).map(|t| fits(&[t])).collect::<Result<Vec<bool>>>()?;

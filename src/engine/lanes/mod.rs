@@ -32,8 +32,8 @@ pub use gpus::{Gpus, expect};
 use needs::Needs;
 use sources::{Loaded, Stage};
 
-// What the plan leaves to devices, their kernels take.
-const _: () = assert!(crate::plan::devices::MOST_MODELS == crate::backend::cuda::ops::MAX_MODELS);
+// What devices are said to take, their kernels take.
+const _: () = assert!(crate::backend::device::MOST_MODELS == crate::backend::cuda::ops::MAX_MODELS);
 
 /// The tensors that are merged together with one: itself, where there are no others.
 fn together<'a>(plan: &'a Plan, tensor: &'a usize) -> &'a [usize] {

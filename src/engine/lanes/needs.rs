@@ -8,7 +8,7 @@ use crate::ops::{Geometry, Program, SEGMENT};
 use crate::plan::graph::Kind;
 use crate::plan::{Plan, TensorPlan};
 
-/// A step's wish.
+/// What a step asks for.
 #[derive(Debug)]
 pub(super) struct Needs {
     /// Spans for sources: one a source, or [`TURNS`] times one a source for chunks.

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::LaneWorker;
 use super::factored::Factored;
-use super::matrices::{Orthogonal, Says, needs_of};
+use super::matrices::{Orthogonal, SolverLimits, needs_of};
 use super::members::{Member, round};
 use super::output::Pieces;
 use super::sources::Loaded;
@@ -40,7 +40,7 @@ impl LaneWorker<'_, '_> {
         let member = Member::of(engine, index)?;
         let (run, tensor) = (&engine.tensors[index], member.tensor);
         let eigen = &self.lane.solver()?.eigen;
-        let says = Says {
+        let says = SolverLimits {
             workspace: &|r, count| eigen.workspace_bytes(r, count),
             batch: &|r, wanted| eigen.batch(r, wanted),
             svd: &|rows, columns| eigen.svd_bytes(rows, columns),

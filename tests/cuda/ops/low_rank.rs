@@ -10,8 +10,9 @@ use merganser::ops::{
     Centre, Geometry, Granularity, LowRank, Mask, MatrixRule, Prune, Rank, Real, Rescale, Score, StageState,
 };
 
-use super::{DTYPES, Family, Gpu, assert_same, narrow, unit, widen};
+use super::{Gpu, on_device};
 use crate::support::family::Rng;
+use crate::support::operations::{DTYPES, Family, assert_same, narrow, unit, widen};
 
 /// A_t of every task, and what they are measured from, by the definition.
 fn expected(
@@ -23,7 +24,7 @@ fn expected(
 ) -> (Vec<Vec<f64>>, Vec<f64>) {
     fn pruned<C: Widen>(family: &Family, geometry: Geometry, stages: &[(Prune, StageState)]) -> Vec<Vec<f64>> {
         let mut scratch = Scratch::<C>::new(family.models());
-        family.on_cpu(|sources| load_pruned(geometry, stages, sources, 0, family.len, &mut scratch));
+        family.sources(|sources| load_pruned(geometry, stages, sources, 0, family.len, &mut scratch));
         scratch.tau.iter().map(|tau| tau[..family.len].iter().map(|x| x.f64()).collect()).collect()
     }
     let all: Vec<Vec<f64>> = family.stored.iter().map(|(dtype, bytes)| widen(*dtype, bytes)).collect();
@@ -84,7 +85,7 @@ fn task_vectors_are_centred_packed_and_summed_as_on_the_cpu() {
                 let centring = Centring { work: &work, wide, geometry, stages: blob.at(gpu.put(&blob.bytes)) };
                 let (k, s) = (&gpu.kernels, &gpu.stream);
                 let what = format!("{centre:?}, staged {staged}, {rows}×{columns}, {:?}", dtypes[0]);
-                family.on_device(&gpu, 0, |sources| {
+                on_device(&family, &gpu, 0, |sources| {
                     let stride = len as u64 + 8 - len as u64 % 8;
                     let (to, from) = (gpu.zeros(8 * stride * 2), gpu.zeros(8 * len as u64));
                     low_rank::centre(k, s, &centring, sources, 1..3, true, to, stride, from).unwrap();
