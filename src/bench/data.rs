@@ -42,7 +42,6 @@ impl Noise {
 }
 
 /// So many numbers, nearly normal, of deviation 1.
-#[cfg(feature = "cuda")]
 pub(super) fn normals(elems: usize) -> Vec<f32> {
     let mut noise = Noise::new(0);
     (0..elems).map(|_| noise.normal()).collect()
@@ -139,7 +138,6 @@ pub(super) struct Models<'a> {
 
 impl Models<'_> {
     /// Stored elements of a model; 0 is the base.
-    #[cfg(feature = "cuda")]
     pub fn bytes_of(&self, model: usize, elems: std::ops::Range<usize>) -> &[u8] {
         &self.bytes[(model * self.elems + elems.start) * ELEM_BYTES..(model * self.elems + elems.end) * ELEM_BYTES]
     }

@@ -36,6 +36,7 @@ pub struct Request<'a> {
 
 /// A finished merge.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Done {
     /// OUT.
     pub path: PathBuf,

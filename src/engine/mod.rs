@@ -16,7 +16,6 @@ mod lanes;
 mod measure;
 mod merge;
 mod parted;
-mod progress;
 mod readahead;
 mod runs;
 mod schedule;
@@ -24,17 +23,15 @@ pub(crate) mod scores;
 mod settle;
 mod sink;
 mod sources;
-mod stop;
 mod tensor;
 mod worker;
 mod writer;
 
+pub use crate::run::{Progress, Stop};
 pub use devices::{Gpus, Target, merge_on_devices, merge_part_on_devices, plan_for_devices};
 pub(crate) use measure::measure;
 pub use merge::{Done, Outcome, Request, merge, merge_part};
-pub use progress::Progress;
 pub(crate) use sources::{sample_of, segments_of, stored_bytes, with_sources};
-pub use stop::Stop;
 
 use std::sync::Mutex;
 use std::sync::mpsc;

@@ -6,10 +6,10 @@
 use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::stop::Stop;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::plan::graph::{Kind, StepId};
+use crate::run::Stop;
 
 /// Who takes work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,6 @@ pub(super) enum Taker {
     Host,
     /// A lane of this device (its place among the plan's): whole steps. The later steps of a tensor, and those of tensors that
     /// are decomposed with it, go to the device that had the first, where its sources may still lie.
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     Device(usize),
 }
 

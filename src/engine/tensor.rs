@@ -116,7 +116,6 @@ impl TensorRun {
     }
 
     /// Notes how many matrices a device decomposes together with this one, itself among them.
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub fn computed_together(&self, matrices: usize) {
         self.lock().batch = matrices;
     }
@@ -154,7 +153,6 @@ impl TensorRun {
     }
 
     /// The cuts that a device's search has found, by model.
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub fn set_cuts(&self, cuts: Vec<Option<Cut>>) {
         self.lock().tally = Tally::Cuts(cuts);
     }

@@ -11,7 +11,6 @@ use serde_json::json;
 
 use super::Store;
 use super::piece::{Piece, Pieces, Worker};
-use crate::engine::Stop;
 use crate::error::{Error, Kind, Result};
 use crate::output::source_digest::{from_hex, to_hex};
 use crate::output::{
@@ -22,6 +21,7 @@ use crate::report::manifest::{
     Device, DigestKinds, Manifest, OutputTensor, Phase, SCHEMA, Source, SourceFile, Timings, Totals,
 };
 use crate::report::time::rfc3339;
+use crate::run::{Stop, together};
 
 /// What to rebuild, and what that may use.
 #[derive(Debug)]
@@ -48,6 +48,7 @@ pub struct Extraction<'a> {
 
 /// A finished extraction.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Done {
     /// The folder.
     pub path: PathBuf,
@@ -214,16 +215,12 @@ fn run(
         }
         Ok(())
     };
-    std::thread::scope(|scope| {
-        for _ in 0..pieces.threads {
-            scope.spawn(|| {
-                let end = StopOnPanic(&fail);
-                if let Err(error) = thread() {
-                    fail(error);
-                }
-                std::mem::forget(end);
-            });
+    together(pieces.threads, || {
+        let end = StopOnPanic(&fail);
+        if let Err(error) = thread() {
+            fail(error);
         }
+        std::mem::forget(end);
     });
     error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }

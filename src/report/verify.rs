@@ -6,16 +6,18 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::manifest::{Manifest, Nonfinite, OutputTensor};
 use super::stored::{StoredTensor, read_header};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::output::digest::{Piece, PieceDigests};
 use crate::output::layout::INDEX_NAME;
 use crate::output::{nonfinite, unlisted};
+use crate::run::together;
 
 /// Bytes that one thread reads and hashes at once; a multiple of every element's size.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -24,6 +26,7 @@ const MAX_PIECES: u64 = 1 << 22;
 
 /// What a verification found.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct VerifyReport {
     /// The folder.
     pub out: String,
@@ -307,7 +310,8 @@ fn check_tensors(
         pieces += job.digests.count() as u64;
     }
     let next = AtomicU64::new(0);
-    let work = || {
+    let results: Mutex<Vec<Result<Vec<Found>>>> = Mutex::default();
+    let work = || -> Result<Vec<Found>> {
         let mut found: Vec<Found> = Vec::new();
         let mut buffer = Vec::new();
         loop {
@@ -329,14 +333,13 @@ fn check_tensors(
             found.push((j, piece, read));
         }
     };
-    let results: Vec<Result<Vec<Found>>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads.clamp(1, 256)).map(|_| scope.spawn(work)).collect();
-        let panicked = |_| Err(Error::internal("a verifying thread panicked"));
-        threads.into_iter().map(|t| t.join().unwrap_or_else(panicked)).collect()
+    together(threads.clamp(1, 256), || {
+        let found = work();
+        results.lock().unwrap_or_else(PoisonError::into_inner).push(found);
     });
     let mut counts = vec![0_u64; jobs.len()];
     let mut unreadable: BTreeMap<usize, String> = BTreeMap::new();
-    for result in results {
+    for result in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
         for (j, piece, read) in result? {
             match read {
                 Ok((digest, count)) => {

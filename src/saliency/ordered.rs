@@ -8,11 +8,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::cpu::pairs::SignBits;
 use crate::backend::cpu::prune::Scratch;
-use crate::engine::Stop;
 use crate::error::{Error, Result};
-
-/// Stack of one thread.
-const STACK_BYTES: usize = 2 << 20;
+use crate::run::{Stop, together};
 
 /// One thread's buffers.
 #[derive(Debug)]
@@ -73,17 +70,7 @@ impl Pool {
             std::mem::forget(guard);
             self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
         };
-        std::thread::scope(|scope| {
-            for _ in 1..threads {
-                let started = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, one);
-                // This thread works too, so that it only takes longer.
-                if let Err(error) = started {
-                    tracing::warn!("cannot start as many threads as wanted: {error}");
-                    break;
-                }
-            }
-            one();
-        });
+        together(threads, one);
         let state = run.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         match state.error {
             Some(error) => Err(error),

@@ -10,6 +10,7 @@ use crate::backend::cpu::stored::Stored;
 use crate::checkpoint::{Shard, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::SEGMENT;
+use crate::run::together;
 
 /// Elements read and widened at a time: what a thread holds of each side where files cannot be mapped.
 const RUN_ELEMS: u64 = SEGMENT as u64;
@@ -76,17 +77,7 @@ fn scaled_sums(
             }
         }
     };
-    std::thread::scope(|scope| {
-        for _ in 1..threads.min(units) {
-            let started = std::thread::Builder::new().spawn_scoped(scope, work);
-            // This thread works too, so that the comparison only takes longer.
-            if let Err(error) = started {
-                tracing::warn!("cannot start as many threads as wanted: {error}");
-                break;
-            }
-        }
-        work();
-    });
+    together(threads.min(units), work);
     if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }

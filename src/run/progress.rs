@@ -13,7 +13,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub(super) fn add_read(&self, bytes: u64, is_first_pass: bool) {
+    pub(crate) fn add_read(&self, bytes: u64, is_first_pass: bool) {
         self.read.fetch_add(bytes, Ordering::Relaxed);
         if is_first_pass {
             self.add_first_read(bytes);
@@ -21,37 +21,37 @@ impl Progress {
     }
 
     /// Bytes that a first pass over a tensor has gone past, whether it read all of them or a sample.
-    pub(super) fn add_first_read(&self, bytes: u64) {
+    pub(crate) fn add_first_read(&self, bytes: u64) {
         self.first_read.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn add_written(&self, bytes: u64) {
+    pub(crate) fn add_written(&self, bytes: u64) {
         self.written.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn add_tensor(&self) {
+    pub(crate) fn add_tensor(&self) {
         self.tensors.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A tensor that an earlier run finished, and the bytes that reading its sources and writing it would have been.
-    pub(super) fn skip(&self, bytes: u64) {
+    pub(crate) fn skip(&self, bytes: u64) {
         self.skipped.fetch_add(bytes, Ordering::Relaxed);
         self.add_tensor();
     }
 
     /// Bytes that a plan counts and that need not be moved here: a device still has them, or another process makes what they
     /// belong to.
-    pub(super) fn spare(&self, bytes: u64) {
+    pub(crate) fn spare(&self, bytes: u64) {
         self.skipped.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Takes back some of [`Self::spare`]: they must be read after all.
-    pub(super) fn owe(&self, bytes: u64) {
+    pub(crate) fn owe(&self, bytes: u64) {
         self.skipped.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Of the bytes read, those that a first pass over a tensor read: what readahead keeps ahead of.
-    pub(super) fn first_read_bytes(&self) -> u64 {
+    pub(crate) fn first_read_bytes(&self) -> u64 {
         self.first_read.load(Ordering::Relaxed)
     }
 
