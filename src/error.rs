@@ -10,6 +10,7 @@ const EXIT_BUSY: u8 = 75;
 
 /// Who must act, which decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Kind {
     /// The user's recipe, checkpoint or argument value is at fault (exit code 1).
     Input,
@@ -25,6 +26,7 @@ pub enum Kind {
 
 /// What failed, in the words that programs tell failures apart by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Cause {
     /// The recipe.
     Recipe,

@@ -12,6 +12,7 @@ use crate::plan::{Plan, PlannedTensor, SourceTensor, TensorPlan};
 /// Where an output tensor comes from, and how it is made.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Explanation {
     /// Its name.
     pub tensor: String,
@@ -42,6 +43,7 @@ pub struct Explanation {
 /// Where a tensor goes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct OfOutput {
     /// The output's file.
     pub file: String,
@@ -54,6 +56,7 @@ pub struct OfOutput {
 /// A tensor of a source.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct OfSource {
     /// `base`, or `model` and its number among those that take part, from 1.
     pub role: String,
@@ -80,6 +83,7 @@ pub struct OfSource {
 /// A stored tensor that a source's is made of.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct OfPart {
     /// What it is there.
     pub what: String,
@@ -100,6 +104,7 @@ pub struct OfPart {
 /// What is done to a tensor.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct OfProgram {
     /// `copy`, `elementwise`, `matrix` or `factor`.
     pub kind: &'static str,
@@ -126,6 +131,7 @@ pub struct OfProgram {
 /// What a method drops of task vectors.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct OfDrop {
     /// What chooses, and its values, by model.
     #[serde(flatten)]
@@ -135,6 +141,7 @@ pub struct OfDrop {
 /// A merge of a matrix.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct OfMatrix {
     /// What task vectors are measured from: `average` or `base`.
     pub centre: Value,
@@ -147,6 +154,7 @@ pub struct OfMatrix {
 /// A step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct OfStep {
     /// What it does.
     pub step: &'static str,
@@ -163,6 +171,7 @@ pub struct OfStep {
 /// What computes a tensor.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct OfPath {
     /// `portable`, `avx2` or `avx512` on the CPU; the devices that may take it, as `cuda:0`; null where it is copied.
     pub computed_by: Option<String>,
@@ -175,6 +184,7 @@ pub struct OfPath {
 /// One element.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct OfElement {
     /// Its place along each dimension, from 0.
     pub index: Vec<u64>,
@@ -199,6 +209,7 @@ pub struct OfElement {
 /// Values behind a step, by model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct OfValues {
     /// The step.
     pub step: String,
