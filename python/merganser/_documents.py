@@ -18,6 +18,16 @@ __all__ = [
     "DevicesCudaDevice",
     "DevicesCudaLibrary",
     "DevicesMemory",
+    "Explained",
+    "ExplainedElement",
+    "ExplainedElementStep",
+    "ExplainedOutput",
+    "ExplainedPath",
+    "ExplainedProgram",
+    "ExplainedProgramMatrix",
+    "ExplainedSource",
+    "ExplainedSourcePart",
+    "ExplainedStep",
     "Extracted",
     "ExtractedTask",
     "InspectedDtype",
@@ -72,6 +82,8 @@ class MergedDevice:
     """`cpu` or `cuda`."""
     memory_bytes: Optional[int]
     """Device memory taken, in bytes; null for the CPU."""
+    instructions: Optional[str]
+    """The instruction set of the loops that computed on the CPU: `portable`, `avx2` or `avx512`; null of outputs that do not state it."""
 
 
 @dataclass(frozen=True)
@@ -437,6 +449,200 @@ class Plan:
     """How much is merged as matrices; null for methods that take none."""
     devices: Optional[PlannedDevices]
     """What CUDA devices do of it; null where the CPU does everything."""
+
+
+@dataclass(frozen=True)
+class ExplainedOutput:
+    """Where it goes."""
+
+    file: str
+    """The output's file."""
+    offset: int
+    """Where its bytes begin, from the start of the file."""
+    bytes: int
+    """How many they are."""
+
+
+@dataclass(frozen=True)
+class ExplainedSourcePart:
+    """A stored tensor that a source's is made of."""
+
+    what: str
+    """What it is there."""
+    file: str
+    """The file that holds it."""
+    tensor: str
+    """Its name there."""
+    shape: List[int]
+    """Its shape there."""
+    dtype: str
+    """Its stored element type."""
+    offset: int
+    """Where its bytes begin, from the start of the file."""
+    bytes: int
+    """How many they are."""
+
+
+@dataclass(frozen=True)
+class ExplainedSource:
+    """A tensor of a source."""
+
+    role: str
+    """`base`, or `model` and its number among those that take part, from 1."""
+    model: str
+    """The model, as the recipe writes it."""
+    tensor: str
+    """Its tensor: with slices another than the output's."""
+    shape: List[int]
+    """Its shape there."""
+    dtype: str
+    """The element type that is read."""
+    file: Optional[str]
+    """The file that holds it; null where it is made as it is read."""
+    offset: Optional[int]
+    """Where its bytes begin, from the start of the file; null where it is made."""
+    bytes: int
+    """Its bytes, as they are read."""
+    made: Optional[str]
+    """How it is made, of the parts; null where a file holds it."""
+    parts: List[ExplainedSourcePart]
+    """What it is made of: an adapter's tensors beside the base's, or those whose rows are taken."""
+
+
+@dataclass(frozen=True)
+class ExplainedProgramMatrix:
+    """What it is as a merge of a matrix; null elsewhere."""
+
+    centre: Any
+    """What task vectors are measured from: `average` or `base`."""
+    rule: Any
+    """How they become one."""
+    decomposition: Optional[str]
+    """How they are decomposed."""
+
+
+@dataclass(frozen=True)
+class ExplainedProgram:
+    """What is done."""
+
+    kind: str
+    """`copy`, `elementwise`, `matrix` or `factor`."""
+    method: str
+    """The recipe's method."""
+    work: str
+    """In a few words."""
+    stages: List[Dict[str, Any]]
+    """Stages that change its task vectors, with their values here."""
+    drop: Optional[Dict[str, Any]]
+    """What the method drops of task vectors; null where it drops nothing."""
+    rule: Optional[str]
+    """The element-wise rule; null elsewhere."""
+    weights: List[float]
+    """Weights, by model; none where the rule has none, or measures them."""
+    numbers: Dict[str, Any]
+    """The rule's other numbers."""
+    fit: Optional[str]
+    """What sets weights and numbers from products of the vectors; null where all are known."""
+    matrix: Optional[ExplainedProgramMatrix]
+    """What it is as a merge of a matrix; null elsewhere."""
+
+
+@dataclass(frozen=True)
+class ExplainedStep:
+    """A step."""
+
+    step: str
+    """What it does."""
+    stage: Optional[int]
+    """The stage that it is for, as its place among the recipe's; null where it is for none."""
+    of_all: bool
+    """Whether all tensors or layers have a part in it."""
+    units: int
+    """Parts that may run at the same time."""
+    memory_bytes: int
+    """Memory that it takes, in bytes."""
+
+
+@dataclass(frozen=True)
+class ExplainedPath:
+    """What computes it."""
+
+    computed_by: Optional[str]
+    """`portable`, `avx2` or `avx512` on the CPU; the devices that may take it, as `cuda:0`; null where it is copied."""
+    why_there: Optional[str]
+    """Why the CPU computes it beside devices; null elsewhere."""
+    computed_in: Optional[str]
+    """`float32` or `float64`; null where it is copied."""
+
+
+@dataclass(frozen=True)
+class ExplainedElementStep:
+    """Values behind a step, by model."""
+
+    step: str
+    """The step."""
+    values: List[Any]
+    """By model."""
+
+
+@dataclass(frozen=True)
+class ExplainedElement:
+    """What becomes of the element that was asked for; null where none was."""
+
+    index: List[int]
+    """Its place along each dimension, from 0."""
+    flat: int
+    """Its place in the order in which elements are stored, from 0."""
+    stored: List[Any]
+    """What each source stores, in the order of `sources`. Here and below, what is no finite number is a word: `NaN`, `inf`."""
+    steps: List[ExplainedElementStep]
+    """What becomes of it, step by step."""
+    weights: List[float]
+    """Weights, by model, as measured."""
+    numbers: Dict[str, Any]
+    """The rule's other numbers, as measured, and what was done to a matrix."""
+    merged: Any
+    """The merged element before it is rounded to what is stored, in the type that computes; null where it is copied."""
+    merged_in_float64: Any
+    """The same where every operation is done in float64, on what the masks leave; null where it is copied."""
+    result: Any
+    """What is stored."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """`merganser explain --json`."""
+
+    schema: int
+    command: str
+    merganser: str
+    """The version of merganser."""
+    warnings: List[str]
+    """What the user should know, as on stderr."""
+    tensor: str
+    """Its name."""
+    shape: List[int]
+    """Its shape."""
+    dtype: str
+    """Its stored element type."""
+    layer: str
+    """Its layer."""
+    output: ExplainedOutput
+    """Where it goes."""
+    sources: List[ExplainedSource]
+    """What it is made of: the base first, then the models that take part, in their order."""
+    program: ExplainedProgram
+    """What is done."""
+    steps: List[ExplainedStep]
+    """The steps that its merge waits for and the merge, in their order; those of other tensors are left out."""
+    passes: int
+    """How often its sources are read."""
+    bytes_read: int
+    """Bytes read of them, in all passes."""
+    path: ExplainedPath
+    """What computes it."""
+    element: Optional[ExplainedElement]
+    """What becomes of the element that was asked for; null where none was."""
 
 
 @dataclass(frozen=True)
@@ -901,6 +1107,11 @@ class DevicesCpu:
     threads: int
     """Threads that this process may use."""
     vector_loops: str
+    """What the compiler's loops run on."""
+    instructions: str
+    """What the loops run on that are written out for it: `portable`, `avx2` or `avx512`."""
+    possible_instructions: List[str]
+    """What MERGANSER_CPU can name here."""
     instruction_sets: List[DevicesCpuInstructionSet]
 
 

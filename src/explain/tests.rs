@@ -64,7 +64,8 @@ fn every_golden_is_explained_as_the_reference_computes_it_and_as_a_merge_stores_
         let stored = SafeTensors::deserialize(&stored).unwrap();
         for (at, tensor) in plan.tensors.iter().enumerate() {
             let what = format!("{} of {}", tensor.name, recipe.display());
-            let (Some(expected), Some(stored)) = (values(&expected, &tensor.name), values(&stored, &tensor.name)) else {
+            let (Some(expected), Some(stored)) = (values(&expected, &tensor.name), values(&stored, &tensor.name))
+            else {
                 continue;
             };
             let first = plan.stored(tensor.reads().next().unwrap());
@@ -100,11 +101,13 @@ fn every_golden_is_explained_as_the_reference_computes_it_and_as_a_merge_stores_
                     assert_eq!(explained.program.kind, "copy");
                     continue;
                 };
-                // A decomposition has its tolerance; else f64 differs by the order of its sums alone.
+                // A decomposition has its tolerance. Else the reference differs by the order of its sums, and by rounding sources
+                // and task vectors to float32 before it goes on in float64.
+                let rounded: f64 = of.stored.iter().map(|value| float(value).abs()).sum::<f64>() * 2_f64.powi(-22);
                 let tolerance = golden["tolerance"].as_f64().unwrap();
                 let allowed = match explained.program.kind {
                     "matrix" => tolerance * change + length * 2_f64.powi(-24),
-                    _ => 1e-9 * (change + wanted.abs()),
+                    _ => 1e-9 * (change + wanted.abs()) + rounded,
                 };
                 let apart = (float(merged) - wanted).abs();
                 // Not `>`: a NaN must fail.
@@ -119,7 +122,8 @@ fn every_golden_is_explained_as_the_reference_computes_it_and_as_a_merge_stores_
 #[test]
 fn programs_steps_and_sources_are_those_of_the_plan() {
     let plan = plan(&goldens().join("lwptv-ties.yaml"), 0);
-    let (at, tensor) = plan.tensors.iter().enumerate().find(|(_, t)| t.stages().len() == 1 && t.shape.len() == 2).unwrap();
+    let (at, tensor) =
+        plan.tensors.iter().enumerate().find(|(_, t)| t.stages().len() == 1 && t.shape.len() == 2).unwrap();
     let explained = Explanation::of(&plan, at, None);
     assert_eq!((explained.tensor.as_str(), explained.shape.as_slice()), (tensor.name.as_str(), &tensor.shape[..]));
     let roles: Vec<&str> = explained.sources.iter().map(|source| source.role.as_str()).collect();
