@@ -63,10 +63,13 @@ pub struct Run<'a> {
 pub enum Pass<'a> {
     /// By segment and model: Σ|τ|, Σ τ², Σ|τ − mean|, Σ τ R, Σ R², Σ θ₀², with R the sum of the other models' τ.
     Norms,
-    /// By segment and model: Σ|τ| before and after what lies below these keys is dropped, a key a model.
-    TrimNorms(&'a [u64]),
+    /// By segment and model: Σ|τ| before and after what lies below the first keys is dropped, and what lies above the second where
+    /// there are any; a key a model.
+    TrimNorms([&'a [u64]; 2]),
     /// By segment: the products of every two vectors.
     Gram(Vectors),
+    /// By model: how many τ above this threshold no other model's is above, and how many others'.
+    Changes(f64),
     /// By model and row: the mean score.
     Rows(Score),
     /// By model and column: the mean score of a whole tensor.

@@ -122,7 +122,7 @@ pub struct OfProgram {
     pub weights: Vec<f64>,
     /// The rule's other numbers.
     pub numbers: Map<String, Value>,
-    /// What sets weights and numbers from products of the vectors; null where all are known.
+    /// What weights and numbers are measured from: products of the vectors, or what they change together; null where all are known.
     pub fit: Option<String>,
     /// What it is as a merge of a matrix; null elsewhere.
     pub matrix: Option<OfMatrix>,
@@ -299,7 +299,8 @@ fn program(plan: &Plan, tensor: &TensorPlan, work: String, decomposition: Option
             program.rule = Some(blend.combine.rule.words());
             program.weights = blend.combine.weights.clone();
             program.numbers = numbers(&blend.combine);
-            program.fit = blend.combine.fit.as_ref().map(|fit| fit.name.to_owned());
+            let overlap = blend.combine.overlap.map(|_| "what task vectors change together".to_owned());
+            program.fit = blend.combine.fit.as_ref().map(|fit| fit.name.to_owned()).or(overlap);
         }
         Program::LowRank(work) => {
             program.kind = "matrix";
@@ -335,6 +336,7 @@ pub(super) fn numbers(combine: &Combine) -> Map<String, Value> {
         ("divisor", number(n.divisor)),
         ("lambda", number(n.lambda)),
         ("base", number(n.base)),
+        ("threshold", number(n.threshold)),
         ("normalize", n.normalize.into()),
     ];
     all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()

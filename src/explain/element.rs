@@ -91,7 +91,7 @@ fn blended<C: Widen>(plan: &Plan, tensor: usize, index: &Index) -> Result<OfElem
     })
 }
 
-/// The magnitudes at and above which a method keeps elements, by model.
+/// The magnitudes at and above which a method keeps elements, and up to which where there are such cuts, by model.
 fn cuts<C: Widen>(measured: &Measured, found: &mut Map<String, Value>) {
     if measured.cuts.is_empty() {
         return;
@@ -99,6 +99,9 @@ fn cuts<C: Widen>(measured: &Measured, found: &mut Map<String, Value>) {
     // A model that keeps nothing has a key beyond all.
     let cut = |key: &u64| if *key >> C::KEY_BITS == 0 { number(C::from_key(*key).f64()) } else { Value::Null };
     found.insert("cuts".into(), measured.cuts.iter().map(cut).collect());
+    if !measured.tops.is_empty() {
+        found.insert("tops".into(), measured.tops.iter().map(cut).collect());
+    }
     found.insert("factors".into(), json!(measured.factors));
 }
 

@@ -53,7 +53,7 @@ impl Kind {
             Self::Select { stage } => stage,
             Self::Rows(stage) | Self::Columns(stage) | Self::Norms(stage) | Self::Rank(stage) => Some(stage),
             Self::Restore { stage, .. } => Some(stage),
-            Self::TrimNorms | Self::Gram | Self::Merge => None,
+            Self::TrimNorms | Self::Gram | Self::Overlap | Self::Merge => None,
         }
     }
 
@@ -69,6 +69,7 @@ impl Kind {
             Self::Restore { .. } => "factors that restore a layer's norms",
             Self::TrimNorms => "norms before and after the trim",
             Self::Gram => "products of the vectors",
+            Self::Overlap => "changes alone and together",
             Self::Merge => "merge",
         }
     }

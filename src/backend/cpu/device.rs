@@ -4,13 +4,13 @@ use super::blend::blend_with;
 use super::prune::{Scratch, Sources};
 use super::simd::{self, Level};
 use super::stored::{Stored, Widen};
-use super::{features, low_rank, select, stats};
+use super::{features, low_rank, overlap, select, stats};
 use crate::backend::contract::{Device, Job, Lane, Pass, Run, Support};
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::Result;
 use crate::instructions::Instructions;
 use crate::ops::search::{COUNTERS, Cut, Ranked, Search, Totals};
-use crate::ops::{Combine, Measured, Program, RunFacts, Sparsify, Sums};
+use crate::ops::{Changes, Combine, Measured, Program, RunFacts, Sparsify, Sums};
 
 /// The CPU, on an instruction set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,12 +107,18 @@ impl CpuLane {
                 let values = |s: Sums| [s.l1, s.squares, s.deviation, s.dot, s.rest, s.base];
                 stats::sums(geometry, stages, sources, &mut scratch).into_iter().flatten().flat_map(values).collect()
             }
-            Pass::TrimNorms(cuts) => {
+            Pass::Changes(threshold) => {
+                let mut changes = vec![Changes::default(); sources.models.len()];
+                overlap::count(threshold, geometry, stages, sources, &mut changes, &mut scratch);
+                changes.iter().flat_map(|c| [c.alone as f64, c.shared as f64]).collect()
+            }
+            Pass::TrimNorms([cuts, tops]) => {
                 let m = Measured {
                     geometry,
                     stages: stages.to_vec(),
                     sparsify: Sparsify::None,
                     cuts: cuts.to_vec(),
+                    tops: tops.to_vec(),
                     factors: Vec::new(),
                     combine: Combine::average(Vec::new(), 1.0),
                 };

@@ -146,7 +146,7 @@ fn through_stages<C: Widen>(
 fn factors(m: &Measured, models: usize) -> Vec<f64> {
     match &m.sparsify {
         Sparsify::None => vec![1.0; models],
-        Sparsify::TopK { .. } => m.factors.clone(),
+        Sparsify::TopK { .. } | Sparsify::Band { .. } => m.factors.clone(),
         Sparsify::Random { density, rescale, .. } => {
             let factor = |d: &f64| if *rescale && *d > 0.0 && *d < 1.0 { 1.0 / d } else { 1.0 };
             density.iter().map(factor).collect()

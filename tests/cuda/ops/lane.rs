@@ -85,6 +85,11 @@ impl Lane for GpuLane<'_> {
                     ops::sums::gram(k, s, wide, of, geometry, stages, sources, scratch, out)?;
                     out
                 }
+                Pass::Changes(threshold) => {
+                    let counts = gpu.zeros(ops::overlap::counts_bytes(models));
+                    ops::overlap::overlap(k, s, wide, threshold, geometry, stages, sources, counts)?;
+                    counts
+                }
                 Pass::Rows(score) => {
                     let (scratch, out) = room(Stat::Rows);
                     ops::sums::row_scores(k, s, wide, score, geometry, stages, sources, scratch, out)?;
@@ -98,7 +103,10 @@ impl Lane for GpuLane<'_> {
                 }
             })
         })?;
-        let mut values: Vec<f64> = gpu.get(out);
+        let mut values: Vec<f64> = match pass {
+            Pass::Changes(_) => gpu.get::<u64>(out).into_iter().map(|count| count as f64).collect(),
+            _ => gpu.get(out),
+        };
         gpu.clear();
         if let Pass::Gram(of) = pass {
             // Room was made for the base among the vectors, too.

@@ -26,13 +26,17 @@ fn same(
 }
 
 fn sums(a: &mut dyn Lane, b: &mut dyn Lane, family: &Family, geometry: Geometry, stages: &[(Prune, StageState)]) {
-    let cut = |t: usize| if family.wide() { (0.01 * t as f64).key() } else { (0.01 * t as f32).key() };
-    let cuts: Vec<u64> = (0..family.models()).map(cut).collect();
+    let (models, wide) = (family.models(), family.wide());
+    let key = |x: f64| if wide { x.key() } else { (x as f32).key() };
+    let cuts: Vec<u64> = (0..models).map(|t| key(0.01 * t as f64)).collect();
+    // One cut in some cases, two in the others.
+    let tops: Vec<u64> = (0..models).map(|t| key(0.015 * (t + 1) as f64)).filter(|_| models % 2 == 0).collect();
     same(a, b, family, geometry, stages, Pass::Norms);
-    same(a, b, family, geometry, stages, Pass::TrimNorms(&cuts));
+    same(a, b, family, geometry, stages, Pass::TrimNorms([&cuts, &tops]));
+    same(a, b, family, geometry, stages, Pass::Changes(0.01));
     for of in [Vectors::Parameters, Vectors::TaskVectors, Vectors::BaseAndTaskVectors] {
         // With the base they are more than a launch takes; no method fits so many.
-        if of == Vectors::TaskVectors || family.models() < MOST_VECTORS {
+        if of == Vectors::TaskVectors || models < MOST_VECTORS {
             same(a, b, family, geometry, stages, Pass::Gram(of));
         }
     }
