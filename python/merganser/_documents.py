@@ -542,7 +542,7 @@ class ExplainedProgram:
     numbers: Dict[str, Any]
     """The rule's other numbers."""
     fit: Optional[str]
-    """What sets weights and numbers from products of the vectors; null where all are known."""
+    """What weights and numbers are measured from: products of the vectors, or what they change together; null where all are known."""
     matrix: Optional[ExplainedProgramMatrix]
     """What it is as a merge of a matrix; null elsewhere."""
 
