@@ -25,7 +25,7 @@ pub(crate) fn measure(plan: &Plan, tensor: usize) -> Result<Arc<Measured>> {
         gpus: None,
         work: None,
         progress: &progress,
-        schedule: Schedule::new(plan, &is_done, &stop),
+        schedule: Schedule::new(plan, &is_done, None, &stop),
         is_done,
         tensors: plan.tensors.iter().map(TensorRun::new).collect(),
         buffers: Buffers::new(0, 0)?,

@@ -36,7 +36,7 @@ impl Engine<'_> {
     /// Takes what another part has measured for a step, or has the step run.
     pub(super) fn look_up(&self, id: StepId) {
         let step = &self.plan.graph.steps[id];
-        let known = key(self.plan, step).and_then(|key| self.work.statistics()?.get(&key));
+        let known = key(self.plan, step).and_then(|key| self.work?.statistics()?.get(&key));
         let models = self.plan.tensors[step.tensor].models.len();
         if let Some(norms) = known.and_then(|known| norms_of(&known, models)) {
             self.tensors[step.tensor].set_norms_around(norms);
@@ -53,7 +53,9 @@ impl Engine<'_> {
 
     /// Lets the other parts know what a step has measured.
     pub(super) fn share(&self, step: &Step) -> Result<()> {
-        let (Some(statistics), Some(key)) = (self.work.statistics(), key(self.plan, step)) else { return Ok(()) };
+        let (Some(statistics), Some(key)) = (self.work.and_then(WorkDir::statistics), key(self.plan, step)) else {
+            return Ok(());
+        };
         let norms = self.tensors[step.tensor].norms_around();
         let numbers: Vec<f64> = norms.iter().flatten().flat_map(Sums::numbers).collect();
         statistics.put(&key, &numbers)
