@@ -30,6 +30,8 @@ pub struct Checkpoint {
     tensors: Vec<Tensor>,
     /// Positions in `tensors`, sorted by name.
     by_name: Vec<usize>,
+    /// Names that are no tensor's own, and the tensors that they mean all the same.
+    tied: BTreeMap<String, usize>,
     warnings: Vec<String>,
 }
 
@@ -92,6 +94,7 @@ impl Checkpoint {
             replaced: BTreeMap::new(),
             tensors,
             by_name,
+            tied: BTreeMap::new(),
             warnings: Vec::new(),
         };
         if let Some(index) = &found.index {
@@ -166,15 +169,25 @@ impl Checkpoint {
         &self.tensors
     }
 
-    /// The tensor of that name.
+    /// The tensor of that name, or the one that is tied to it.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.position(name).map(|at| &self.tensors[at])
     }
 
     /// Where the tensor of that name stands among [`tensors`](Self::tensors).
     pub fn position(&self, name: &str) -> Option<usize> {
-        let found = self.by_name.binary_search_by(|at| self.tensors[*at].name.as_str().cmp(name)).ok()?;
-        Some(self.by_name[found])
+        let found = self.by_name.binary_search_by(|at| self.tensors[*at].name.as_str().cmp(name));
+        found.ok().map(|found| self.by_name[found]).or_else(|| self.tied.get(name).copied())
+    }
+
+    /// Lets names that are not stored mean the first of these that is.
+    pub(crate) fn tie(&mut self, names: &[String]) {
+        let Some(stored) = names.iter().find_map(|name| self.position(name)) else { return };
+        for name in names {
+            if self.position(name).is_none() {
+                self.tied.insert(name.clone(), stored);
+            }
+        }
     }
 
     /// The shard that holds one of this checkpoint's tensors.
@@ -219,6 +232,7 @@ impl Checkpoint {
             tensors: tensors.iter().map(stand_in).collect(),
             warnings: Vec::new(),
             by_name,
+            tied: BTreeMap::new(),
         };
         for (at, (_, dtype, shape)) in tensors.into_iter().enumerate() {
             planned.replace(at, dtype, shape, Arc::new(NotYet))?;

@@ -228,12 +228,5 @@ fn in_words(done: &Done) -> String {
     if done.resumed > 0 {
         text += &format!("{} of them had been merged before the interruption\n", done.resumed);
     }
-    if totals.nonfinite.output > 0 {
-        text += &format!(
-            "NaN or infinite: {}, {} of them where every source is finite\n",
-            count(totals.nonfinite.output, "element"),
-            totals.nonfinite.introduced
-        );
-    }
     text
 }

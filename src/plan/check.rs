@@ -3,7 +3,7 @@
 use regex::RegexSet;
 
 use super::outputs::Part;
-use super::{Source, wholeness};
+use super::{Source, ties, wholeness};
 use crate::checkpoint::{Checkpoint, Tensor, quoted};
 use crate::dtype::DtypeExt;
 use crate::error::{Cause, Error, Result};
@@ -41,7 +41,10 @@ pub(super) fn tensors_fit(sources: &[Source], models: &[usize], copied: &RegexSe
                         "`{label}` has the tensor `{}` ({} {:?}), which {reference_label} (`{}`) lacks",
                         tensor.name, tensor.dtype, tensor.shape, reference.written
                     ),
-                    hint: "to leave it out of the merge, list it under `copy:` in the recipe".into(),
+                    hint: match ties::may_be_tied(&tensor.name) {
+                        true => "models with a head of their own do not merge with those that have none".into(),
+                        false => "to leave it out of the merge, list it under `copy:` in the recipe".into(),
+                    },
                 });
             }
         }
@@ -129,6 +132,12 @@ fn misfit(tensor: &Tensor, found: Option<&Tensor>, label: &str, reference: &str)
     let name = &tensor.name;
     let keep = "to keep the base's tensor there, list it under `copy:` in the recipe".to_owned();
     let Some(found) = found else {
+        let keep = match ties::may_be_tied(name) {
+            true => "if the model ties its head to its embedding, its `config.json` must be beside it and say \
+                     `tie_word_embeddings: true`; else its files are not whole: download it again"
+                .into(),
+            false => keep,
+        };
         return Some(Misfit {
             message: format!(
                 "`{label}` lacks the tensor `{name}`, which {reference} has as {} {:?}",

@@ -1,5 +1,6 @@
 //! What a recipe asks for that can be done and is most likely not meant.
 
+use super::ties::Ties;
 use super::{Plan, TensorPlan};
 use crate::methods::matrices;
 use crate::ops::rules::RuleId;
@@ -118,6 +119,19 @@ fn collinear(tensors: &[TensorPlan]) -> Option<String> {
          `merge_method: low_rank` with a base",
         first.name
     ))
+}
+
+/// Outputs that every source ties to another, of which the recipe merges one and copies the other.
+pub(super) fn untied(ties: &Ties, tensors: &[TensorPlan]) -> Vec<String> {
+    let is_copied = |name: &str| tensors.iter().find(|t| t.name == name).map(|t| t.program == Program::Copy);
+    let apart = ties.pairs().filter(|(name, leader)| is_copied(name) != is_copied(leader));
+    let told = |(name, leader)| {
+        format!(
+            "`{name}` and `{leader}` are one parameter in every model, and the recipe copies one and merges the other: who loads the \
+             output ties them again and takes either"
+        )
+    };
+    apart.map(told).collect()
 }
 
 fn lambda(tensor: &TensorPlan) -> Option<f64> {

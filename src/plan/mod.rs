@@ -14,6 +14,7 @@ mod outputs;
 mod parts;
 mod show;
 mod stack;
+mod ties;
 mod tokens;
 mod towers;
 mod wholeness;
@@ -41,6 +42,7 @@ pub use files::Files;
 use graph::Graph;
 use memory::{Lanes, Memory};
 use outputs::{Output, Part, Parts, Planned};
+use ties::Ties;
 
 /// What a merge may use and how it lays out its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,6 +204,7 @@ impl Plan {
         let copied = compile_names(&recipe.copy)?;
         let mut parts = Parts::open(&recipe, before)?;
         let mut warnings = wholeness::check(&recipe, &parts.sources).map_err(|e| e.input_is(Cause::Checkpoint))?;
+        let (ties, tie_warnings) = ties::tie(&mut parts.sources)?;
         let mut files = Files::of_slices(&recipe, &parts);
         let token_warnings = tokens::plan(&recipe, &mut parts, &mut files)?;
         let is_copied = |name: &str, t: &Tensor| copied.is_match(name) || !t.dtype.is_mergeable_float();
@@ -214,7 +217,7 @@ impl Plan {
         };
         let layers = LayerMap::new(made.iter().map(|output| output.name.as_str()));
 
-        let planner = Planner { options, parts: &parts };
+        let planner = Planner { options, parts: &parts, ties: &ties };
         let mut tensors = made
             .iter()
             .map(|output| planner.tensor(output, layers.group(&output.name).unwrap_or_default()))
@@ -245,6 +248,8 @@ impl Plan {
         warnings.extend(sources.iter().flat_map(|s| s.checkpoint.warnings().iter().cloned()));
         warnings.extend(idle_patterns(&recipe, &copied, &sources));
         warnings.extend(of_sources);
+        warnings.extend(tie_warnings);
+        warnings.extend(doubts::untied(&ties, &tensors));
         warnings.extend(token_warnings);
         warnings.extend(doubts::warnings(&recipe, &tensors, doubts::coverage(&recipe, &tensors).as_ref()));
         warnings.extend(factors.iter().flat_map(|f| f.warnings.clone()));
@@ -324,6 +329,7 @@ fn idle_patterns(recipe: &Recipe, copied: &RegexSet, sources: &[Source]) -> Vec<
 struct Planner<'a> {
     options: Options,
     parts: &'a Parts,
+    ties: &'a Ties,
 }
 
 impl Planner<'_> {
@@ -343,8 +349,9 @@ impl Planner<'_> {
             let Rule::Stage(rule) = stage.spec.rule else {
                 return Err(Error::internal(format!("`{}` is not a stage", stage.spec.name)));
             };
-            let values = stage.values(name, t)?;
-            let context = StageContext { index, tensor: name, models: part.participants.len(), values };
+            let tensor = self.ties.name(name);
+            let values = stage.values(tensor, t)?;
+            let context = StageContext { index, tensor, models: part.participants.len(), values };
             stages.extend(rule(&context)?);
         }
         let has_stages = !stages.is_empty();
@@ -392,16 +399,20 @@ impl Planner<'_> {
         let Rule::Method(rule) = recipe.method.rule else {
             return Err(Error::internal(format!("`{}` is not a method", recipe.method.name)));
         };
-        let inputs: Vec<&str> = output.inputs.iter().map(|at| self.stored(*at).name.as_str()).collect();
+        let mut inputs: Vec<&str> = output.inputs.iter().map(|at| self.stored(*at).name.as_str()).collect();
+        let tensor = self.ties.name(&output.name);
+        if self.ties.has(&output.name) {
+            inputs.fill(tensor);
+        }
         rule(&TensorContext {
-            tensor: &output.name,
+            tensor,
             shape: &self.stored(output.reference).shape,
             seed: self.options.seed,
             models: part.participants.len(),
             // A base that is no source of a slice may lend its name to other methods, but has no part in the slice.
             has_base: recipe.base.is_some()
                 && (recipe.method.base.is_origin(true) || recipe.base_in_models.is_some() || recipe.around.is_empty()),
-            values: recipe.values(&part.participants, &output.name, &inputs, output.t)?,
+            values: recipe.values(&part.participants, tensor, &inputs, output.t)?,
             stages,
         })
     }
