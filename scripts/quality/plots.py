@@ -17,6 +17,10 @@ from sweeps import MAP_RATIOS  # noqa: E402
 DOTS_PER_INCH = 110
 # A method's colour; its curve with the stage is the solid one.
 COLOURS = matplotlib.colormaps["tab10"].colors + matplotlib.colormaps["Dark2"].colors
+# Points of ID accuracy below the pre-trained model's, beyond which a point is not drawn.
+LEAST_GAIN = 2.0
+# Methods that sum or choose elements; the others work on matrices.
+MATRIX_METHODS = ("cart", "low_rank", "tsv_m", "iso_c", "iso_cts")
 # No date and no version in the files: the same figures give the same bytes.
 METADATA = {"Software": None}
 
@@ -26,34 +30,64 @@ def save(figure, path):
     plt.close(figure)
 
 
-def fronts(results, path, curves):
-    """ID against OOD: every measured setting as a dot, the named curves over λ, and the Pareto front."""
-    means = [part[0] for part in results.means(results.all_examples())]
-    shown = [place for place, setting in enumerate(results.settings) if setting.method or setting.source == BASE]
-    figure, axes = plt.subplots(figsize=(9.5, 6.5))
-    axes.plot(means[0][shown], means[1][shown], ".", color="0.8", markersize=5, zorder=1)
-    front = analysis.pareto([part[shown] for part in means])
-    axes.plot(means[0][shown][front], means[1][shown][front], color="0.55", linewidth=5, alpha=0.35, zorder=1, label="Pareto front of all")
-    found = results.curves()
-    methods = list(dict.fromkeys(curve.method for curve in curves))
-    for curve in (curve for curve in curves if curve in found):
-        places, staged, number = found[curve], curve.stage is not None, methods.index(curve.method)
-        axes.plot(means[0][places], means[1][places], color=COLOURS[number % len(COLOURS)], marker="os^Dv"[number % 5], markersize=5,
-                  linewidth=2 if staged else 1.2, linestyle="-" if staged else "--", label=tables.short(curve), zorder=3)
-        ends = (places[0], places[-1])
-        for place in ends:
-            axes.annotate(f"λ {results.settings[place].scale:g}", (means[0][place], means[1][place]), textcoords="offset points", xytext=(4, 4), fontsize=7)
+def shown_places(places, means, base):
+    """The part of a curve that says something: from its first to its last point that loses little ID to the pre-trained model."""
+    near = [at for at, place in enumerate(places) if means[0][place] >= means[0][base] - LEAST_GAIN]
+    return places[near[0] : near[-1] + 1] if near else []
+
+
+def spread(labels, least):
+    """Heights for labels that want these heights: in the same order, at least so far apart, and together no further off than need be."""
+    heights = {}
+    for name, wanted in sorted(labels.items(), key=lambda item: item[1]):
+        heights[name] = max(wanted, max(heights.values(), default=-np.inf) + least)
+    excess = (max(heights.values()) - max(labels.values())) / 2 if heights else 0
+    return {name: height - excess for name, height in heights.items()}
+
+
+def panel(axes, results, means, curves, title):
+    """Curves over λ in the plane of ID and OOD, each named once at the right, beside the end of its line."""
+    base = results.settings.index(Setting(None, source=BASE))
+    found, ends = results.curves(), {}
+    for number, curve in enumerate(curves):
+        places = shown_places(found[curve], means, base)
+        if not places:
+            continue
+        colour, staged = COLOURS[number % len(COLOURS)], curve.stage is not None
+        axes.plot(means[0][places], means[1][places], color=colour, marker="os^Dv"[number % 5], markersize=4, linewidth=2 if staged else 1.2,
+                  linestyle="-" if staged else "--", zorder=3)
+        best = max(places, key=lambda place: means[0][place])
+        ends[tables.short(curve)] = (means[0][best], means[1][best], colour)
+    right = max((x for x, _, _ in ends.values()), default=means[0][base])
+    low, high = axes.get_ylim()
+    heights = spread({name: y for name, (_, y, _) in ends.items()}, (high - low) / 28)
+    for name, (x, y, colour) in ends.items():
+        axes.annotate(name, (x, y), xytext=(right + 0.6, heights[name]), fontsize=7.5, color=colour, va="center", annotation_clip=False,
+                      arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2})
     for name, label in ((Setting(None, source=BASE), "pre-trained"), (Setting("linear"), "average")):
         if name in results.settings:
             place = results.settings.index(name)
-            axes.annotate(label, (means[0][place], means[1][place]), textcoords="offset points", xytext=(5, -10), fontsize=8)
             axes.plot(means[0][place], means[1][place], "k*", markersize=9, zorder=4)
+            axes.annotate(label, (means[0][place], means[1][place]), textcoords="offset points", xytext=(6, 6), fontsize=8)
     axes.set_xlabel("mean accuracy in domain (ID), %")
-    axes.set_ylabel("mean accuracy out of domain (OOD), %")
-    axes.set_ylim(bottom=max(axes.get_ylim()[0], 50))
-    axes.set_xlim(left=max(axes.get_xlim()[0], 56))
+    axes.set_title(title, fontsize=9)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower left")
+
+
+def fronts(results, path, groups):
+    """ID against OOD: every measured setting as a dot, the Pareto front, and curves over λ in a panel a group; λ grows to the left and down."""
+    means = [part[0] for part in results.means(results.all_examples())]
+    base = results.settings.index(Setting(None, source=BASE))
+    shown = [place for place, setting in enumerate(results.settings)
+             if (setting.method or setting.source == BASE) and means[0][place] >= means[0][base] - LEAST_GAIN]
+    figure, panels = plt.subplots(len(groups), 1, figsize=(8, 5.2 * len(groups)), squeeze=False)
+    front = analysis.pareto([part[shown] for part in means])
+    for axes, (title, curves) in zip(panels[:, 0], groups.items()):
+        axes.plot(means[0][shown], means[1][shown], ".", color="0.8", markersize=5, zorder=1)
+        axes.plot(means[0][shown][front], means[1][shown][front], color="0.55", linewidth=5, alpha=0.35, zorder=1)
+        axes.set_ylabel("mean accuracy out of domain (OOD), %")
+        panel(axes, results, means, curves, title)
+    figure.subplots_adjust(right=0.68, hspace=0.25)
     save(figure, path)
 
 
@@ -108,9 +142,12 @@ def draw(results, sweeps, folder):
     means = [part[0] for part in results.means(results.all_examples())]
     pairs = [of(method)[0].curve for method in sweeps.plain for of in (sweeps.plain_of, sweeps.staged_of)]
     others = [curve for curve in curves if curve.method not in sweeps.plain and curve.stage is None]
-    if any(curve in curves for curve in pairs + others):
-        fronts(results, os.path.join(folder, "fronts.png"), pairs + others)
-        best = [results.settings[max(curves[curve], key=lambda place: means[0][place])] for curve in pairs + others if curve in curves]
+    named = [curve for curve in pairs + others if curve in curves]
+    if named and Setting(None, source=BASE) in results.settings:
+        groups = {"methods on elements (solid: with the stage `lwptv` in front)": [curve for curve in named if curve.method not in MATRIX_METHODS],
+                  "methods on matrices": [curve for curve in named if curve.method in MATRIX_METHODS]}
+        fronts(results, os.path.join(folder, "fronts.png"), {title: of for title, of in groups.items() if of})
+        best = [results.settings[max(curves[curve], key=lambda place: means[0][place])] for curve in named]
         per_task(results, os.path.join(folder, "tasks.png"), [Setting("linear"), *best])
     if any(setting in results.settings for setting in sweeps.map()):
         cart_map(results, os.path.join(folder, "cart.png"), sweeps.map_scales)
