@@ -8,16 +8,16 @@ use merganser::report::manifest::{Manifest, OutputTensor};
 
 use crate::support::family::{Family, relative};
 use crate::support::recipes::Text;
-use crate::support::{Run, read};
+use crate::support::{Run, read, skip};
 
-/// Every usable device; without one, says why on stderr and gives nothing: the test is skipped, or fails where
+/// Every usable device; without one, nothing: the test is skipped, or fails where
 /// `MERGANSER_REQUIRE_CUDA` is set.
 pub fn devices(test: &str) -> Option<Device> {
     match device::choose(Request::Cuda(None)) {
         Ok(device) => Some(device),
         Err(error) => {
             assert!(std::env::var_os("MERGANSER_REQUIRE_CUDA").is_none(), "`{test}` needs a device: {error}");
-            eprintln!("skipped `{test}`: {error}");
+            skip(&error.to_string());
             None
         }
     }
@@ -28,7 +28,7 @@ pub fn stand_in(test: &str) -> Option<Device> {
     let device = devices(test)?;
     let is_stand_in = device.cuda[0].name.contains("stand-in");
     if !is_stand_in {
-        eprintln!("skipped `{test}`: a real device does not fail when it is asked to");
+        skip("a real device does not fail when it is asked to");
     }
     is_stand_in.then_some(device)
 }

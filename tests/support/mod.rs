@@ -10,6 +10,7 @@ pub mod matrix;
 pub mod mount;
 pub mod operations;
 pub mod recipes;
+mod skip;
 pub mod tensor;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use merganser::recipe::Recipe;
 use merganser::report::manifest::{Manifest, OutputTensor};
 
 pub use files::{quick_folder, root};
+pub use skip::skip;
 use tensor::Tensor;
 
 /// What a merge in this process may use.

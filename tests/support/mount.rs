@@ -7,18 +7,18 @@ use std::process::Command;
 pub struct Mount(tempfile::TempDir);
 
 impl Mount {
-    /// `None`, with the reason printed, where this user may not mount.
+    /// `None` where this user may not mount.
     pub fn new(options: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let run = Command::new("mount").args(["-t", "tmpfs", "-o", options, "merganser-test"]).arg(dir.path()).output();
         match run {
             Ok(run) if run.status.success() => Some(Self(dir)),
-            Ok(run) => {
-                eprintln!("skipped: cannot mount a tmpfs: {}", String::from_utf8_lossy(&run.stderr).trim());
+            Ok(_) => {
+                super::skip("this user may not mount a tmpfs");
                 None
             }
             Err(e) => {
-                eprintln!("skipped: cannot run mount: {e}");
+                super::skip(&format!("cannot run mount: {e}"));
                 None
             }
         }

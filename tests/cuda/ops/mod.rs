@@ -13,6 +13,7 @@ use merganser::backend::cuda::ops::{DeviceSources, Place};
 use merganser::dtype::DtypeExt;
 
 use crate::support::operations::Family;
+use crate::support::skip;
 
 /// The first device, one stream, and what a test has put there.
 pub struct Gpu {
@@ -22,7 +23,7 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// The first device; `None`, with the reason printed, where there is none.
+    /// The first device; `None` where there is none: the test is skipped.
     pub fn open() -> Option<Self> {
         // SAFETY: only looks for the library.
         #[allow(unsafe_code)]
@@ -35,7 +36,7 @@ impl Gpu {
             }
             other => {
                 assert!(std::env::var_os("MERGANSER_REQUIRE_CUDA").is_none(), "no CUDA device: {other:?}");
-                eprintln!("skipped: no CUDA device ({other:?})");
+                skip("no CUDA device");
                 None
             }
         }
