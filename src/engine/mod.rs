@@ -16,6 +16,8 @@ mod lanes;
 mod measure;
 mod merge;
 mod parted;
+#[cfg(test)]
+mod power_cut;
 mod readahead;
 mod runs;
 mod schedule;

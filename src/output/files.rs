@@ -13,6 +13,7 @@ use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, statfs, statvfs};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::direct::{self, DirectFile};
+use super::disk;
 use super::layout::{FileLayout, Layout};
 use super::parts::{Edges, SharedBlocks, draft_name};
 use crate::error::{Error, Result};
@@ -84,12 +85,14 @@ impl DataFiles {
         for data in new() {
             promised = promised.saturating_add(data.bytes);
             let allocated = match &memory {
-                Some(memory) => memory.promise(promised).and_then(|()| data.file.set_len(data.bytes)),
-                None => allocate(&data.file, data.bytes),
+                Some(memory) => {
+                    memory.promise(promised).and_then(|()| disk::set_len(&data.file, &data.path, data.bytes))
+                }
+                None => allocate(&data.file, &data.path, data.bytes),
             };
             if let Err(e) = allocated {
                 // What was taken has no content yet: give it back.
-                new().for_each(|f| drop(f.file.set_len(0)));
+                new().for_each(|f| drop(disk::set_len(&f.file, &f.path, 0)));
                 return Err(if is_full(&e) {
                     let needed = new().fold(0_u64, |sum, f| sum.saturating_add(f.bytes));
                     no_space(folder, needed, &e, resume_hint)
@@ -124,7 +127,7 @@ impl DataFiles {
             let making = |e: &IoError| write_error(e, &path, format_args!("create `{}`", path.display()), resume_hint);
             let open = || {
                 make_folder(&path, folder)?;
-                let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+                let file = disk::open(&path)?;
                 let bytes = file.metadata()?.len();
                 Ok((file, bytes))
             };
@@ -135,8 +138,8 @@ impl DataFiles {
                 }
                 promised = promised.saturating_add(planned.bytes);
                 let allocated = match &memory {
-                    Some(memory) => memory.promise(promised).and_then(|()| file.set_len(planned.bytes)),
-                    None => allocate(&file, planned.bytes),
+                    Some(memory) => memory.promise(promised).and_then(|()| disk::set_len(&file, &path, planned.bytes)),
+                    None => allocate(&file, &path, planned.bytes),
                 };
                 allocated.map_err(|e| match is_full(&e) {
                     true => no_space(folder, layout.file_bytes(), &e, resume_hint),
@@ -217,7 +220,7 @@ impl DataFiles {
         let Some(data) = self.files.get(file).filter(|d| d.header_bytes == header.len() as u64) else {
             return Err(Error::internal(format!("the header of output file {file} is not the planned one")));
         };
-        data.file.write_all_at(header, 0).map_err(|e| {
+        disk::write_all_at(&data.file, &data.path, header, 0).map_err(|e| {
             let what = format_args!("write the header of `{}`", data.path.display());
             write_error(&e, &data.path, what, &self.resume_hint)
         })
@@ -229,7 +232,7 @@ impl DataFiles {
         let Some(data) = self.files.get(file) else {
             return Err(Error::internal(format!("there is no output file {file}")));
         };
-        data.file.sync_data().map_err(|e| {
+        disk::sync_data(&data.file, &data.path).map_err(|e| {
             let what = format_args!("bring `{}` to the disk", data.path.display());
             write_error(&e, &data.path, what, &self.resume_hint)
         })
@@ -248,9 +251,12 @@ impl DataFile {
     /// Writes around the page cache what can be, and the rest through it.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
         let direct = self.direct.write(offset, bytes)?;
+        if !direct.is_empty() {
+            disk::written(&self.path, offset + direct.start as u64, &bytes[direct.clone()]);
+        }
         for part in [0..direct.start, direct.end..bytes.len()].into_iter().filter(|part| !part.is_empty()) {
             let offset = offset + part.start as u64;
-            self.file.write_all_at(&bytes[part.clone()], offset)?;
+            disk::write_all_at(&self.file, &self.path, &bytes[part.clone()], offset)?;
             if let Some(len) = NonZeroU64::new(part.len() as u64).filter(|n| n.get() >= WRITE_BACK_BYTES) {
                 // Only a hint, so that it may fail.
                 let _ = fadvise(&self.file, offset, Some(len), Advice::DontNeed);
@@ -263,7 +269,7 @@ impl DataFile {
 /// Makes the adapter's folder that a file is to be in, if it is to be in one.
 fn make_folder(file: &Path, folder: &Path) -> std::io::Result<()> {
     match file.parent() {
-        Some(parent) if parent != folder => match std::fs::create_dir(parent) {
+        Some(parent) if parent != folder => match disk::create_dir(parent) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
             made => made,
         },
@@ -273,20 +279,23 @@ fn make_folder(file: &Path, folder: &Path) -> std::io::Result<()> {
 
 /// Opens or makes one file; whether it could be kept. Files that are not kept are emptied.
 fn open_one(path: &Path, planned: &FileLayout, keep: bool) -> std::io::Result<(File, bool)> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    let file = disk::open(path)?;
     let meta = file.metadata()?;
     let is_kept = keep && meta.is_file() && meta.len() == planned.bytes;
     if !is_kept {
-        file.set_len(0)?;
+        disk::set_len(&file, path, 0)?;
     }
     Ok((file, is_kept))
 }
 
 /// Gives an empty file its size: with blocks behind it, or, where the file system cannot promise them, without.
-fn allocate(file: &File, bytes: u64) -> std::io::Result<()> {
+fn allocate(file: &File, path: &Path, bytes: u64) -> std::io::Result<()> {
     match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, bytes)) {
-        Ok(()) => Ok(()),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => file.set_len(bytes),
+        Ok(()) => {
+            disk::resized(path, bytes);
+            Ok(())
+        }
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => disk::set_len(file, path, bytes),
         Err(e) => Err(e.into()),
     }
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::copy::{Content, MAX_BYTES, SmallFile};
+use super::disk;
 use super::files::write_error;
 use super::fingerprint::Fingerprint;
 use super::found::{JOURNAL_NAME, PLAN_NAME, check_replaceable, check_work_folder};
@@ -83,7 +83,7 @@ impl WorkDir {
                 && is_plain(within)
             {
                 is_folder.insert(within);
-                match fs::create_dir(folder.join(within)) {
+                match disk::create_dir(&folder.join(within)) {
                     Err(e) if e.kind() != ErrorKind::AlreadyExists => {
                         return Err(Error::io(format_args!("make the folder `{within}` of the output"), &e));
                     }
@@ -134,7 +134,7 @@ impl WorkDir {
 pub(super) fn place(target: &Target, lock: Option<Lock>, overwrite: bool) -> Result<Vec<String>> {
     let out = target.shown.display();
     // A plain rename replaces nothing but an empty folder.
-    match fs::rename(&target.partial, &target.path) {
+    match disk::rename(&target.partial, &target.path) {
         Ok(()) => {}
         Err(e) if matches!(e.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {
             if !overwrite {
@@ -149,7 +149,7 @@ pub(super) fn place(target: &Target, lock: Option<Lock>, overwrite: bool) -> Res
     sync_folder(&target.parent)?;
     let mut warnings = Vec::new();
     // The lock goes last and lies in OUT by now; until here, others found the work folder locked.
-    if let Err(e) = fs::remove_file(target.path.join(LOCK_NAME))
+    if let Err(e) = disk::remove_file(&target.path.join(LOCK_NAME))
         && (lock.is_some() || e.kind() != ErrorKind::NotFound)
     {
         warnings.push(format!("cannot remove `{}`: {e}", target.path.join(LOCK_NAME).display()));
@@ -173,8 +173,8 @@ fn exchange(target: &Target) -> Result<()> {
     if fs::symlink_metadata(&target.old).is_ok() {
         Ours::remove_output(&target.old)?;
     }
-    match renameat_with(CWD, &target.partial, CWD, &target.path, RenameFlags::EXCHANGE) {
-        Ok(()) => fs::rename(&target.partial, &target.old).map_err(|e| cannot(&e)),
+    match disk::exchange(&target.partial, &target.path) {
+        Ok(()) => disk::rename(&target.partial, &target.old).map_err(|e| cannot(&e)),
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => exchange_in_two_steps(target).map_err(|e| cannot(&e)),
         Err(e) => Err(cannot(&e.into())),
     }
@@ -183,8 +183,8 @@ fn exchange(target: &Target) -> Result<()> {
 /// For file systems that cannot exchange. Killed between the two steps, the old output is whole beside OUT's place
 /// and the work folder is complete: `--resume` ends it.
 fn exchange_in_two_steps(target: &Target) -> std::io::Result<()> {
-    fs::rename(&target.path, &target.old)?;
-    fs::rename(&target.partial, &target.path).inspect_err(|_| drop(fs::rename(&target.old, &target.path)))
+    disk::rename(&target.path, &target.old)?;
+    disk::rename(&target.partial, &target.path).inspect_err(|_| drop(disk::rename(&target.old, &target.path)))
 }
 
 fn cannot_place(target: &Target, e: &std::io::Error) -> Error {
@@ -201,13 +201,14 @@ fn cannot_place(target: &Target, e: &std::io::Error) -> Error {
 fn write_small(folder: &Path, name: &str, content: &Content, resume_hint: &str) -> Result<OutputFile> {
     let path = folder.join(name);
     let writing = |e: &std::io::Error| write_error(e, &path, format_args!("write `{}`", path.display()), resume_hint);
-    let mut file = File::create(&path).map_err(|e| writing(&e))?;
+    let file = disk::create(&path).map_err(|e| writing(&e))?;
     let mut hasher = blake3::Hasher::new();
     let mut bytes = 0_u64;
     let mut put = |part: &[u8]| {
         hasher.update(part);
+        disk::write_all_at(&file, &path, part, bytes).map_err(|e| writing(&e))?;
         bytes += part.len() as u64;
-        file.write_all(part).map_err(|e| writing(&e))
+        Ok(())
     };
     match content {
         Content::Bytes(all) => put(all)?,
@@ -226,13 +227,13 @@ fn write_small(folder: &Path, name: &str, content: &Content, resume_hint: &str) 
             }
         }
     }
-    file.sync_all().map_err(|e| writing(&e))?;
+    disk::sync(&file, &path).map_err(|e| writing(&e))?;
     Ok(OutputFile { name: name.into(), bytes, digest: Some(hasher.finalize().to_hex().to_string()) })
 }
 
 /// Waits until a folder's entries are on the disk, where the file system can.
 fn sync_folder(folder: &Path) -> Result<()> {
-    match File::open(folder).and_then(|f| f.sync_all()) {
+    match disk::sync_folder(folder) {
         Err(e)
             if !matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::PermissionDenied) =>
         {

@@ -4,8 +4,8 @@
 //! at the first line that does not hold, and the file is cut there.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use twox_hash::XxHash3_64;
 
+use super::disk;
 use crate::error::{Error, Result};
 
 /// The longest line that is read back, in bytes; only damage makes longer ones.
@@ -170,8 +171,8 @@ impl Journal {
     /// Opens the journal at `path`, made if missing, and cuts it to the `valid_bytes` that [`Record::read`] found.
     pub fn open(path: PathBuf, valid_bytes: u64) -> Result<Self> {
         let opening = |e| Error::io(format_args!("open the journal `{}`", path.display()), &e);
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(opening)?;
-        file.set_len(valid_bytes).map_err(opening)?;
+        let file = disk::open_to_append(&path).map_err(opening)?;
+        disk::set_len(&file, &path, valid_bytes).map_err(opening)?;
         Ok(Self { file, path, bytes: valid_bytes, broken: false })
     }
 
@@ -199,7 +200,8 @@ impl Journal {
 
     /// Asks for the journal to be on the disk.
     pub fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|e| Error::io(format_args!("write the journal `{}`", self.path.display()), &e))
+        disk::sync_data(&self.file, &self.path)
+            .map_err(|e| Error::io(format_args!("write the journal `{}`", self.path.display()), &e))
     }
 
     fn append(&mut self, line: &[u8]) -> Result<()> {
@@ -210,7 +212,7 @@ impl Journal {
             )));
         }
         // One write(2): a kill leaves the whole line or a torn one, which reading drops.
-        let written = match self.file.write(line) {
+        let written = match disk::append(&mut self.file, &self.path, line, self.bytes) {
             Ok(n) if n == line.len() => {
                 self.bytes += n as u64;
                 return Ok(());
@@ -218,7 +220,7 @@ impl Journal {
             Ok(_) => std::io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error()),
             Err(e) => e,
         };
-        self.broken = self.file.set_len(self.bytes).is_err();
+        self.broken = disk::set_len(&self.file, &self.path, self.bytes).is_err();
         Err(Error::environment(format!("cannot write the journal `{}`: {written}", self.path.display()))
             .because_of_io(&written)
             .hint("free some space, then run the same command with `--resume`"))

@@ -36,7 +36,7 @@ impl Lock {
         let path = target.partial.join(LOCK_NAME);
         for _ in 0..ATTEMPTS {
             make_folder(target)?;
-            let file = match File::options().read(true).write(true).create(true).truncate(false).open(&path) {
+            let file = match super::disk::open(&path) {
                 Ok(file) => file,
                 // Renamed to OUT by another process between our two calls.
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
@@ -112,7 +112,7 @@ pub(super) fn busy(target: &Target, part: &str, holder: Option<&Holder>) -> Erro
 
 pub(super) fn make_folder(target: &Target) -> Result<()> {
     let partial = &target.partial;
-    match fs::create_dir(partial) {
+    match super::disk::create_dir(partial) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => match fs::symlink_metadata(partial) {
             Ok(m) if !m.is_dir() => {

@@ -10,6 +10,7 @@
 pub mod copy;
 pub mod digest;
 mod direct;
+pub(crate) mod disk;
 mod files;
 pub mod fingerprint;
 mod finish;

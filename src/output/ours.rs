@@ -6,6 +6,7 @@ use std::fs::{self, DirEntry};
 use std::io::{ErrorKind, Result as IoResult};
 use std::path::{Path, PathBuf};
 
+use super::disk;
 use super::files::DataFiles;
 use super::found::{JOURNAL_NAME, PLAN_DRAFT_NAME, PLAN_NAME};
 use super::journal;
@@ -79,14 +80,14 @@ impl Ours {
                 last = Some(entry.path());
                 Ok(())
             }
-            Some(_) if entry.file_type()?.is_dir() => match fs::remove_dir(entry.path()) {
+            Some(_) if entry.file_type()?.is_dir() => match disk::remove_dir(&entry.path()) {
                 Err(e) if matches!(e.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => Ok(()),
                 removed => removed,
             },
-            Some(_) => fs::remove_file(entry.path()),
+            Some(_) => disk::remove_file(&entry.path()),
             None => Ok(()),
         })
-        .and_then(|()| last.map_or(Ok(()), fs::remove_file))
+        .and_then(|()| last.map_or(Ok(()), |last| disk::remove_file(&last)))
         .map_err(|e| cannot_remove(folder, &e))
     }
 
@@ -106,7 +107,7 @@ impl Ours {
             }
             ours.remove(folder, &BTreeSet::new())?;
         }
-        fs::remove_dir(folder).map_err(|e| cannot_remove(folder, &e))
+        disk::remove_dir(folder).map_err(|e| cannot_remove(folder, &e))
     }
 
     /// Visits every entry with its listed path, or `None`; the entries of a folder before the folder itself.
@@ -153,14 +154,14 @@ impl Ours {
     }
 }
 
-/// Every entry of the output in `folder`, by its path there, that its manifest does not list.
+/// Every entry of the output in `folder`, by its path there, that its manifest does not list; a lock that a kill left behind is ours.
 ///
 /// # Errors
 ///
 /// The folder cannot be listed.
 pub(crate) fn unlisted(folder: &Path, manifest: &Manifest) -> Result<Vec<String>> {
-    let listed = manifest.files.iter().map(|f| f.name.clone()).chain([MANIFEST_NAME.into()]).collect();
-    let ours = Ours { listed, parts: false };
+    let listed = manifest.files.iter().map(|f| f.name.clone());
+    let ours = Ours { listed: listed.chain([MANIFEST_NAME.into(), LOCK_NAME.into()]).collect(), parts: false };
     let mut found = Vec::new();
     ours.walk(folder, "", &mut |entry, listed| {
         if listed.is_none() {

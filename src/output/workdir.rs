@@ -1,11 +1,10 @@
 //! The work folder beside OUT: started, gone on with, written to from many threads, and finished by one rename.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::disk;
 use super::files::DataFiles;
 use super::fingerprint::Fingerprint;
 use super::finish;
@@ -90,7 +89,7 @@ impl WorkDir {
     /// OUT or the work folder holds something that the options do not allow to touch (input); another process works
     /// there, or there is no space or no permission (environment).
     pub fn open(options: OpenOptions, layout: &Layout) -> Result<Opened> {
-        Self::open_under(options, layout, boot_id())
+        Self::open_under(options, layout, disk::boot_id())
     }
 
     fn open_under(options: OpenOptions, layout: &Layout, boot: String) -> Result<Opened> {
@@ -120,7 +119,7 @@ impl WorkDir {
                     && broken_file(&target.partial, layout).is_none() =>
             {
                 // A kill while the state was being removed may have left the journal.
-                let _ = fs::remove_file(target.partial.join(JOURNAL_NAME));
+                let _ = disk::remove_file(&target.partial.join(JOURNAL_NAME));
                 finish::place(&target, Some(lock), options.overwrite)?;
                 return Ok(Opened::AlreadyDone(manifest));
             }
@@ -315,9 +314,9 @@ fn start(target: &Target, layout: &Layout, fingerprint: &Fingerprint, resume_hin
     let partial = &target.partial;
     let (plan, draft) = (partial.join(PLAN_NAME), partial.join(PLAN_DRAFT_NAME));
     let write = || {
-        let mut file = File::create(&draft)?;
-        file.write_all(fingerprint.to_file().as_bytes())?;
-        file.sync_all()?;
+        let file = disk::create(&draft)?;
+        disk::write_all_at(&file, &draft, fingerprint.to_file().as_bytes(), 0)?;
+        disk::sync(&file, &draft)?;
         publish_draft(&draft, &plan, fingerprint.to_file().as_bytes())
     };
     let started = write()
@@ -360,9 +359,4 @@ fn go_on(partial: &Path, layout: &Layout, resume_hint: &str) -> Result<Parts> {
 /// Empties the work folder, but for the lock that this process holds.
 fn wipe(partial: &Path) -> Result<()> {
     Ours::of_work(partial, None).remove(partial, &[LOCK_NAME].into())
-}
-
-/// What tells this boot of the machine from others; empty if the system does not say.
-fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_owned()).unwrap_or_default()
 }

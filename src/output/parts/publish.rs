@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use super::names::DRAFT;
+use crate::output::disk;
 
 /// Gives `path` this content unless there is a file already; whether it did. `drafts` is a folder of the same file system.
 ///
@@ -19,10 +20,10 @@ pub(in crate::output) fn publish_new(drafts: &Path, path: &Path, content: &[u8])
 
 /// The same with the content of a draft, which goes.
 pub(in crate::output) fn publish_draft(draft: &Path, path: &Path, content: &[u8]) -> IoResult<bool> {
-    let linked = fs::hard_link(draft, path);
+    let linked = disk::hard_link(draft, path);
     // An answer that got lost is asked for again, and the second one says that the file exists: the count of links knows.
     let is_linked = fs::metadata(draft).is_ok_and(|m| m.nlink() > 1);
-    let _ = fs::remove_file(draft);
+    let _ = disk::remove_file(draft);
     match linked {
         Ok(()) => Ok(true),
         Err(_) if is_linked => Ok(true),
