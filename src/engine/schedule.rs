@@ -270,6 +270,10 @@ impl<'a> Schedule<'a> {
     }
 }
 
+#[cfg(test)]
+#[path = "schedule/tests.rs"]
+mod tests;
+
 /// Ends the run if it is dropped, which only a panic makes happen.
 pub(super) struct StopOnPanic<'a, 'b>(pub &'a Schedule<'b>);
 

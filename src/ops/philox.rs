@@ -99,4 +99,21 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn counters_go_beyond_32_bits() {
+        let key = [3, 4];
+        for counter in [1_u64 << 32, (1 << 32) - 20, (5 << 32) + 7] {
+            // Whole groups of lanes, what is left of one, and a start within a counter.
+            for (skip, len) in [(0, 64), (0, 4), (0, 151), (1, 2), (3, 130)] {
+                let mut words = vec![0; len];
+                fill(&mut words, 4 * counter + skip as u64, key);
+                for (i, word) in words.iter().enumerate() {
+                    let at = counter + (skip + i) as u64 / 4;
+                    let expected = philox([at as u32, (at >> 32) as u32, 0, 0], key)[(skip + i) % 4];
+                    assert_eq!(*word, expected, "word {i} from counter {counter}, {skip} on");
+                }
+            }
+        }
+    }
 }

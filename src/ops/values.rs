@@ -133,3 +133,29 @@ impl StageContext<'_> {
         self.values.one(name)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_average_divides_by_any_sum_of_weights_but_0() {
+        let tensor = TensorContext {
+            tensor: "a.weight",
+            shape: &[2],
+            seed: 0,
+            models: 2,
+            has_base: true,
+            values: Values::default(),
+            stages: Vec::new(),
+        };
+        assert_eq!(tensor.weight_sum(&[-1.0, -2.0]).unwrap(), -3.0);
+        assert_eq!(tensor.weight_sum(&[2.0, -0.5]).unwrap(), 1.5);
+        assert_eq!(tensor.weight_sum(&[1e-7, 0.0]).unwrap(), 1e-7);
+        for none in [[1.0, -1.0], [0.0, 0.0], [-1e-9, 0.0]] {
+            let error = tensor.weight_sum(&none).unwrap_err();
+            assert!(error.to_string().contains("the models' weights for `a.weight` sum to"), "{error}");
+        }
+    }
+}

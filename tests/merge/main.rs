@@ -6,6 +6,7 @@ mod support;
 
 mod bad_input;
 mod cuts;
+mod edges;
 mod environment;
 mod factors;
 mod goldens;

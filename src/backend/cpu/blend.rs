@@ -137,3 +137,29 @@ pub(super) fn count_nonfinite(sources: &Sources<'_>, at: usize, n: usize, out: S
         facts.introduced += u64::from(!v.is_finite() && sources_finite);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::Dtype;
+
+    #[test]
+    fn what_any_source_had_was_not_made_here() {
+        let bytes = |values: [f32; 6]| values.map(f32::to_le_bytes).concat();
+        let (nan, infinity) = (f32::NAN, f32::INFINITY);
+        let base = bytes([nan, 1.0, 1.0, infinity, 1.0, 1.0]);
+        let models = [bytes([1.0, nan, 1.0, 1.0, 1.0, 1.0]), bytes([1.0, 1.0, 1.0, 1.0, -infinity, 1.0])];
+        // Made here: the third, where every source is finite. The last came out finite.
+        let out = bytes([nan, nan, infinity, nan, infinity, 1.0]);
+        let stored = |bytes| Stored { dtype: Dtype::F32, bytes };
+        let models = models.each_ref().map(|bytes| stored(bytes));
+        let sources = Sources { base: Some(stored(&base)), models: &models, start: 0, len: 6 };
+        let mut facts = RunFacts::default();
+        count_nonfinite(&sources, 0, 6, stored(&out), &mut facts);
+        assert_eq!((facts.nonfinite, facts.introduced), (5, 1));
+        // And from the middle of a run.
+        let mut facts = RunFacts::default();
+        count_nonfinite(&sources, 2, 2, stored(&out[8..16]), &mut facts);
+        assert_eq!((facts.nonfinite, facts.introduced), (2, 1));
+    }
+}

@@ -68,6 +68,33 @@ mod tests {
         assert!(!Measured { whole: f64::NAN, ..good }.holds());
     }
 
+    /// A direction's error is √(Σ θ (e/gap)²/Σ θ), the excess Σ e²/gap: the bounds lie where they are said to lie.
+    #[test]
+    fn each_bound_lies_where_it_is_promised() {
+        for (tail, promised) in [
+            // Much is left over: the direction decides. With θ = 4 and a gap of 2, its error is e/2.
+            (1e6, 2.0 * 3e-5),
+            // Little is: its growth by e²/2 decides.
+            (1e-4, (2.0 * 4e-6_f64 * 1e-4).sqrt()),
+        ] {
+            let holds = |residual: f64| {
+                let (values, residuals) = ([4.0], [residual]);
+                // What the value may be off by closes the gap.
+                let beyond = Some(2.0 - VALUE_ERROR * 4.0);
+                Measured { values: &values, residuals: &residuals, beyond, whole: 4.0 + tail }.holds()
+            };
+            assert!(holds(0.999 * promised) && !holds(1.001 * promised), "{tail}");
+        }
+        let left = |tail: f64| Measured { values: &[1.0], residuals: &[0.0], beyond: None, whole: 1.0 + tail }.holds();
+        assert!(left(1.01e-6) && !left(0.99e-6), "the least that must be left over");
+        let gap = |gap: f64| {
+            let beyond = Some(1.0 - gap);
+            Measured { values: &[1.0], residuals: &[0.0], beyond, whole: 2.0 }.holds()
+        };
+        assert!(gap(2.01e-6) && !gap(1.99e-6), "what a value may be off by");
+        assert!(fits(1.01e-26, 1) && !fits(0.99e-26, 1) && fits(0.99e34, 1) && !fits(1.01e34, 1));
+    }
+
     #[test]
     fn the_ends_of_f32_do_not_fit() {
         assert!(fits(1e-4, 1000) && !fits(1e-30, 1000) && !fits(1e35, 1000) && !fits(f64::NAN, 10) && !fits(0.0, 10));

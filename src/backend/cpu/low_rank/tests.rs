@@ -166,6 +166,32 @@ fn from_f32_sources_both_bounds_hold_on_every_spectrum() {
     }
 }
 
+/// What is left of the certificate is λ_{p+1}: where it is σ_k² too, no gap tells the spaces apart, however far λ_{p+2} lies below.
+#[test]
+fn a_tie_that_ends_right_behind_the_vectors_has_no_certificate() {
+    for (m, n) in [(96, 200), (200, 96)] {
+        let k = 8;
+        let shape = panels::Shape { m, n };
+        let decomposition = truncated::Decomposition::of(shape, Rank::Count(k as u64), false);
+        let truncated::Decomposition::Certified { vectors: p } = decomposition else { panic!("{decomposition:?}") };
+        for (equal, precision) in [(p + 1, "float64"), (p, "float32")] {
+            // σ_k = … = σ_equal, and a third of that behind them.
+            let sigma = |j: usize| {
+                if j + 1 < k {
+                    10.0 - j as f64
+                } else if j < equal {
+                    3.0
+                } else {
+                    1.0
+                }
+            };
+            let a = Mat::from_fn(m, n, |i, j| if i == j { sigma(i) } else { 0.0 });
+            let (_, facts) = truncate_f32(&a, k);
+            assert_eq!(facts.precision, [precision], "{m}×{n}: {equal} equal");
+        }
+    }
+}
+
 #[test]
 fn hundreds_of_random_shapes_and_spectra_agree_with_an_svd() {
     let mut state = 42u64;
