@@ -1,7 +1,5 @@
 //! `merganser bench`, run tiny: what it prints and that it leaves nothing behind. No time is asserted.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::place::Place;
@@ -75,8 +73,8 @@ fn a_signal_ends_it_with_nothing_left_behind() {
     let long = ["bench", "--size", "64MiB", "--runs", "1000", "--dir", "disk", "--json"];
     let mut child =
         place.command(&long).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    // Long after handlers are set, and long before 1000 rounds of anything are over.
-    std::thread::sleep(Duration::from_secs(1));
+    // 1000 rounds of anything take long enough.
+    assert!(crate::place::until_it_catches(&mut child, libc::SIGINT), "it ended early");
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let code = child.wait().unwrap().code();

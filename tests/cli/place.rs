@@ -1,7 +1,7 @@
 //! What the tests of the command line share: a folder with a small family of checkpoints, and the binary run in it.
 
 use std::borrow::Cow;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use regex::Regex;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -149,4 +149,17 @@ impl Place {
         }
         text
     }
+}
+
+/// Waits until a process has its own handler of a signal; whether it still runs.
+pub fn until_it_catches(child: &mut Child, signal: i32) -> bool {
+    while child.try_wait().unwrap().is_none() {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0").trim();
+        if u64::from_str_radix(caught, 16).unwrap() >> (signal - 1) & 1 == 1 {
+            return true;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    false
 }

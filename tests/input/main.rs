@@ -4,5 +4,7 @@
 #[path = "../support/files.rs"]
 mod files;
 
+mod allocated;
+
 mod checkpoint;
 mod recipe;

@@ -1,8 +1,5 @@
 //! The header reader: every way in which a header can be wrong, by name; random headers against the safetensors crate.
-#![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::collections::HashMap;
 
 use merganser::checkpoint::{Header, read_header};
@@ -11,35 +8,11 @@ use proptest::prelude::*;
 use safetensors::tensor::{SafeTensors, TensorView};
 
 use super::file;
-
-/// Counts what the current thread allocates, for the promise that no number in a file decides it.
-struct Counting;
-
-thread_local! {
-    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; the counter is a plain thread-local without a destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATED.set(ALLOCATED.get() + layout.size());
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
+use crate::allocated;
 
 /// Reads a header, and checks that it costs no more memory than a multiple of the file's length.
 fn read(bytes: &[u8]) -> merganser::Result<Header> {
-    let before = ALLOCATED.get();
-    let out = read_header(bytes);
-    let cost = ALLOCATED.get() - before;
+    let (out, cost) = allocated::during(|| read_header(bytes));
     assert!(cost <= 64 * bytes.len() + (64 << 10), "{cost} bytes allocated for a file of {}", bytes.len());
     out
 }
