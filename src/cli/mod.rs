@@ -210,7 +210,7 @@ struct PlanArgs {
     /// Split the output above this size
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size, allow_negative_numbers = true)]
     shard_size: u64,
-    /// Take remarks on the recipe, such as of a key without effect, for errors
+    /// Take warnings that are known before the merge for errors: of a key without effect, of sources that do not belong together
     #[arg(long)]
     strict: bool,
 }
@@ -223,14 +223,7 @@ impl PlanArgs {
     /// The recipe, whose remarks are told.
     fn recipe(&self) -> Result<crate::recipe::Recipe> {
         let recipe = load_recipe(&self.recipe)?;
-        if self.strict && !recipe.warnings.is_empty() {
-            return Err(crate::error::Error::input(recipe.warnings.join("\n"))
-                .because(crate::error::Cause::Recipe)
-                .hint("without --strict these are warnings"));
-        }
-        for warning in &recipe.warnings {
-            tracing::warn!("{warning}");
-        }
+        self.told(&recipe.warnings)?;
         Ok(recipe)
     }
 
@@ -245,10 +238,21 @@ impl PlanArgs {
 
     fn plan_of(&self, recipe: crate::recipe::Recipe) -> Result<crate::plan::Plan> {
         let plan = crate::plan::Plan::new(recipe, self.options())?;
-        for warning in &plan.warnings {
+        self.told(&plan.warnings)?;
+        Ok(plan)
+    }
+
+    /// Tells warnings, or refuses for them.
+    fn told(&self, warnings: &[String]) -> Result<()> {
+        if self.strict && !warnings.is_empty() {
+            return Err(crate::error::Error::input(warnings.join("\n"))
+                .because(crate::error::Cause::Recipe)
+                .hint("without --strict these are warnings"));
+        }
+        for warning in warnings {
             tracing::warn!("{warning}");
         }
-        Ok(plan)
+        Ok(())
     }
 }
 

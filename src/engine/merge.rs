@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
 
-use super::{Gpus, Progress, Stop, damage, run};
+use super::{Gpus, Progress, Stop, damage, integers, run};
 use crate::backend::device::CudaDevice;
 use crate::error::{Error, Result};
 use crate::ops::Program;
@@ -158,6 +158,8 @@ pub(super) fn merge_with(
     };
     plan.files.apply(&mut copies)?;
     let manifest = manifest(plan, &work.finished(), timings)?;
+    let mut differing = integers::notes(plan)?;
+    differing.extend(damage::vanished(plan, &manifest)?);
     let title = request.out.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let card = card(plan, &manifest, &title, copies.has("config.json"));
     let mut files = copies.files;
@@ -165,7 +167,7 @@ pub(super) fn merge_with(
         files.extend(factors.small_files(&plan.recipe, &title, config(plan).as_ref()));
     }
     let finished = work.finish(manifest, &card, &files)?;
-    let notes = copies.notes.into_iter().chain(finished.warnings);
+    let notes = copies.notes.into_iter().chain(finished.warnings).chain(differing);
     let notes = notes.chain(damage::notes(&finished.manifest)).chain(remarks(&finished.manifest)).collect();
     let done = Done { path: finished.path, manifest: finished.manifest, resumed, was_done: false, notes };
     Ok(Outcome::Done(Box::new(done)))

@@ -11,6 +11,7 @@ mod damage;
 mod devices;
 mod factors;
 mod groups;
+mod integers;
 #[cfg(feature = "cuda")]
 mod lanes;
 mod measure;

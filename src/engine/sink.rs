@@ -30,7 +30,8 @@ impl<'a, 'p> Sink<'a, 'p> {
         let (plan, tensor) = (self.engine.plan, &self.engine.plan.tensors[self.tensor]);
         let piece_bytes = plan.memory.chunk_elems * tensor.elem_bytes;
         let digest = PieceDigests::hash_piece(tensor.elems * tensor.elem_bytes, piece_bytes, piece, &bytes)?;
-        let written = Written { tensor: self.tensor, piece, digest, bytes };
+        let is_zero = nonfinite::is_zero(tensor.dtype, &bytes);
+        let written = Written { tensor: self.tensor, piece, digest, is_zero, bytes };
         // Writers live as long as there are senders.
         self.to_writers.send(written).map_err(|_| Error::internal("the writers have gone"))
     }

@@ -17,6 +17,9 @@ use crate::output::source_digest::to_hex;
 use crate::output::{BlockDigests, JournalEntry, Nonfinite, PieceDigests, SourceTensorDigest};
 use crate::plan::{Plan, TensorPlan};
 
+/// The fact that an output holds zeros alone.
+pub(super) const ALL_ZERO: &str = "all_zero";
+
 /// One tensor's state, shared by the threads that work on it.
 #[derive(Debug)]
 pub(super) struct TensorRun(Mutex<State>);
@@ -73,6 +76,8 @@ struct Output {
     sources: Vec<BlockDigests>,
     facts: RunFacts,
     low_rank: Option<LowRankFacts>,
+    /// Whether every piece that was written holds zeros alone.
+    is_zero: bool,
 }
 
 impl TensorRun {
@@ -378,6 +383,7 @@ impl TensorRun {
         let mut state = self.lock();
         let output = state.output(plan, tensor)?;
         output.digests.set(piece.piece, piece.digest)?;
+        output.is_zero &= piece.is_zero;
         output.left -= 1;
         state.entry(plan, tensor)
     }
@@ -411,6 +417,7 @@ impl State {
                 sources: sources.collect::<Result<_>>()?,
                 facts: RunFacts::default(),
                 low_rank: None,
+                is_zero: true,
             });
         }
         self.output.as_mut().ok_or_else(|| Error::internal("unreachable"))
@@ -472,6 +479,9 @@ impl State {
                 facts.insert("kept".into(), json!(kept));
                 facts.insert("share_kept".into(), share(kept));
             }
+        }
+        if output.is_zero && tensor.elems > 0 && tensor.program != Program::Copy {
+            facts.insert(ALL_ZERO.into(), true.into());
         }
         if let Some(remark) = self.remark {
             facts.insert("remark".into(), remark.into());

@@ -15,6 +15,8 @@ pub(super) struct Written {
     /// Which piece; pieces of a tensor have [`crate::plan::memory::Memory::chunk_elems`] elements.
     pub piece: usize,
     pub digest: Piece,
+    /// Whether it holds zeros alone.
+    pub is_zero: bool,
     pub bytes: Buffer,
 }
 

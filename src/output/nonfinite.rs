@@ -18,6 +18,19 @@ pub fn count(dtype: Dtype, bytes: &[u8]) -> u64 {
     }
 }
 
+/// Whether all of these bytes' elements are zeros, of either sign. Types that are only ever copied count as if they had no sign.
+pub fn is_zero(dtype: Dtype, bytes: &[u8]) -> bool {
+    let is_sign = |byte: u8, at: usize, size: usize| byte == 0 || (byte == 0x80 && at % size == size - 1);
+    let size = match dtype {
+        Dtype::F64 => 8,
+        Dtype::F32 => 4,
+        Dtype::BF16 | Dtype::F16 => 2,
+        Dtype::F8_E4M3 | Dtype::F8_E5M2 => 1,
+        _ => return bytes.iter().all(|byte| *byte == 0),
+    };
+    bytes.iter().enumerate().all(|(at, byte)| is_sign(*byte, at, size))
+}
+
 fn count_by<const N: usize>(bytes: &[u8], is_nonfinite: impl Fn([u8; N]) -> bool) -> u64 {
     bytes.as_chunks::<N>().0.iter().map(|&element| u64::from(is_nonfinite(element))).sum()
 }
@@ -45,6 +58,23 @@ mod tests {
         }
         let all: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         assert_eq!(count(Dtype::F64, &all), 4);
+    }
+
+    #[test]
+    fn zeros_of_either_sign_are_zeros() {
+        for (dtype, size) in [(Dtype::F64, 8), (Dtype::F32, 4), (Dtype::BF16, 2), (Dtype::F16, 2), (Dtype::F8_E4M3, 1)]
+        {
+            let mut bytes = vec![0; 3 * size];
+            assert!(is_zero(dtype, &bytes), "{dtype}");
+            bytes[2 * size - 1] = 0x80;
+            assert!(is_zero(dtype, &bytes), "{dtype}");
+            bytes[2 * size - 1] = 0x81;
+            assert!(!is_zero(dtype, &bytes), "{dtype}");
+            bytes[2 * size - 1] = 0;
+            bytes[0] = 1;
+            assert!(!is_zero(dtype, &bytes), "{dtype}");
+        }
+        assert!(!is_zero(Dtype::I32, &[0, 0, 0, 0x80]));
     }
 
     #[test]

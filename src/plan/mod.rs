@@ -9,6 +9,7 @@ mod doubts;
 mod factors;
 pub mod files;
 pub mod graph;
+mod kin;
 pub mod memory;
 mod outputs;
 mod parts;
@@ -247,6 +248,8 @@ impl Plan {
         let graph = Graph::new(&tensors, &layers, memory.chunk_elems);
         warnings.extend(sources.iter().flat_map(|s| s.checkpoint.warnings().iter().cloned()));
         warnings.extend(idle_patterns(&recipe, &copied, &sources));
+        warnings.extend(kin::warnings(&recipe, &sources));
+        warnings.extend(kin::other_forms(&sources, &tensors, &copied));
         warnings.extend(of_sources);
         warnings.extend(tie_warnings);
         warnings.extend(doubts::untied(&ties, &tensors));

@@ -4,8 +4,10 @@
 //! compile than all that is here.
 
 pub(crate) mod templates;
+mod tokens;
 mod vocabulary;
 
+pub(crate) use tokens::Tokens;
 pub(crate) use vocabulary::{FILE, Vocabulary};
 
 /// Whether a tensor has a row for each token, from its name: embeddings, heads and their biases.

@@ -3,6 +3,7 @@
 
 use merganser::dtype::Dtype::{self, *};
 use merganser::engine;
+use merganser::report::manifest::Manifest;
 
 use crate::both::{Both, Way, devices};
 use crate::support::family::Family;
@@ -74,6 +75,38 @@ fn every_output_dtype_is_rounded_as_on_the_cpu() {
         let text = Text::plain("task_arithmetic", 2).more(&format!("out_dtype: {dtype}"));
         Both::of(&family, &device, Way::default(), dtype, &text).agree(&family, 0.0);
     }
+}
+
+#[test]
+fn sums_that_overflow_are_merged_again_to_the_bytes_of_the_cpu() {
+    let Some(device) = devices("overflow") else { return };
+    let specs: &[(&str, Dtype, &[u64])] =
+        &[("model.norm", BF16, &[66_001]), ("model.bias", F32, &[701]), ("model.codes", F16, &[300])];
+    let mut family = Family::new(quick_folder(), specs, 3, 17);
+    // Every 37th element near the end of its type, of either sign.
+    for (i, member) in family.members.iter_mut().enumerate() {
+        for tensor in member {
+            let most = if tensor.dtype == F16 { 6e4 } else { 3.2e38 };
+            let mut values = tensor.values();
+            for (at, v) in values.iter_mut().enumerate().filter(|(at, _)| at % 37 == 5) {
+                *v = if (i == 0) == (at % 2 == 0) { most } else { -most };
+            }
+            *tensor = Tensor::new(&tensor.name, tensor.dtype, &tensor.shape, &values);
+        }
+    }
+    family.write();
+    for method in methods().filter(|method| method.name != "model_stock" && method.name != "karcher") {
+        let text = Text::of(method);
+        Both::of(&family, &device, Way::default(), method.name, &text).agree(&family, 0.0);
+    }
+    let staged =
+        Text::plain("ties", 3).set("density", "0.5").lwptv("score: magnitude, granularity: element, keep: 0.6");
+    let both = Both::of(&family, &device, Way::in_memory(5 * MIB / 2), "staged", &staged);
+    both.agree(&family, 0.0);
+    let average = Text::plain("linear", 3);
+    let both = Both::of(&family, &device, Way::default(), "average", &average);
+    let found = Manifest::read(&both.cuda).unwrap().totals.nonfinite;
+    assert_eq!((found.output, found.introduced), (0, 0));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::portable::Block;
 use super::prune::{self, Scratch, Sources};
 use super::simd::{self, Level};
 use super::stored::{Stored, Widen};
-use super::{BLOCK, in_registers, vector};
+use super::{BLOCK, in_registers, overflow, vector};
 use crate::dtype::Dtype;
 use crate::ops::{Combine, Geometry, Measured, Prune, Real, RunFacts, Sparsify, StageState, philox};
 
@@ -36,7 +36,7 @@ pub(super) fn blend_with<C: Widen>(
         merge_block(m, sources, at, n, scratch, &mut facts.kept);
         let bytes = &mut out[at * size..(at + n) * size];
         if C::narrow(&scratch.c[..n], dtype, bytes) {
-            count_nonfinite(sources, at, n, Stored { dtype, bytes }, &mut facts);
+            settle_nonfinite::<C>(m, sources, at, n, dtype, bytes, &mut facts);
         }
         at += n;
     }
@@ -122,8 +122,25 @@ pub fn load_pruned<C: Widen>(
     prune::apply(stages, geometry, sources.models.len(), sources.start + at as u64, n, scratch);
 }
 
-/// Slow path of a block with a NaN or an infinity: which of them did no source have?
+/// Slow path of a block with a NaN or an infinity: those that no source had are merged again in f64, and what is left is counted.
 #[cold]
+pub(super) fn settle_nonfinite<C: Widen>(
+    m: &Measured,
+    sources: &Sources<'_>,
+    at: usize,
+    n: usize,
+    dtype: Dtype,
+    out: &mut [u8],
+    facts: &mut RunFacts,
+) {
+    if C::KEY_BITS == f32::KEY_BITS {
+        overflow::mend(m, sources, at, n, dtype, out, facts);
+    } else {
+        count_nonfinite(sources, at, n, Stored { dtype, bytes: out }, facts);
+    }
+}
+
+/// Which NaNs and infinities did no source have?
 pub(super) fn count_nonfinite(sources: &Sources<'_>, at: usize, n: usize, out: Stored<'_>, facts: &mut RunFacts) {
     let mut finite = vec![true; n];
     let mut wide = vec![0f64; n];

@@ -1,9 +1,9 @@
 //! Which merges and sums the loops of [`super::simd`] take, and how; they leave the rest to the portable loops.
 
-use super::blend::{count_nonfinite, load_pruned, trim_bands};
+use super::blend::{load_pruned, settle_nonfinite, trim_bands};
 use super::prune::{Scratch, Sources};
 use super::simd::{self, Columns, Keep, Level, Merge, Model, STEP, Source};
-use super::stored::{Stored, Widen};
+use super::stored::Widen;
 use super::{BLOCK, vector};
 use crate::dtype::Dtype;
 use crate::ops::{Geometry, Mask, Measured, Prune, Real, RunFacts, Score, Sparsify, StageState, philox};
@@ -41,8 +41,8 @@ pub(super) fn blend<C: Widen>(
         let size = dtype.bitsize() / 8;
         for at in (0..n).step_by(BLOCK) {
             let len = BLOCK.min(n - at);
-            let bytes = &out[at * size..(at + len) * size];
-            count_nonfinite(sources, at, len, Stored { dtype, bytes }, facts);
+            let bytes = &mut out[at * size..(at + len) * size];
+            settle_nonfinite::<C>(m, sources, at, len, dtype, bytes, facts);
         }
     }
     n

@@ -9,6 +9,7 @@ pub mod device;
 pub mod features;
 mod in_registers;
 pub mod low_rank;
+pub mod overflow;
 pub mod overlap;
 pub mod pairs;
 mod portable;

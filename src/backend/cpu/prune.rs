@@ -34,15 +34,20 @@ pub struct Scratch<C> {
 impl<C: Real> Scratch<C> {
     /// For up to this many models.
     pub fn new(models: usize) -> Self {
-        let block = || vec![C::ZERO; BLOCK];
+        Self::of(models, BLOCK)
+    }
+
+    /// For blocks of so many elements.
+    pub(super) fn of(models: usize, elems: usize) -> Self {
+        let block = || vec![C::ZERO; elems];
         Self {
             base: block(),
             tau: (0..models).map(|_| block()).collect(),
             a: block(),
             c: block(),
-            words: vec![0; BLOCK],
-            sum: vec![0.0; BLOCK],
-            magnitudes: vec![0.0; BLOCK],
+            words: vec![0; elems],
+            sum: vec![0.0; elems],
+            magnitudes: vec![0.0; elems],
         }
     }
 

@@ -34,7 +34,7 @@ impl<'a, 'p> Pieces<'a, 'p> {
     }
 
     /// Adds the tensor's next bytes.
-    fn add(&mut self, mut bytes: &[u8]) -> Result<()> {
+    pub fn add(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
             let mut buffer = match self.buffer.take() {
                 Some(buffer) => buffer,

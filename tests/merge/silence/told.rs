@@ -105,7 +105,10 @@ fn damage_is_counted_and_told_at_the_end() {
     let told = notes("f16", &text.clone().more("out_dtype: float16"));
     assert_eq!(
         told,
-        ["2 elements became NaN or infinite where every source is finite, in 1 tensor: `a.weight` (F16) first, with 2"]
+        [
+            "2 elements became NaN or infinite where every source is finite, in 1 tensor: `a.weight` (F16) first, with 2; \
+          F16 holds numbers up to 65504"
+        ]
     );
     assert_eq!(notes("f32", &text), [""; 0]);
     let ended = child::run(&family.recipe("json", &text.more("out_dtype: float16").yaml()), &family.path("json"), &[]);
@@ -116,6 +119,56 @@ fn damage_is_counted_and_told_at_the_end() {
     family.write();
     let told = merge(&family.recipe("inf", &Text::plain("linear", 2).yaml()), &family.path("inf")).unwrap().notes;
     assert_eq!(told, ["2 elements came NaN or infinite from a source, in 1 tensor: `b.weight` (F32) first, with 2"]);
+}
+
+fn huge(dtype: Dtype, values: [[f64; 3]; 3]) -> Family {
+    let shape = [3, 1];
+    let members = values.map(|v| vec![Tensor::new("model.layers.0.mlp.up_proj.weight", dtype, &shape, &v)]);
+    Family::of(members.to_vec())
+}
+
+#[test]
+fn sums_of_finite_sources_do_not_overflow_on_the_way() {
+    for dtype in [BF16, F32] {
+        let family = huge(dtype, [[-2e38, 1.0, 0.0], [3e38, 1.0, -3e38], [3e38, 2.0, -3e38]]);
+        for method in ["linear", "task_arithmetic", "ties", "dare_linear", "magmax", "cart", "low_rank", "model_stock"]
+        {
+            let mut text = Text::plain(method, 2);
+            if ["dare_linear", "ties"].contains(&method) {
+                text = text.set("density", "1.0");
+            }
+            if ["task_arithmetic", "dare_linear", "low_rank"].contains(&method) {
+                text = text.set("lambda", "0.5");
+            }
+            let done = merge(&family.recipe(method, &text.yaml()), &family.path(method)).unwrap();
+            assert_eq!(done.manifest.totals.nonfinite.output, 0, "{method} {dtype}: {:?}", done.notes);
+        }
+        let name = "model.layers.0.mlp.up_proj.weight";
+        let average = family.merged("average", &Text::plain("linear", 2).yaml());
+        assert_eq!(average.bytes(name), Tensor::new(name, dtype, &[3, 1], &[3e38, 1.5, -3e38]).bytes, "{dtype}");
+        let text = Text::plain("task_arithmetic", 2).set("lambda", "0.5");
+        let changed = family.merged("changed", &text.yaml());
+        let expected = family.tensor(1, name).values()[0];
+        assert!((changed.values(name)[0] - expected).abs() <= expected * 1e-6, "{dtype}");
+    }
+}
+
+#[test]
+fn small_types_say_what_they_hold_and_tensors_that_became_zero_are_told() {
+    let family = huge(F32, [[0.0, 1.0, 0.0], [500.0, 1.0, -600.0], [500.0, 1.0, 2.0]]);
+    let notes = |name: &str, text: &Text| merge(&family.recipe(name, &text.yaml()), &family.path(name)).unwrap().notes;
+    let linear = Text::plain("linear", 2);
+    let told = notes("fp8", &linear.clone().more("out_dtype: float8_e4m3fn"));
+    assert!(told[0].starts_with("1 element became NaN or infinite"), "{told:?}");
+    assert!(told[0].ends_with("; F8_E4M3 holds numbers up to 448"), "{told:?}");
+    let family = huge(F32, [[1e-9, 0.0, 0.0], [-1e-9, 1e-9, 0.0], [1e-9, -1e-9, 0.0]]);
+    let notes = |name: &str, text: &Text| merge(&family.recipe(name, &text.yaml()), &family.path(name)).unwrap().notes;
+    let zero = ["1 tensor became all zero where no source is: `model.layers.0.mlp.up_proj.weight` first"];
+    assert_eq!(notes("cancelled", &linear), zero);
+    assert_eq!(notes("flushed", &linear.clone().weights(&[1.0, 3.0]).more("out_dtype: float16")), zero);
+    let family = huge(F32, [[1.0, 0.0, 0.0], [0.0; 3], [0.0; 3]]);
+    let notes = |name: &str, text: &Text| merge(&family.recipe(name, &text.yaml()), &family.path(name)).unwrap().notes;
+    assert!(!notes("zeros", &linear).iter().any(|note| note.contains("all zero")));
 }
 
 #[test]
