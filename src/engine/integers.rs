@@ -1,6 +1,7 @@
 //! Tensors that are no floats are the reference's: whether another source has other values there.
 
 use std::cmp::min;
+use std::collections::BTreeMap;
 
 use crate::checkpoint::{Checkpoint, Tensor, quoted};
 use crate::dtype::DtypeExt;
@@ -12,11 +13,11 @@ use crate::recipe::compile_names;
 /// Bytes that are compared at a time.
 const PIECE_BYTES: u64 = 1 << 18;
 
-/// One sentence for each source with other values in such tensors.
+/// One sentence for all sources with other values in the same of such tensors.
 pub(super) fn notes(plan: &Plan) -> Result<Vec<String>> {
-    let mut notes = Vec::new();
+    let mut found = BTreeMap::<Vec<&str>, Vec<&str>>::new();
     if !plan.recipe.modules.is_empty() || plan.recipe.method.name == "passthrough" {
-        return Ok(notes);
+        return Ok(Vec::new());
     }
     let copied = compile_names(&plan.recipe.copy)?;
     let reference = plan.reference();
@@ -38,21 +39,24 @@ pub(super) fn notes(plan: &Plan) -> Result<Vec<String>> {
                 apart.push(own.name.as_str());
             }
         }
-        if let Some(first) = apart.first() {
-            notes.push(format!(
-                "{} tensor{} of {}, {} first, {} no float{} and differ{} from {}, whose values are kept",
-                apart.len(),
-                if apart.len() == 1 { "" } else { "s" },
-                quoted(&source.written),
-                quoted(first),
-                if apart.len() == 1 { "is" } else { "are" },
-                if apart.len() == 1 { "" } else { "s" },
-                if apart.len() == 1 { "s" } else { "" },
-                quoted(&plan.sources[0].written)
-            ));
+        if !apart.is_empty() {
+            found.entry(apart).or_default().push(&source.written);
         }
     }
-    Ok(notes)
+    let told = found.iter().map(|(tensors, sources)| {
+        let (one, count) = (tensors.len() == 1, tensors.len());
+        format!(
+            "{count} tensor{} of {}, {} first, {} no float{} and differ{} from {}, whose values are kept",
+            if one { "" } else { "s" },
+            sources.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", "),
+            tensors.first().map(|name| quoted(name)).unwrap_or_default(),
+            if one { "is" } else { "are" },
+            if one { "" } else { "s" },
+            if one { "s" } else { "" },
+            quoted(&plan.sources[0].written)
+        )
+    });
+    Ok(told.collect())
 }
 
 fn is_equal(a: (&Checkpoint, &Tensor), b: (&Checkpoint, &Tensor)) -> Result<bool> {
