@@ -108,7 +108,7 @@ mod tests {
     use crate::ops::rules::{Numbers, RuleId};
 
     fn measured(rule: RuleId, models: usize, numbers: Numbers) -> Measured {
-        let combine = Combine { rule, weights: vec![1.0; models], numbers, fit: None };
+        let combine = Combine { rule, weights: vec![1.0; models], numbers, fit: None, overlap: None };
         Measured {
             geometry: Geometry::of(&[1]),
             stages: Vec::new(),
