@@ -7,9 +7,12 @@
 
 use super::text::quoted_path;
 use crate::{Error, Result};
+use std::io::Read;
+use std::os::fd::IntoRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 
 /// The exit code of a failed environment, as the command-line contract fixes it.
 const EXIT_ENVIRONMENT: libc::c_int = 3;
@@ -19,6 +22,12 @@ const UNKNOWN: &[u8] = b"error: a memory-mapped file shrank or could not be read
 hint: restore the source files and check their disk, then run the same command with --resume\n";
 
 static INSTALLED: AtomicBool = AtomicBool::new(false);
+/// Where the handler writes a byte for the thread that tells, once there is one.
+static TELLER: AtomicI32 = AtomicI32::new(-1);
+/// The address that could not be read.
+static ADDRESS: AtomicUsize = AtomicUsize::new(0);
+/// How long the handler waits for that thread before it speaks itself, in seconds.
+const TELLING_SECONDS: libc::time_t = 2;
 static FATAL: AtomicBool = AtomicBool::new(false);
 /// The newest of a list of [`Watch`]es that only ever grows, so that a signal handler can walk it at any moment.
 static NEWEST: AtomicPtr<Watch> = AtomicPtr::new(ptr::null_mut());
@@ -99,7 +108,33 @@ pub fn install_bus_handler() -> Result<()> {
     Ok(())
 }
 
-/// Only atomic loads, `write`, `pause` and `_exit` in here: all of them async-signal-safe.
+/// Has a thread of its own tell what the handler met, which may allocate and lock where a handler may not; `tell` must end the
+/// process. The thread that met it waits; where nothing is told for two seconds the handler's own message is written.
+///
+/// For a program that has [installed the handler](install_bus_handler); calling it again does nothing.
+///
+/// # Errors
+/// `Environment` if a socket or a thread cannot be had.
+pub fn tell_bus_errors(tell: fn(&Error)) -> Result<()> {
+    if TELLER.load(Ordering::Acquire) >= 0 {
+        return Ok(());
+    }
+    let failed = |e: std::io::Error| Error::io("prepare for mapped files that shrink", &e);
+    let (mut reader, writer) = UnixStream::pair().map_err(failed)?;
+    let wait = move || {
+        if reader.read_exact(&mut [0]).is_ok() {
+            let text = String::from_utf8_lossy(message_for(ADDRESS.load(Ordering::Acquire)));
+            let (message, hint) = text.trim_end().split_once("\nhint: ").unwrap_or((&text, ""));
+            tell(&Error::environment(message.trim_start_matches("error: ")).hint(hint));
+        }
+    };
+    std::thread::Builder::new().name("bus".into()).stack_size(1 << 17).spawn(wait).map_err(failed)?;
+    // Never closed: the handler may need it at any moment.
+    TELLER.store(writer.into_raw_fd(), Ordering::Release);
+    Ok(())
+}
+
+/// Only atomic loads and stores, `write`, `nanosleep`, `pause` and `_exit` in here: all of them async-signal-safe.
 extern "C" fn on_bus(_signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // Several threads may fail at once; one of them speaks.
     if FATAL.swap(true, Ordering::AcqRel) {
@@ -110,6 +145,17 @@ extern "C" fn on_bus(_signal: libc::c_int, info: *mut libc::siginfo_t, _context:
     }
     // SAFETY: the kernel gives a valid siginfo to a handler installed with SA_SIGINFO, and for SIGBUS it holds an address.
     let address = if info.is_null() { 0 } else { unsafe { (*info).si_addr() as usize } };
+    let teller = TELLER.load(Ordering::Acquire);
+    if teller >= 0 {
+        ADDRESS.store(address, Ordering::Release);
+        let time = libc::timespec { tv_sec: TELLING_SECONDS, tv_nsec: 0 };
+        // SAFETY: (1) one byte of a live static array is written to a socket that is never closed; (2) `time` is a valid time, and
+        // what is left of it is not asked for.
+        unsafe {
+            let _ = libc::write(teller, b"!".as_ptr().cast(), 1);
+            let _ = libc::nanosleep(&time, ptr::null_mut());
+        }
+    }
     let message = message_for(address);
     // SAFETY: (1) the pointer and length are those of a live static or leaked slice; (2) a failed or short write to
     // stderr leaves nothing to be done; (3) `_exit` ends the process without running anything else.

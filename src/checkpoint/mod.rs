@@ -20,7 +20,7 @@ mod text;
 
 pub use beside::MAX_SMALL_BYTES;
 pub(crate) use beside::json_in;
-pub use bus::install_bus_handler;
+pub use bus::{install_bus_handler, tell_bus_errors};
 pub use header::{Header, MAX_HEADER_BYTES, MAX_RANK, Tensor, read_header};
 pub use layers::{Layer, LayerMap};
 pub use made::{Made, Origin, Part};

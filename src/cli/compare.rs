@@ -45,7 +45,7 @@ pub(super) struct Compare {
 
 impl Compare {
     pub fn run(self, log: &Log) -> Result<u8> {
-        crate::checkpoint::install_bus_handler()?;
+        super::setup::bus_errors()?;
         let (a, b) = (Checkpoint::open(&self.a)?, Checkpoint::open(&self.b)?);
         let read = AtomicU64::new(0);
         let of = bytes_to_read(&a, &b);

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::document::{Document, Output, print_document};
 use super::log::Log;
+use super::patience::Patience;
 use super::print::{count, print};
 use super::progress::{ProgressArgs, State};
 use super::{JsonFlag, Threads, default_budget, setup, size};
@@ -61,7 +62,8 @@ pub(super) struct Extract {
 impl Extract {
     pub fn run(self, log: &Log) -> Result<u8> {
         let stop = setup::signals()?;
-        crate::checkpoint::install_bus_handler()?;
+        let patience = Patience::with(&stop)?;
+        setup::bus_errors()?;
         let store = Store::open(&self.out)?;
         let task = store.task(&self.task)?;
         let extraction = Extraction {
@@ -83,6 +85,7 @@ impl Extract {
             note: if stop.signal().is_some() { "stopping (^C: at once)".into() } else { String::new() },
         };
         let done = self.progress.during(log, state, || extract::extract(&extraction, &written, &stop))?;
+        drop(patience);
         for note in &done.notes {
             tracing::warn!("{note}");
         }

@@ -9,6 +9,7 @@ use super::document::{Document, Output};
 use super::log::Log;
 use super::mergekit::Mergekit;
 use super::part::{self, PartArg};
+use super::patience::Patience;
 use super::print::count;
 use super::progress::{ProgressArgs, State};
 use super::{DeviceArgs, JsonFlag, PlanArgs, before, setup};
@@ -67,7 +68,8 @@ impl Merge {
         // clap asks for one of the two.
         let out = self.out.or(self.mergekit.out).unwrap_or_default();
         let stop = setup::signals()?;
-        crate::checkpoint::install_bus_handler()?;
+        let patience = Patience::with(&stop)?;
+        setup::bus_errors()?;
         let part = self.part.map(PartArg::resolve).transpose()?;
         let device = self.device.choose()?;
         let mut recipe = self.plan.recipe()?;
@@ -92,7 +94,7 @@ impl Merge {
         let tensors = plan.part.as_ref().map_or(plan.tensors.len(), Share::tensors);
         let state = || State {
             bytes: progress.read_bytes() + progress.written_bytes(),
-            of: total.saturating_sub(progress.skipped_bytes()),
+            of: (total + progress.unplanned_bytes()).saturating_sub(progress.skipped_bytes()),
             note: match stop.signal() {
                 // Tensors in hand are finished first, which may take a while.
                 Some(_) => "stopping (^C: at once)".into(),
@@ -108,7 +110,9 @@ impl Merge {
             let target = engine::Target { out, resume, overwrite, device_memory: self.device.device_memory };
             engine::merge_part_on_devices(&mut plan, &device, target, &progress, &stop)
         };
-        let done = match self.progress.during(log, state, merge)? {
+        let outcome = self.progress.during(log, state, merge)?;
+        drop(patience);
+        let done = match outcome {
             Outcome::Done(done) => done,
             Outcome::Part(done) => {
                 let warnings = plan.recipe.warnings.iter().chain(&plan.warnings).cloned().collect();

@@ -16,6 +16,7 @@ mod merge;
 mod mergekit;
 mod methods;
 mod part;
+mod patience;
 mod plan;
 mod print;
 mod progress;

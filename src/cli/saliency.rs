@@ -98,7 +98,7 @@ impl Saliency {
     pub fn run(self, log: &Log) -> Result<u8> {
         let started = Instant::now();
         let stop = setup::signals()?;
-        crate::checkpoint::install_bus_handler()?;
+        setup::bus_errors()?;
         // What can be said of FILE without the recipe is said first.
         Target::new(&self.out, self.overwrite, &[])?;
         let options = Options {

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook::flag;
 
+use super::failure;
 use super::scheduler::Grant;
 use crate::backend::cpu::ram;
 use crate::engine::Stop;
@@ -33,6 +34,12 @@ pub(super) fn signals() -> Result<Stop> {
     };
     register().map_err(|e| Error::environment(format!("cannot handle signals: {e}")))?;
     Ok(stop)
+}
+
+/// Has a mapped file that shrinks told as every other failure is, instead of by the default action of SIGBUS.
+pub(super) fn bus_errors() -> Result<()> {
+    crate::checkpoint::install_bus_handler()?;
+    crate::checkpoint::tell_bus_errors(|error| signal_hook::low_level::exit(failure::tell(error).into()))
 }
 
 /// The signals that a process ignores, a bit each from the lowest, as the kernel states them.

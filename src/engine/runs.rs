@@ -59,6 +59,11 @@ impl ReadRuns for Runs<'_, '_> {
             take(sources);
         })
     }
+
+    fn again(&mut self, passes: u64) {
+        let of = |at| stored_bytes(self.engine.plan, self.tensor, at, self.tensor.elems);
+        self.engine.progress.add_unplanned(passes * self.tensor.reads().map(of).sum::<u64>());
+    }
 }
 
 /// Hashes the elements of a run from `from` on, block by block.

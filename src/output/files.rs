@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Error as IoError, ErrorKind};
 use std::num::NonZeroU64;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, statfs, statvfs};
@@ -81,7 +81,17 @@ impl DataFiles {
         }
         let new = || files.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(f, _)| f);
         let memory = MemoryFolder::of(folder);
-        let mut promised = 0_u64;
+        // Pages that kept files have no content for yet are still to be had.
+        let is_memory = memory.is_some();
+        let lacks =
+            |f: &DataFile| f.file.metadata().map_or(0, |m| f.bytes.saturating_sub(m.blocks().saturating_mul(512)));
+        let lacking =
+            files.iter().zip(&kept).filter(|(_, kept)| is_memory && **kept).map(|(f, _)| lacks(f)).sum::<u64>();
+        let needed = || new().fold(lacking, |sum, f| sum.saturating_add(f.bytes));
+        if let Some(Err(e)) = memory.as_ref().map(|memory| memory.promise(lacking)) {
+            return Err(no_space(folder, needed(), &e, resume_hint));
+        }
+        let mut promised = lacking;
         for data in new() {
             promised = promised.saturating_add(data.bytes);
             let allocated = match &memory {
@@ -94,8 +104,7 @@ impl DataFiles {
                 // What was taken has no content yet: give it back.
                 new().for_each(|f| drop(disk::set_len(&f.file, &f.path, 0)));
                 return Err(if is_full(&e) {
-                    let needed = new().fold(0_u64, |sum, f| sum.saturating_add(f.bytes));
-                    no_space(folder, needed, &e, resume_hint)
+                    no_space(folder, needed(), &e, resume_hint)
                 } else {
                     write_error(&e, &data.path, format_args!("allocate `{}`", data.path.display()), resume_hint)
                 });

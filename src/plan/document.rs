@@ -117,6 +117,8 @@ pub struct PlannedTotals {
     pub elements: u64,
     /// Bytes read, in all passes.
     pub bytes_read: u64,
+    /// Bytes read at most: more than `bytes_read` where float32 is not exact enough for a matrix.
+    pub bytes_read_most: u64,
     /// Bytes written.
     pub bytes: u64,
     /// Floating-point operations of decompositions.
@@ -196,6 +198,7 @@ impl PlanDocument {
                 tensors: plan.tensors.len(),
                 elements: plan.tensors.iter().map(|t| t.elems).sum(),
                 bytes_read: plan.read_bytes(),
+                bytes_read_most: plan.most_read_bytes(),
                 bytes: plan.layout.data_bytes(),
                 operations: plan.tensors.iter().map(operations).sum(),
                 steps: plan.graph.steps.len(),

@@ -24,6 +24,7 @@ use std::collections::BTreeSet;
 
 use regex::RegexSet;
 
+use crate::backend::cpu::low_rank;
 use crate::checkpoint::{Checkpoint, LayerMap, Shard, Tensor};
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Cause, Error, Result};
@@ -294,6 +295,19 @@ impl Plan {
     /// Bytes that all passes read.
     pub fn read_bytes(&self) -> u64 {
         (0..self.tensors.len()).map(|t| self.pass_bytes(t) * self.graph.passes(t)).sum()
+    }
+
+    /// Bytes that all passes read at most: where float32 is not exact enough for any matrix.
+    pub fn most_read_bytes(&self) -> u64 {
+        let more = |(index, tensor): (usize, &TensorPlan)| match &tensor.program {
+            Program::LowRank(work) => {
+                let (matrix, wide) = (tensor.matrix(), tensor.wide);
+                let [least, most] = [low_rank::passes(work, matrix, wide), low_rank::most_passes(work, matrix, wide)];
+                self.pass_bytes(index) * (most - least)
+            }
+            _ => 0,
+        };
+        self.read_bytes() + self.tensors.iter().enumerate().map(more).sum::<u64>()
     }
 
     /// What must be the same for an interrupted merge to be gone on with.

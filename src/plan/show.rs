@@ -219,7 +219,13 @@ fn write_text(plan: &Plan, out: &mut String) -> std::fmt::Result {
             writeln!(out, "          {}  ({})", task.name, crate::checkpoint::escaped(&task.model))?;
         }
     }
-    writeln!(out, "reads     {}", format_bytes(plan.read_bytes()))?;
+    let (read, most) = (plan.read_bytes(), plan.most_read_bytes());
+    let up_to = if most > read {
+        format!(", up to {} where float32 is not exact enough", format_bytes(most))
+    } else {
+        String::new()
+    };
+    writeln!(out, "reads     {}{up_to}", format_bytes(read))?;
     writeln!(
         out,
         "memory    {} of a budget of {}: {} threads × {}, {} buffers × {}, largest step {}",

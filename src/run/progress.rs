@@ -9,6 +9,7 @@ pub struct Progress {
     first_read: AtomicU64,
     written: AtomicU64,
     skipped: AtomicU64,
+    unplanned: AtomicU64,
     tensors: AtomicU64,
 }
 
@@ -37,6 +38,11 @@ impl Progress {
     pub(crate) fn skip(&self, bytes: u64) {
         self.skipped.fetch_add(bytes, Ordering::Relaxed);
         self.add_tensor();
+    }
+
+    /// Bytes that will be read and that the plan does not count: float32 had no certificate.
+    pub(super) fn add_unplanned(&self, bytes: u64) {
+        self.unplanned.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Bytes that a plan counts and that need not be moved here: a device still has them, or another process makes what they
@@ -68,6 +74,11 @@ impl Progress {
     /// Bytes that this run need neither read nor write, as an earlier one finished what they belong to.
     pub fn skipped_bytes(&self) -> u64 {
         self.skipped.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are read beyond those that the plan counts, as far as is known yet.
+    pub fn unplanned_bytes(&self) -> u64 {
+        self.unplanned.load(Ordering::Relaxed)
     }
 
     /// Finished tensors, earlier runs' among them.

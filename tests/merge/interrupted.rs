@@ -8,13 +8,13 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use merganser::dtype::Dtype;
+use merganser::dtype::Dtype::{self, F32};
 use rustix::process::Signal;
 
 use crate::support::child::{self, Ended};
 use crate::support::family::{Family, Rng};
 use crate::support::recipes::Text;
-use crate::support::{assert_whole, digests, journalled, partial};
+use crate::support::{assert_whole, digests, journalled, partial, quick_folder};
 
 /// How often a race is run before it is given up.
 const ATTEMPTS: usize = 40;
@@ -346,15 +346,23 @@ fn a_source_that_shrinks_during_the_merge_ends_it_cleanly() {
         // In the middle of a page, near the start or far on: what follows on that page reads as zeros, and only the next
         // page raises a signal.
         let cut = [12_345, bytes.len() as u64 / 2 + 1234][(attempt + 1) % 2];
+        // Lines of JSON, too, tell it as one of theirs.
+        let log = [&[][..], &["--log-format", "json"]][attempt / 2 % 2];
         let ended =
-            slow.interrupt(&[], 2, |_| File::options().write(true).open(&source).unwrap().set_len(cut).unwrap());
+            slow.interrupt(log, 2, |_| File::options().write(true).open(&source).unwrap().set_len(cut).unwrap());
         let Some(ended) = ended.filter(|e| e.code() != Some(0)) else { return false };
         codes.push(ended.code());
         assert!(ended.stderr.contains("model-1/model.safetensors"), "{}", ended.stderr);
         assert!(!slow.out.exists());
         match ended.code() {
             // The page was touched: SIGBUS.
-            Some(3) => ended.expect(3, &["shrank or could not be read", "--resume"]),
+            Some(3) => {
+                let ended = ended.expect(3, &["shrank or could not be read", "--resume"]);
+                let document = ended.json();
+                assert!(document["error"]["message"].as_str().unwrap().contains("shrank"), "{document}");
+                assert!(document["error"]["hints"][0].as_str().unwrap().contains("--resume"), "{document}");
+                ended
+            }
             // The size was looked at first.
             _ => ended.expect(1, &["changed while it was in use"]),
         };
@@ -374,4 +382,29 @@ fn write_over(path: &Path, bytes: &[u8]) {
     let mut file = File::options().write(true).open(path).unwrap();
     file.set_len(bytes.len() as u64).unwrap();
     file.write_all(bytes).unwrap();
+}
+
+#[test]
+fn a_signal_ends_a_merge_within_two_seconds_whatever_it_computes() {
+    // One decomposition in float64 of this takes far longer.
+    let specs = [("model.layers.0.mlp.up_proj.weight", F32, &[2600, 2600][..])];
+    let family = Family::new(quick_folder(), &specs, 2, 7);
+    for (method, signal, code) in [("cart", Signal::INT, 130), ("iso_c", Signal::TERM, 143)] {
+        let mut text = Text::plain(method, 2);
+        if method == "cart" {
+            text = text.set("energy", "0.9");
+        }
+        let out = family.path(method);
+        let child = child::start(&family.recipe(method, &text.yaml()), &out, &[]);
+        // By now the Gram matrix is being made or reduced.
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        let asked = std::time::Instant::now();
+        child::signal(&child, signal);
+        let ended = child::end(child).expect(code, &["what was in hand is given up", "go on with `--resume`"]);
+        let took = asked.elapsed().as_secs_f64();
+        // Two, and what a busy machine adds.
+        assert!(took < 6.0, "{method}: {took} s");
+        assert_eq!(ended.json()["error"]["kind"], "interrupted", "{}", ended.json());
+        assert!(!out.exists());
+    }
 }

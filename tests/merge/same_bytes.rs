@@ -162,8 +162,7 @@ fn a_process_whose_address_space_cannot_hold_the_sources_gives_the_same_bytes() 
         std::fs::write(&recipe, text.yaml()).unwrap();
         let (free, tight) = (folder.path().join("free"), folder.path().join("tight"));
         child::run(&recipe, &free, &["--threads", "2", "--overwrite"]).expect(0, &[]);
-        // The wide matrix makes the packed operands of a product large.
-        let args = ["--threads", "2", "--memory-budget", "128MiB", "--overwrite", "-v"];
+        let args = ["--threads", "2", "--memory-budget", "64MiB", "--overwrite", "-v"];
         child::run_limited(&recipe, &tight, &args, "-v 1500000").expect(0, &["cannot map, reading instead"]);
         assert_eq!(digests(&free), digests(&tight), "{method}");
     }

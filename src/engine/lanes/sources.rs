@@ -176,7 +176,9 @@ impl Loaded {
             _ => 1,
         };
         let sent = std::mem::take(&mut self.sent);
-        stage.engine.progress.spare((plan.pass_bytes(index) * passes).saturating_sub(sent));
+        let planned = plan.pass_bytes(index) * passes;
+        stage.engine.progress.spare(planned.saturating_sub(sent));
+        stage.engine.progress.add_unplanned(sent.saturating_sub(planned));
         Ok(())
     }
 

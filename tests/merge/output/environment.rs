@@ -145,3 +145,24 @@ fn a_name_too_long_for_the_work_folder_is_the_users_mistake() {
     assert_eq!(error.exit_code(), 1);
     assert!(error.to_string().contains("too long"), "{error}");
 }
+
+#[test]
+fn a_resume_counts_the_pages_that_kept_files_lack() {
+    let Some(mount) = Mount::new("size=4m") else { return };
+    let out = mount.path().join("out");
+    let Opened::Work(work) = WorkDir::open(options(&out, 1, false, false), &large()).unwrap() else { panic!() };
+    let bytes = vec![1; 1 << 20];
+    work.write_at(0, 4096, &bytes).unwrap();
+    let digest = blake3::hash(&bytes).to_hex().to_string();
+    work.record(merganser::output::JournalEntry { tensor: "a".into(), digest, ..entry(0) }).unwrap();
+    drop(work);
+    // Both files have their size; the second has no content, and there is room for half of it.
+    fs::write(mount.path().join("filler"), vec![1; 2_500_000]).unwrap();
+    let error = WorkDir::open(options(&out, 1, true, false), &large()).unwrap_err();
+    assert_eq!(error.exit_code(), 3, "{error}");
+    assert!(error.to_string().contains("not enough space"), "{error}");
+    fs::remove_file(mount.path().join("filler")).unwrap();
+    let Opened::Work(work) = WorkDir::open(options(&out, 1, true, false), &large()).unwrap() else { panic!() };
+    assert_eq!(work.finished().into_keys().collect::<Vec<_>>(), ["a"]);
+    work.write_at(1, 4096, &bytes).unwrap();
+}

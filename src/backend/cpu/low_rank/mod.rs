@@ -43,6 +43,9 @@ pub trait ReadRuns {
     /// # Errors
     /// If a source cannot be read.
     fn run(&mut self, start: u64, len: usize, take: &mut dyn FnMut(&Sources<'_>)) -> Result<()>;
+
+    /// The tensor will be read so many times more than [`passes`] says.
+    fn again(&mut self, _passes: u64) {}
 }
 
 /// Takes the factors (left m×k, right n×k) of the low-rank part of a model, L_t = left rightᵀ. The columns of both are
@@ -67,10 +70,24 @@ pub fn passes(work: &LowRank, (m, n): (u64, u64), wide: bool) -> u64 {
     }
 }
 
+/// How often [`merge`] reads the sources at most: where float32 has no certificate for any task.
+pub fn most_passes(work: &LowRank, (m, n): (u64, u64), wide: bool) -> u64 {
+    let shape = Shape { m: m as usize, n: n as usize };
+    let again = match work.rule {
+        MatrixRule::Truncate(rank) => truncated::more_passes(shape, work.weights.len() as u64, rank, wide),
+        _ => 0,
+    };
+    passes(work, (m, n), wide) + again
+}
+
 /// Bytes that a thread keeps for the packed operands of its matrix products, at most: both sides of a product, 512 of its
 /// depth at a time. The matrix library keeps them for each thread until it ends.
+///
+/// Products are as deep as a panel where both sides are short (Gram matrices), and no deeper than the short side where one is long.
 pub fn packing_bytes(m: u64, n: u64) -> u64 {
-    8 * 512 * (m + n)
+    const DEPTH: u64 = 512;
+    let short = m.min(n);
+    8 * (DEPTH * 2 * short).max(DEPTH.min(short) * (m + n))
 }
 
 /// Floating-point operations of [`merge`] on an m×n matrix.

@@ -41,6 +41,11 @@ impl<'a, C: Widen> TaskVectors<'a, C> {
         self.work.weights.len()
     }
 
+    /// Sources will be read so many times more than was planned.
+    pub fn again(&mut self, passes: u64) {
+        self.source.again(passes);
+    }
+
     /// Loads a panel, row-major: A_t of the tasks in `wanted` into `parts` (one each), and what they are measured from into
     /// `origin` if asked for.
     ///

@@ -288,3 +288,11 @@ fn memory_and_work_grow_with_the_matrix_and_algorithms_are_named() {
     assert!(bytes(&cart, (4096, 4096), false) > bytes(&cart, (768, 3072), false));
     assert!(operations(&cart, (768, 3072), false) > 8.0 * 768.0 * 768.0 * 3072.0);
 }
+
+#[test]
+fn packed_operands_of_thin_matrices_are_small() {
+    assert_eq!(packing_bytes(4096, 14336), 8 * 512 * (4096 + 14336));
+    assert_eq!(packing_bytes(4, 25_000), 8 * 4 * 25_004);
+    assert_eq!(packing_bytes(25_000, 4), packing_bytes(4, 25_000));
+    assert_eq!(packing_bytes(100, 101), 8 * 512 * 200);
+}

@@ -28,6 +28,8 @@ use crate::ops::{LowRank, LowRankFacts, Rank, Real};
 
 /// Bytes of Gram matrices that are summed at the same time, about: with more tasks the sources are read again.
 const GRAM_BYTES: u64 = 64 << 20;
+/// How often [`exact`] reads the sources: for a Gram matrix and for a product.
+const EXACT_PASSES: u64 = 2;
 /// Side of a Gram matrix below which f32 gains nothing.
 const LEAST_SIDE: usize = 64;
 /// Rows of the products that are widened to f64 at a time.
@@ -104,6 +106,9 @@ pub fn decompose<C: Widen + RealField>(vectors: &mut TaskVectors<'_, C>, rank: R
         }
         Decomposition::Leading | Decomposition::Full => all.resize_with(models, || None),
     }
+    if matches!(decomposition, Decomposition::Certified { .. }) {
+        vectors.again(EXACT_PASSES * all.iter().filter(|done| done.is_none()).count() as u64);
+    }
     let all = all.into_iter().enumerate().map(|(t, done)| match done {
         Some(done) => Ok(done),
         None => exact(vectors, t, rank),
@@ -118,6 +123,14 @@ pub fn passes(shape: Shape, models: u64, rank: Rank, wide: bool) -> u64 {
         Decomposition::Leading | Decomposition::Full => models,
     };
     2 * groups + 1
+}
+
+/// How often sources are read beyond [`passes`] where no task has a certificate.
+pub fn more_passes(shape: Shape, models: u64, rank: Rank, wide: bool) -> u64 {
+    match Decomposition::of(shape, rank, wide) {
+        Decomposition::Certified { .. } => EXACT_PASSES * models,
+        Decomposition::Leading | Decomposition::Full => 0,
+    }
 }
 
 /// Tasks whose Gram matrices, in f32, are summed in one reading of the sources.
