@@ -116,6 +116,8 @@ pub struct Error {
     at: Box<Place>,
     /// Whether taking less of a device's memory may mend it.
     lacks_device_memory: bool,
+    /// Whether a device computed wrongly, so that what it made cannot be kept.
+    has_wrong_result: bool,
 }
 
 impl Error {
@@ -127,6 +129,7 @@ impl Error {
             hints: Vec::new(),
             at: Box::default(),
             lacks_device_memory: false,
+            has_wrong_result: false,
         }
     }
 
@@ -213,6 +216,18 @@ impl Error {
     /// Whether taking less of a device's memory may mend it.
     pub fn is_out_of_device_memory(&self) -> bool {
         self.lacks_device_memory
+    }
+
+    /// The same error, as one of a device that computed wrongly.
+    #[must_use]
+    pub fn of_wrong_result(mut self) -> Self {
+        self.has_wrong_result = true;
+        self
+    }
+
+    /// Whether a device computed wrongly, so that what it made cannot be kept.
+    pub fn is_of_wrong_result(&self) -> bool {
+        self.has_wrong_result
     }
 
     /// The same error, said to have come up at a tensor unless it is known to be about one.

@@ -71,6 +71,8 @@ pub mod checkpoint;
 #[doc(hidden)]
 pub mod cli;
 #[doc(hidden)]
+pub mod cost;
+#[doc(hidden)]
 pub mod dtype;
 #[doc(hidden)]
 pub mod engine;
@@ -99,6 +101,7 @@ pub mod recipe;
 pub mod report;
 mod run;
 pub mod saliency;
+pub mod selfcheck;
 mod source;
 mod suggest;
 mod tokenizer;

@@ -83,6 +83,7 @@ def merge(
     part: None = None,
     device: Optional[str] = None,
     device_memory: Optional[Size] = None,
+    audit: Union[int, str, None] = None,
     threads: Optional[int] = None,
     memory_budget: Optional[Size] = None,
     seed: Optional[int] = None,
@@ -136,6 +137,7 @@ def merge(
         part=part,
         device=device,
         device_memory=device_memory,
+        audit=audit,
         threads=threads,
         memory_budget=memory_budget,
         seed=seed,
@@ -155,6 +157,7 @@ def plan(
     *,
     device: Optional[str] = None,
     device_memory: Optional[Size] = None,
+    card: Optional[str] = None,
     threads: Optional[int] = None,
     memory_budget: Optional[Size] = None,
     seed: Optional[int] = None,
@@ -163,11 +166,15 @@ def plan(
     download: bool = False,
     moe_layout: Optional[str] = None,
 ) -> Plan:
-    """What a merge would do: tensors, bytes, memory. Reads headers only, and with `download` fetches no more of the Hub's models."""
+    """What a merge would do: tensors, bytes, memory; with `card`, such as `h100-sxm`, seconds on one.
+
+    Reads headers only, and with `download` fetches no more of the Hub's models.
+    """
     source, stdin = _recipe(recipe)
     options = _options(
         device=device,
         device_memory=device_memory,
+        card=card,
         threads=threads,
         memory_budget=memory_budget,
         seed=seed,
@@ -316,9 +323,9 @@ def methods(name: Optional[str] = None) -> List[KnownMethod]:
     return _read(Methods, _run("methods", [] if name is None else ["--", name])).methods
 
 
-def devices() -> Devices:
-    """What this machine computes on, and what a job may use of it by default."""
-    return _read(Devices, _run("devices", []))
+def devices(*, check: bool = False) -> Devices:
+    """What this machine computes on, and what a job may use of it by default. `check` compares every operation of each GPU with the CPU."""
+    return _read(Devices, _run("devices", _options(check=check)))
 
 
 def _path(path: Path) -> str:

@@ -20,6 +20,11 @@ def number(value, unit):
     return f"{value / 1e9:.1f} GB/s" if unit == "bytes" else f"{value / 1e12:.2f} TFLOP/s"
 
 
+def predicted(row):
+    """What the card's published rates let expect."""
+    return "–" if row.get("predicted") is None else number(row["predicted"], row["unit"])
+
+
 def share(value):
     return "–" if value is None else f"{100 * value:.0f} %"
 
@@ -36,31 +41,32 @@ def element_wise(results):
     torch, found = results.get("torch"), {}
     if isinstance(torch, dict):
         found = torch["found"]
-    out = [["path", "merganser", "of its limit", "PyTorch", "ratio"]]
+    out = [["path", "merganser", "predicted", "of its limit", "PyTorch", "ratio"]]
     for name, row in rows_of(results.get("rates")).items():
         if row["limit"] is None:
             continue
         method, _, way = name.partition(", streamed")
         theirs = found.get(method, {}).get("streamed" if name != method else "resident")
         kind = "from the host and back" if name != method else "on the device"
-        out.append([f"{method}, {kind}", number(row["rate"], row["unit"]), share(row["of_limit"]),
+        out.append([f"{method}, {kind}", number(row["rate"], row["unit"]), predicted(row), share(row["of_limit"]),
                     "–" if theirs is None else number(theirs, "bytes"), "–" if theirs is None else f"{row['rate'] / theirs:.1f}"])
     return out
 
 
 def cart(results):
-    out = [["CART, whole merges", "seconds", "rate", "of f64 product", "PyTorch's SVDs, s", "ratio"]]
+    out = [["CART, whole merges", "seconds", "rate", "predicted", "of f64 product", "PyTorch's SVDs, s", "ratio"]]
     for name in ("vit-l-14", "llama-8b"):
         ours = [row for row in rows_of(results.get(f"cart {name}")).values() if row["name"].startswith("cart")]
         theirs = results.get(f"torch {name}")
-        row = [name, "–", "–", "–", "–", "–"]
+        row = [name, "–", "–", "–", "–", "–", "–"]
         if ours:
             seconds = ours[0]["work"] / ours[0]["rate"]
-            row = [ours[0]["name"], f"{seconds:.1f}", number(ours[0]["rate"], ours[0]["unit"]), share(ours[0]["of_limit"]), "–", "–"]
+            row = [ours[0]["name"], f"{seconds:.1f}", number(ours[0]["rate"], ours[0]["unit"]), predicted(ours[0]), share(ours[0]["of_limit"]), "–",
+                   "–"]
         if isinstance(theirs, dict):
             found = theirs["found"]
-            row[4] = f"{found['seconds']:.1f} ({found['measured']} of {found['matrices']} measured)"
-            row[5] = f"{found['seconds'] / seconds:.1f}" if ours else "–"
+            row[5] = f"{found['seconds']:.1f} ({found['measured']} of {found['matrices']} measured)"
+            row[6] = f"{found['seconds'] / seconds:.1f}" if ours else "–"
         out.append(row)
     return out
 
@@ -82,8 +88,9 @@ def table(results):
              + (f"PyTorch {torch}" if torch else "no PyTorch") + f"; {results['seconds']:.0f} s"]
     if device["stand_in"]:
         parts.append("THIS IS THE STAND-IN, NO GPU: THE NUMBERS MEAN NOTHING.")
-    limits = [["limit", "rate"]]
-    limits += [[name, number(row["rate"], row["unit"])] for name, row in rows_of(results.get("rates")).items() if row["limit"] is None]
+    limits = [["limit", "rate", "predicted"]]
+    limits += [[name, number(row["rate"], row["unit"]), predicted(row)] for name, row in rows_of(results.get("rates")).items()
+               if row["limit"] is None]
     parts += [aligned(block) for block in (limits, element_wise(results), cart(results)) if len(block) > 1]
     parts += notes(results)
     return "\n\n".join(parts[:-len(notes(results))] if notes(results) else parts) + "".join(f"\n{note}" for note in notes(results))

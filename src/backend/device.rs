@@ -242,7 +242,8 @@ impl Device {
         self.why.is_some()
     }
 
-    fn of_cuda(devices: Vec<CudaDevice>, missing: Vec<(&'static str, String)>, why: Option<String>) -> Self {
+    /// These devices, whatever they lack.
+    pub fn of_cuda(devices: Vec<CudaDevice>, missing: Vec<(&'static str, String)>, why: Option<String>) -> Self {
         let names: Vec<String> = devices.iter().map(CudaDevice::label).collect();
         Self { name: names.join(", "), backend: "cuda", why, cuda: devices, missing }
     }

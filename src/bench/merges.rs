@@ -194,7 +194,12 @@ pub(super) fn cart(bench: &mut Bench<'_>) -> Result<()> {
         plan.tensors.iter().map(of).sum()
     };
     let name = format!("cart, {}, rank ratio {RANK_RATIO}, files to files", family.name);
-    let row = Row::new(name, threads, Unit::Operations, operations(&plan()?), Some(limit));
+    let mut row = Row::new(name, threads, Unit::Operations, operations(&plan()?), Some(limit));
+    if !device.cuda.is_empty() {
+        let mut expected = plan()?;
+        engine::plan_for_devices(&mut expected, device, None)?;
+        row.predicted = expected.prediction().map(|prediction| row.work / prediction.seconds);
+    }
     let out = folder.0.join("out");
     bench.measure_long(row, |stop| {
         let started = Instant::now();

@@ -21,6 +21,8 @@ use serde::Serialize;
 
 use crate::backend::cpu::ram;
 use crate::backend::device::Device;
+#[cfg(feature = "cuda")]
+use crate::cost::cards::{self, Card};
 use crate::engine::Stop;
 use crate::error::{Error, Result};
 use crate::units::format_bytes;
@@ -90,6 +92,8 @@ pub struct Row {
     pub limit: Option<&'static str>,
     /// `rate` over that limit's: on as many threads where it was measured so.
     pub of_limit: Option<f64>,
+    /// The rate that is predicted from the card's published rates ([`crate::cost`]); `None` where nothing is.
+    pub predicted: Option<f64>,
 }
 
 /// All measurements of a run.
@@ -175,6 +179,12 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    /// The card that is measured, if its rates are known.
+    #[cfg(feature = "cuda")]
+    fn card(&self) -> Option<&'static Card> {
+        cards::of_device(&self.settings.device.cuda.first()?.name)
+    }
+
     /// Takes the block of memory, filled with noise by the first to take it; to be put back in [`Bench::block`].
     fn take_block(&mut self) -> Result<Vec<u8>> {
         let mut block = std::mem::take(&mut self.block);
@@ -247,7 +257,14 @@ impl Row {
     }
 
     fn new(name: impl Into<String>, threads: usize, unit: Unit, work: f64, limit: Option<&'static str>) -> Self {
-        Self { name: name.into(), threads, unit, work, seconds: Vec::new(), rate: 0.0, limit, of_limit: None }
+        let (name, seconds) = (name.into(), Vec::new());
+        Self { name, threads, unit, work, seconds, rate: 0.0, limit, of_limit: None, predicted: None }
+    }
+
+    /// The same with what a card is predicted to reach, where it is known.
+    #[cfg(feature = "cuda")]
+    fn predicted(self, rate: Option<f64>) -> Self {
+        Self { predicted: rate, ..self }
     }
 }
 

@@ -32,7 +32,8 @@ Of a CUDA device the limits are copies over the bus, from and to page-locked and
 products of matrices, and cuSOLVER's eigenvectors, counted as 9 n³ operations. `kernels` are paths over data that lies on the \
 device, beside its own copy, timed by its own clock, with what the host does between launches. `streamed` are the same from the host's memory \
 through page-locked slots and eight lanes to the host's memory, as a merge has it but for files; they count the bytes that go to the device, beside \
-the page-locked copy there. Results are compared with the CPU's.
+the page-locked copy there. Results are compared with the CPU's. Of cards that `merganser plan --card` knows, what their published rates let expect stands \
+beside what was measured.
 
 `--cart` merges whole checkpoints, written into DIR and removed again, from files to files; operations are those that \
 `merganser plan` counts. small: what fits into SIZE, three fine-tunes. vit-l-14: matrices of eight ViT-L/14 (6 GB of files). \
@@ -163,27 +164,30 @@ fn document(settings: &Settings, report: &Report) -> BenchDocument {
 }
 
 fn in_words(settings: &Settings, report: &Report) -> String {
-    let mut limits = Table::new(&[
-        ("limit", Align::Left),
-        ("threads", Align::Right),
-        ("seconds", Align::Right),
-        ("rate", Align::Right),
-    ]);
-    let mut paths = Table::new(&[
-        ("path", Align::Left),
-        ("seconds", Align::Right),
-        ("rate", Align::Right),
-        ("of its limit", Align::Right),
-        ("limit", Align::Left),
-    ]);
+    let (left, right) = (Align::Left, Align::Right);
+    // A column of nothing but dashes tells nothing: of the CPU nothing is predicted.
+    let is_predicted = report.rows.iter().any(|row| row.predicted.is_some());
+    let expected = if is_predicted { vec![("predicted", right)] } else { Vec::new() };
+    let columns = |first: &[(&'static str, Align)], last: &[(&'static str, Align)]| {
+        [first, &[("seconds", right), ("rate", right)], &expected[..], last].concat()
+    };
+    let mut limits = Table::new(&columns(&[("limit", left), ("threads", right)], &[]));
+    let mut paths = Table::new(&columns(&[("path", left)], &[("of its limit", right), ("limit", left)]));
     for row in &report.rows {
-        let (name, threads) = (row.name.clone(), row.threads.to_string());
-        let seconds = format!("{:.6}", row.median());
+        let mut cells = vec![row.name.clone()];
+        if row.limit.is_none() {
+            cells.push(row.threads.to_string());
+        }
+        cells.extend([format!("{:.6}", row.median()), rate(row)]);
+        if is_predicted {
+            cells.push(predicted(row));
+        }
         match row.limit {
-            None => limits.row(vec![name, threads, seconds, rate(row)]),
+            None => limits.row(cells),
             Some(limit) => {
-                let share = row.of_limit.map_or("–".into(), |share| format!("{:.0} %", 100.0 * share));
-                paths.row(vec![name, seconds, rate(row), share, limit.to_owned()]);
+                cells.push(row.of_limit.map_or("–".into(), |share| format!("{:.0} %", 100.0 * share)));
+                cells.push(limit.to_owned());
+                paths.row(cells);
             }
         }
     }
@@ -204,8 +208,17 @@ fn in_words(settings: &Settings, report: &Report) -> String {
 }
 
 fn rate(row: &Row) -> String {
-    match row.unit {
-        Unit::Bytes => format!("{:.2} GB/s", row.rate / 1e9),
-        Unit::Operations => format!("{:.1} GFLOP/s", row.rate / 1e9),
+    in_units(row.unit, row.rate)
+}
+
+/// What the card's published rates let expect, where they do.
+fn predicted(row: &Row) -> String {
+    row.predicted.map_or("–".into(), |rate| in_units(row.unit, rate))
+}
+
+fn in_units(unit: Unit, rate: f64) -> String {
+    match unit {
+        Unit::Bytes => format!("{:.2} GB/s", rate / 1e9),
+        Unit::Operations => format!("{:.1} GFLOP/s", rate / 1e9),
     }
 }

@@ -4,13 +4,15 @@ use clap::Args;
 use serde::Serialize;
 
 use super::document::{Document, print_document};
+use super::log::Log;
 use super::print::print;
 use super::scheduler::Grant;
 use super::{JsonFlag, default_budget, setup};
 use crate::backend::cpu::{features, ram};
-use crate::backend::device::{self, Cuda, CudaDevice};
+use crate::backend::device::{self, Cuda, CudaDevice, Request};
 use crate::error::Result;
 use crate::instructions::Instructions;
+use crate::selfcheck::{self, Checked, Operation};
 use crate::units::format_bytes;
 
 /// Show what this machine can compute on, and what is missing
@@ -18,21 +20,79 @@ use crate::units::format_bytes;
 #[command(after_help = "\
 Examples:
   merganser devices
-  merganser devices --json | jq .memory_budget")]
+  merganser devices --json | jq .memory_budget
+  merganser devices --check
+
+--check merges a small family of checkpoints by every method, with every choice of its parameters, on each CUDA device and on the CPU, and \
+compares: bit for bit where that is promised, within the bound of the method for matrices. Status 3 if anything differs. What passed is \
+remembered by device, driver and build, and manifests of merges state it.")]
 pub(super) struct Devices {
+    /// Compare everything that each CUDA device computes with the CPU
+    #[arg(long)]
+    check: bool,
     #[command(flatten)]
     json: JsonFlag,
 }
 
 impl Devices {
-    pub fn run(self) -> Result<u8> {
+    pub fn run(self, log: &Log) -> Result<u8> {
+        let checks = if self.check { Some(check(log)?) } else { None };
+        let passed = checks.iter().flatten().all(|checked| checked.passed);
         if self.json.json {
-            print_document(Vec::new(), document())?
+            print_document(Vec::new(), DevicesDocument { checks, ..document() })?
         } else {
-            print(&in_words())?
+            print(&checks.as_deref().map_or_else(in_words, checks_in_words))?
         }
-        Ok(0)
+        Ok(if passed { 0 } else { DIFFERS })
     }
+}
+
+/// The exit code where a device computes something else than the CPU.
+const DIFFERS: u8 = 3;
+
+/// Checks every usable device, one after another.
+fn check(log: &Log) -> Result<Vec<Checked>> {
+    let stop = setup::signals()?;
+    let device = device::choose(Request::Cuda(None))?;
+    let mut all = Vec::with_capacity(device.cuda.len());
+    for one in &device.cuda {
+        let label = one.label();
+        let mut tell = |operation: &Operation| {
+            if !log.quiet {
+                tracing::info!(
+                    "{label}: {}: {}",
+                    operation.name,
+                    operation.problem.as_deref().unwrap_or("as on the CPU")
+                );
+            }
+        };
+        all.push(selfcheck::check(one, &device.missing, &stop, &mut tell)?);
+    }
+    Ok(all)
+}
+
+fn checks_in_words(checks: &[Checked]) -> String {
+    let mut text = String::new();
+    for checked in checks {
+        let (count, seconds) = (checked.operations.len(), checked.seconds);
+        let same: usize = checked.operations.iter().map(|o| o.same_bits).sum();
+        let near: usize = checked.operations.iter().map(|o| o.within_bound).sum();
+        let furthest = checked.operations.iter().map(|o| o.furthest).fold(0.0, f64::max);
+        let verdict = if checked.passed { "computes what the CPU does" } else { "DOES NOT COMPUTE WHAT THE CPU DOES" };
+        text += &format!("{}: {verdict}\n", checked.device);
+        text += &format!(
+            "  {count} merges in {seconds:.1} s: {same} tensors of the same bits, {near} matrices at most {furthest:.1e} apart\n"
+        );
+        for operation in &checked.operations {
+            if let Some(problem) = &operation.problem {
+                text += &format!("  {}: {problem}\n", operation.name);
+            }
+        }
+        for what in &checked.left_out {
+            text += &format!("  not checked: {what}\n");
+        }
+    }
+    text
 }
 
 /// The document of this machine.
@@ -48,6 +108,8 @@ pub(super) struct DevicesDocument {
     /// What a batch system grants this job.
     batch_system: BatchSystem,
     cuda: CudaFound,
+    /// What `--check` found of each device; null without it.
+    checks: Option<Vec<Checked>>,
 }
 
 impl Document for DevicesDocument {
@@ -158,6 +220,7 @@ fn document() -> DevicesDocument {
             memory_by: grant.memory.map(|(_, name)| name),
         },
         cuda: cuda(&Cuda::find().measured()),
+        checks: None,
     }
 }
 

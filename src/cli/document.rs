@@ -66,16 +66,18 @@ pub(super) struct Device {
     /// The instruction set of the loops that computed on the CPU: `portable`, `avx2` or `avx512`; null of outputs that do not
     /// state it.
     instructions: Option<String>,
+    /// When `merganser devices --check` last found these devices right; null where it has not.
+    check: Option<String>,
+    /// What of the devices' work the CPU has done again, with the same result; null for the CPU.
+    audit: Option<manifest::Audit>,
+    /// Why devices that were to do some of it did not; null where none failed.
+    left: Option<String>,
 }
 
 impl From<&manifest::Device> for Device {
     fn from(of: &manifest::Device) -> Self {
-        Self {
-            name: of.name.clone(),
-            backend: of.backend.clone(),
-            memory_bytes: of.memory_bytes,
-            instructions: of.instructions.clone(),
-        }
+        let manifest::Device { name, backend, memory_bytes, instructions, check, audit, left } = of.clone();
+        Self { name, backend, memory_bytes, instructions, check, audit, left }
     }
 }
 
@@ -121,6 +123,8 @@ pub(super) struct Output {
     /// Tensors that an earlier run had finished.
     resumed_tensors: usize,
     device: Device,
+    /// Whether the same command gives the same bytes: not where matrices were merged elsewhere than planned.
+    reproducible: bool,
     threads: usize,
     memory_budget: u64,
     created: String,
@@ -140,6 +144,7 @@ impl Output {
             already_done,
             resumed_tensors,
             device: (&manifest.device).into(),
+            reproducible: manifest.reproducible,
             threads: manifest.threads,
             memory_budget: manifest.memory_budget,
             created: manifest.created.clone(),

@@ -17,7 +17,7 @@ use crate::backend::device::Device;
 use crate::engine::{self, Done, Outcome, Progress};
 use crate::error::{Cause, Error, Result};
 use crate::output::Share;
-use crate::plan::Plan;
+use crate::plan::{AUDITED, Plan};
 use crate::recipe::Recipe;
 use crate::units::format_bytes;
 
@@ -48,6 +48,10 @@ pub(super) struct Merge {
     /// all see; the last one finishes OUT. auto/N takes I from a batch system's array index. Implies --resume
     #[arg(long, value_name = "I/N")]
     part: Option<PartArg>,
+    /// Segments of 65536 elements that devices merged and the CPU merges again, chosen by the seed; a difference ends the merge.
+    /// With them one matrix in 256. none: nothing
+    #[arg(long, value_name = "N|none", default_value_t = Audit(Some(AUDITED)), allow_negative_numbers = true)]
+    audit: Audit,
     /// Go on with an interrupted merge into OUT; start where there is none
     #[arg(long)]
     resume: bool,
@@ -58,6 +62,33 @@ pub(super) struct Merge {
     progress: ProgressArgs,
     #[command(flatten)]
     json: JsonFlag,
+}
+
+/// What `--audit` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Audit(Option<u64>);
+
+impl std::str::FromStr for Audit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self(None)),
+            number => match number.parse() {
+                Ok(0) | Err(_) => Err("expected a whole number above 0, or `none`".into()),
+                Ok(segments) => Ok(Self(Some(segments))),
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for Audit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(segments) => write!(f, "{segments}"),
+            None => f.write_str("none"),
+        }
+    }
 }
 
 impl Merge {
@@ -85,7 +116,17 @@ impl Merge {
         let documents = before::merge(&self.plan, &mut recipe, &out, self.resume, &stop)?;
         let mut plan = self.plan.plan_of(recipe)?;
         plan.files.without_tokenizer = !self.mergekit.copies_tokenizer && plan.recipe.tokenizer.is_none();
+        plan.audit = self.audit.0;
+        plan.strict = self.plan.strict;
         let device = device.suited_to(plan.decomposes_on_devices())?;
+        if device.may_be_left() {
+            engine::plan_for_devices(&mut plan, &device, self.device.device_memory)?;
+        }
+        // What was found may have nothing to do.
+        let device = match (&plan.choice, device.cuda.is_empty()) {
+            (Some(choice), false) if !choice.devices => Device::cpu(Some(choice.why.clone())),
+            _ => device,
+        };
         announce(&device, &plan);
         detail(&plan);
         if let Some((part, of)) = part {
@@ -234,6 +275,15 @@ fn in_words(done: &Done) -> String {
     );
     if done.resumed > 0 {
         text += &format!("{} of them had been merged before the interruption\n", done.resumed);
+    }
+    if let Some(audit) = done.manifest.device.audit.filter(|audit| audit.segments + audit.matrices > 0) {
+        text += &format!(
+            "audited on the CPU, with the same result: {} of {} segments, {} of {} matrices\n",
+            audit.segments, audit.of_segments, audit.matrices, audit.of_matrices
+        );
+    }
+    if !done.manifest.reproducible {
+        text += "not reproducible: matrices were merged elsewhere than planned, as the manifest says of each\n";
     }
     text
 }

@@ -136,7 +136,7 @@ impl Cli {
             Command::Compare(args) => args.run(&self.log),
             Command::Verify(args) => args.run(&self.log),
             Command::Methods(args) => args.run(),
-            Command::Devices(args) => args.run(),
+            Command::Devices(args) => args.run(&self.log),
             Command::Bench(args) => args.run(&self.log),
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),
@@ -182,7 +182,8 @@ impl Threads {
 /// `--device` and `--device-memory`.
 #[derive(Debug, Args)]
 struct DeviceArgs {
-    /// Where to compute: auto, cpu, cuda or cuda:N. `cuda` never falls back to the CPU
+    /// Where to compute: auto, cpu, cuda or cuda:N. `auto` gives devices the matrices where the merge is predicted to end sooner so;
+    /// `cuda` gives them everything and never falls back to the CPU
     #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = clap::value_parser!(device::Request))]
     device: device::Request,
     /// Bound on the memory taken of each CUDA device, such as 8GiB [default: what the plan has use for, of what is free]
@@ -213,7 +214,8 @@ struct PlanArgs {
     /// Split the output above this size
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size, allow_negative_numbers = true)]
     shard_size: u64,
-    /// Take warnings that are known before the merge for errors: of a key without effect, of sources that do not belong together
+    /// Take warnings that are known before the merge for errors: of a key without effect, of sources that do not belong
+    /// together; never merge matrices elsewhere than planned
     #[arg(long)]
     strict: bool,
     /// Fetch models of the Hugging Face Hub that are not in its cache; `plan` fetches headers and small files alone. Also by

@@ -6,7 +6,7 @@ use std::thread::Scope;
 use super::writer::Written;
 use super::{Done, Engine, Outcome, Progress, Request, Stop};
 use crate::backend::device::Device;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Cause, Error, Kind, Result};
 use crate::plan::Plan;
 
 #[cfg(feature = "cuda")]
@@ -33,7 +33,8 @@ pub struct Target<'a> {
     pub device_memory: Option<u64>,
 }
 
-/// Tells a plan what devices will do of it, without opening them.
+/// Tells a plan what devices will do of it, without opening them: of devices that were found and not asked for what ends the
+/// merge sooner, which may be nothing.
 ///
 /// # Errors
 /// `Input` if the budget does not hold what lanes take of the host's memory.
@@ -43,16 +44,21 @@ pub fn plan_for_devices(plan: &mut Plan, device: &Device, device_memory: Option<
         return Ok(());
     }
     #[cfg(feature = "cuda")]
-    return super::lanes::expect(plan, &device.cuda, device_memory);
+    {
+        plan.by_step = device.may_be_left();
+        super::lanes::expect(plan, &device.cuda, device_memory)?;
+        if plan.by_step { plan.choose(&device.cuda) } else { Ok(()) }
+    }
     #[cfg(not(feature = "cuda"))]
     Err(no_cuda())
 }
 
 /// As [`super::merge()`], on CUDA devices. Where a device runs out of memory in the midst, less of it is taken and the merge
-/// goes on with what is not finished. Where one cannot be opened that was found and not asked for, the CPU does it all.
+/// goes on with what is not finished. Where devices that were found and not asked for cannot be opened, or fail in the midst, the CPU
+/// goes on in their stead.
 ///
 /// # Errors
-/// Whatever stops the merge; what is finished is kept for `--resume`.
+/// Whatever stops the merge; what is finished is kept for `--resume`, unless a device computed wrongly.
 pub fn merge_on_devices(
     plan: &mut Plan,
     device: &Device,
@@ -75,15 +81,28 @@ pub fn merge_part_on_devices(
     stop: &Stop,
 ) -> Result<Outcome> {
     let Target { out, mut resume, overwrite, mut device_memory } = target;
+    let on_the_cpu = |plan: &mut Plan, error: Error, resume| {
+        if plan.strict && plan.has_matrices_on_devices() {
+            return Err(error.hint(
+                "without --strict the CPU goes on, with bytes of matrices that differ within the method's bound",
+            ));
+        }
+        let note = format!("{error}; the CPU computes in its stead");
+        tracing::warn!("{note}");
+        // Told now, and once: documents have it among the warnings of the plan.
+        plan.warnings.push(note);
+        plan.leave_devices(&error.to_string())?;
+        let done = super::merge(&Request { plan, out, resume, overwrite }, progress, stop)?;
+        Ok(Outcome::Done(Box::new(done)))
+    };
+    // What went wrong with a device, which the CPU can do without.
+    let may_go_on = |error: &Error| {
+        device.may_be_left() && error.cause() == Cause::Device && !error.is_of_wrong_result() && stop.signal().is_none()
+    };
     for round in 0.. {
         let gpus = match open(plan, device, device_memory) {
             Err(error) if device.may_be_left() && plan.part.is_none() && error.kind() == Kind::Environment => {
-                let note = format!("{error}; the CPU computes in its stead");
-                tracing::warn!("{note}");
-                plan.leave_devices()?;
-                let mut done = super::merge(&Request { plan, out, resume, overwrite }, progress, stop)?;
-                done.notes.push(note);
-                return Ok(Outcome::Done(Box::new(done)));
+                return on_the_cpu(plan, error, resume);
             }
             opened => opened?,
         };
@@ -94,6 +113,10 @@ pub fn merge_part_on_devices(
                 let smaller = smallest(&gpus) / 2;
                 tracing::warn!("{error}; going on with {smaller} bytes of device memory");
                 (device_memory, resume) = (Some(smaller), true);
+            }
+            Err(error) if plan.part.is_none() && may_go_on(&error) => {
+                drop(gpus);
+                return on_the_cpu(plan, error, true);
             }
             done => return done,
         }

@@ -14,10 +14,10 @@ use crate::output::source_digest::{from_hex, to_hex};
 use crate::output::{
     Copies, JournalEntry, OpenOptions, Opened, PartDone, PartEnd, PartTotals, Share, SourceDigests, WorkDir,
 };
-use crate::plan::{Factors, Plan, SourceTensor};
+use crate::plan::{Factors, Plan, SourceTensor, TensorPlan};
 use crate::report::card::{Card, CardModel};
 use crate::report::manifest::{
-    Device, DigestKinds, Manifest, OutputTensor, Phase, SCHEMA, Source, SourceFile, Timings, Totals,
+    Audit, Device, DigestKinds, Manifest, OutputTensor, Phase, SCHEMA, Source, SourceFile, Timings, Totals,
 };
 use crate::report::time::rfc3339;
 
@@ -136,14 +136,35 @@ pub(crate) fn merge_with(
         tracing::info!("going on: {resumed} of {all} tensors were finished before");
     }
     let prepared = started.elapsed();
-    let result = run(plan, gpus, &work, progress, stop)
-        .and_then(|()| plan.sources.iter().try_for_each(|source| source.checkpoint.check_unchanged()));
-    let merged = started.elapsed();
-    let result = result.and_then(|()| work.sync()).map_err(|error| with_resume_hint(error, &work));
-    if let Err(error) = result {
+    if plan.strict
+        && let Some(tensor) = elsewhere(plan, &work.finished())
+    {
+        let error = Error::input(format!(
+            "an earlier run merged the matrix `{tensor}` on another device than this one would, and --strict has all bytes be \
+             those of one plan"
+        ));
         work.abandon();
-        return Err(error);
+        return Err(error.because(Cause::Device).hint("go on without --strict, or start anew with --overwrite"));
     }
+    let result = run(plan, gpus, &work, progress, stop).and_then(|audit| {
+        plan.sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())?;
+        Ok(audit)
+    });
+    let merged = started.elapsed();
+    let result = result.and_then(|audit| work.sync().map(|()| audit));
+    let audit = match result {
+        Ok(audit) => audit,
+        Err(error) if error.is_of_wrong_result() => {
+            // What the device made before is no better, and what the CPU made is soon made again.
+            work.discard()?;
+            return Err(error);
+        }
+        Err(error) => {
+            let error = with_resume_hint(error, &work);
+            work.abandon();
+            return Err(error);
+        }
+    };
     let synced = started.elapsed();
 
     let phase = |name: &str, seconds: std::time::Duration| Phase { name: name.into(), seconds: seconds.as_secs_f64() };
@@ -167,7 +188,7 @@ pub(crate) fn merge_with(
         None => Copies::default(),
     };
     plan.files.apply(&mut copies)?;
-    let manifest = manifest(plan, &work.finished(), timings)?;
+    let manifest = manifest(plan, &work.finished(), timings, audit)?;
     let mut differing = integers::notes(plan)?;
     differing.extend(damage::vanished(plan, &manifest)?);
     let title = request.out.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -206,7 +227,7 @@ fn with_resume_hint(error: crate::Error, work: &WorkDir) -> crate::Error {
     if says_so || error.kind() == crate::error::Kind::Input { error } else { error.hint(hint) }
 }
 
-fn manifest(plan: &Plan, finished: &HashMap<String, JournalEntry>, timings: Timings) -> Result<Manifest> {
+fn manifest(plan: &Plan, finished: &HashMap<String, JournalEntry>, timings: Timings, audit: Audit) -> Result<Manifest> {
     let mut tensors = Vec::with_capacity(plan.tensors.len());
     let mut totals = Totals { tensors: plan.tensors.len(), ..Totals::default() };
     for (i, tensor) in plan.tensors.iter().enumerate() {
@@ -238,7 +259,7 @@ fn manifest(plan: &Plan, finished: &HashMap<String, JournalEntry>, timings: Timi
         recipe: plan.recipe.to_json(),
         recipe_text: plan.recipe.text.clone(),
         sources: sources(plan, finished)?,
-        device: device(plan),
+        device: device(plan, audit),
         threads: plan.memory.threads,
         memory_budget: plan.options.memory_budget,
         seed: plan.options.seed,
@@ -247,16 +268,42 @@ fn manifest(plan: &Plan, finished: &HashMap<String, JournalEntry>, timings: Timi
         tensors,
         totals,
         matrices: plan.coverage(),
+        reproducible: elsewhere(plan, finished).is_none(),
     })
 }
 
+/// The first matrix that was merged elsewhere than planned: by an earlier run on another device, or on the CPU since a device
+/// failed. Element-wise results are the same everywhere.
+fn elsewhere<'a>(plan: &'a Plan, finished: &HashMap<String, JournalEntry>) -> Option<&'a str> {
+    let was_there = |i: usize| match (&plan.left, &plan.devices) {
+        (Some(left), _) => left.was_there[i],
+        (None, Some(on)) => on.has(i),
+        (None, None) => false,
+    };
+    let is_elsewhere = |(i, tensor): &(usize, &TensorPlan)| {
+        let on_device =
+            |entry: &JournalEntry| entry.facts["computed_on"].as_str().is_some_and(|on| on.starts_with("cuda"));
+        matches!(tensor.program, Program::LowRank(_))
+            && finished.get(&tensor.name).is_some_and(|entry| on_device(entry) != was_there(*i))
+    };
+    plan.tensors.iter().enumerate().find(is_elsewhere).map(|(_, tensor)| tensor.name.as_str())
+}
+
 /// What computed.
-fn device(plan: &Plan) -> Device {
+fn device(plan: &Plan, audit: Audit) -> Device {
     let cpu = Device::cpu();
-    let Some(on) = &plan.devices else { return cpu };
+    let Some(on) = &plan.devices else {
+        return Device { left: plan.left.as_ref().map(|left| left.why.clone()), ..cpu };
+    };
     let labels: Vec<String> = on.devices.iter().map(CudaDevice::label).collect();
-    let memory_bytes = Some(on.pool_bytes.iter().sum());
-    Device { name: labels.join(", "), backend: "cuda".into(), memory_bytes, ..cpu }
+    Device {
+        name: labels.join(", "),
+        backend: "cuda".into(),
+        memory_bytes: Some(on.pool_bytes.iter().sum()),
+        check: crate::backend::checked::passed(&on.devices),
+        audit: Some(audit),
+        ..cpu
+    }
 }
 
 /// The sources with a digest of what was read of each file.

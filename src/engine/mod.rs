@@ -5,6 +5,7 @@
 //! folder's journal once the tensor is whole, and give the buffer back. A thread that asks the kernel to read ahead runs a
 //! bounded distance in front.
 
+pub(crate) mod audit;
 mod buffers;
 pub(crate) mod choose;
 mod damage;
@@ -45,16 +46,17 @@ use crate::ops::Program;
 use crate::output::{JournalEntry, WorkDir};
 use crate::plan::devices::Place;
 use crate::plan::{Plan, TensorPlan};
+use crate::report::manifest::Audit;
 use buffers::{Buffer, Buffers};
 use schedule::Schedule;
 use tensor::TensorRun;
 use worker::Worker;
 
-/// Makes every tensor that the work folder does not hold yet, on the plan's devices if it has any.
+/// Makes every tensor that the work folder does not hold yet, on the plan's devices if it has any. Returns what of that was audited.
 ///
 /// # Errors
 /// The first error of any thread; what was finished before it stays in the work folder.
-pub fn run(plan: &Plan, gpus: Option<&Gpus>, work: &WorkDir, progress: &Progress, stop: &Stop) -> Result<()> {
+pub fn run(plan: &Plan, gpus: Option<&Gpus>, work: &WorkDir, progress: &Progress, stop: &Stop) -> Result<Audit> {
     if plan.devices.is_some() != gpus.is_some() {
         return Err(crate::Error::internal("a plan for devices that are not open"));
     }
@@ -81,7 +83,8 @@ pub fn run(plan: &Plan, gpus: Option<&Gpus>, work: &WorkDir, progress: &Progress
     let schedule = Schedule::new(plan, &is_done, parted::order(plan, work), stop);
     let tensors: Vec<TensorRun> = plan.tensors.iter().map(TensorRun::new).collect();
     let buffers = Buffers::new(plan.memory.buffers, plan.memory.buffer_bytes as usize)?;
-    let engine = Engine { plan, gpus, work: Some(work), progress, schedule, is_done, tensors, buffers };
+    let audit = audit::Audit::new(plan, plan.audit, &is_done);
+    let engine = Engine { plan, gpus, work: Some(work), progress, schedule, is_done, tensors, buffers, audit };
     engine.note_places();
     let (to_writers, pieces) = mpsc::sync_channel(plan.memory.buffers);
     let pieces = Mutex::new(pieces);
@@ -108,7 +111,8 @@ pub fn run(plan: &Plan, gpus: Option<&Gpus>, work: &WorkDir, progress: &Progress
         drop(to_writers);
         Ok(())
     })?;
-    engine.schedule.result()
+    engine.schedule.result()?;
+    Ok(engine.audit.counts())
 }
 
 /// What all threads of a run share.
@@ -123,6 +127,7 @@ struct Engine<'a> {
     is_done: Vec<bool>,
     tensors: Vec<TensorRun>,
     buffers: Buffers,
+    audit: audit::Audit,
 }
 
 impl Engine<'_> {
@@ -147,6 +152,10 @@ impl Engine<'_> {
 
     /// Notes of each tensor that is made on the CPU beside devices that it is, and why.
     fn note_places(&self) {
+        if let Some(left) = &self.plan.left {
+            let there = self.plan.tensors.iter().zip(&left.was_there).zip(&self.tensors).filter(|((_, was), _)| **was);
+            there.for_each(|(_, run)| run.computed_on("cpu", Some("the device that was to make it failed")));
+        }
         let Some(on) = &self.plan.devices else { return };
         for ((tensor, place), run) in self.plan.tensors.iter().zip(&on.places).zip(&self.tensors) {
             if let (Place::Host(why), Program::Blend(_) | Program::LowRank(_)) = (place, &tensor.program) {

@@ -289,6 +289,7 @@ fn manifest(
         tensors,
         totals,
         matrices: None,
+        reproducible: true,
     })
 }
 

@@ -38,8 +38,11 @@ pub(super) fn may_replace(target: &Target, options: &OpenOptions, layout: &Layou
     let manifest = Manifest::read(&target.path).ok();
     let is_this = manifest.as_ref().is_some_and(|m| m.fingerprint == options.fingerprint.digest());
     let broken = broken_file(&target.path, layout);
+    // A replacement of it by the same merge, begun and interrupted, is gone on with.
+    let is_begun = || matches!(look(&target.partial), Ok(Found::Plan(found)) if found == options.fingerprint);
+    let is_done = options.resume && is_this && broken.is_none();
     match manifest {
-        Some(manifest) if options.resume && is_this && broken.is_none() => return Ok(Some(Box::new(manifest))),
+        Some(manifest) if is_done && !(options.overwrite && is_begun()) => return Ok(Some(Box::new(manifest))),
         _ if options.overwrite => return check_replaceable(target).map(|()| None),
         _ => {}
     }

@@ -57,6 +57,18 @@ pub struct Manifest {
     /// How much was merged as matrices; of methods that do so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub matrices: Option<Coverage>,
+    /// Whether the same command gives the same bytes: not where matrices were merged elsewhere than planned, as their facts say.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub reproducible: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde calls it so
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 /// How much of a merge by a method on matrices was merged as matrices, embeddings, heads, norms and biases aside.
@@ -131,6 +143,15 @@ pub struct Device {
     /// 0.2 do not state it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instructions: Option<String>,
+    /// When `merganser devices --check` of this version last found every operation of these devices right: RFC 3339, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<String>,
+    /// What of the devices' work the CPU has done again; of CUDA devices only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Audit>,
+    /// Why devices that were to do some of it did not, or not all; of a merge that went on on the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<String>,
 }
 
 impl Device {
@@ -141,8 +162,27 @@ impl Device {
             backend: "cpu".into(),
             memory_bytes: None,
             instructions: Some(Instructions::chosen().to_string()),
+            check: None,
+            audit: None,
+            left: None,
         }
     }
+}
+
+/// What devices made that the CPU made again, and found to be the same; of the last run of a merge that was interrupted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Audit {
+    /// Segments of tensors that are merged element by element, compared bit for bit.
+    pub segments: u64,
+    /// How many there are.
+    pub of_segments: u64,
+    /// Elements of the compared ones.
+    pub elements: u64,
+    /// Matrices that were decomposed again.
+    pub matrices: u64,
+    /// How many there are.
+    pub of_matrices: u64,
 }
 
 /// How long a merge took, all of its runs' last one.
@@ -295,7 +335,7 @@ pub(crate) mod tests {
             recipe: json!({"merge_method": "linear"}),
             recipe_text: "merge_method: linear\n".into(),
             sources: vec![Source { role: "base".into(), path: "models/base".into(), files: vec![] }],
-            device: Device { name: "a CPU".into(), backend: "cpu".into(), memory_bytes: None, instructions: None },
+            device: Device { name: "a CPU".into(), instructions: None, ..Device::cpu() },
             threads: 2,
             memory_budget: 1 << 30,
             seed: u64::MAX,
@@ -304,6 +344,7 @@ pub(crate) mod tests {
             tensors: vec![],
             totals: Totals::default(),
             matrices: None,
+            reproducible: true,
         }
     }
 

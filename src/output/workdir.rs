@@ -297,6 +297,15 @@ impl WorkDir {
         }
     }
 
+    /// Throws everything away: what was written is not to be believed.
+    ///
+    /// # Errors
+    ///
+    /// The disk failed: what is left is named.
+    pub fn discard(self) -> Result<()> {
+        wipe(&self.target.partial)
+    }
+
     /// Notes files that are about to be made in the work folder.
     pub(super) fn announce(&self, names: Vec<String>) -> Result<()> {
         self.progress().journal.files(names)

@@ -9,6 +9,21 @@ use crate::backend::device::{AnyCuda, CudaDevice};
 use crate::error::Result;
 use crate::ops::Program;
 
+/// Segments of a merge that are audited where nothing else is asked for.
+pub const AUDITED: u64 = 256;
+
+/// Devices that failed, and what the plan had them do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    /// What failed.
+    pub why: String,
+    /// Whether each tensor was to be made on a device.
+    pub was_there: Vec<bool>,
+}
+
+/// Why a tensor without matrices stays on the CPU under `--device auto`.
+const BY_STEP: &str = "`auto` leaves to the CPU what is merged element by element";
+
 /// Where a tensor is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -66,6 +81,11 @@ pub fn place(tensor: &TensorPlan) -> Place {
     }
 }
 
+/// Whether a tensor is merged by its matrix.
+pub(super) fn is_matrix(tensor: &TensorPlan) -> bool {
+    matches!(tensor.program, Program::LowRank(_))
+}
+
 /// Page-locked slots are whole multiples of this many bytes.
 const SLOT_UNIT: u64 = 64 << 10;
 
@@ -79,11 +99,48 @@ impl Plan {
         self.tensors.iter().any(|t| matches!(t.program, Program::LowRank(_)) && place(t) == Place::Device)
     }
 
-    /// Has the CPU make everything, whatever was planned for devices.
+    /// Whether devices would merge matrices, as the plan stands.
+    pub fn has_matrices_on_devices(&self) -> bool {
+        let on = self.devices.as_ref();
+        self.tensors.iter().enumerate().any(|(i, t)| is_matrix(t) && on.is_some_and(|on| on.has(i)))
+    }
+
+    /// Bytes and operations that a matrix would take the CPU.
+    pub fn on_the_cpu(&self, tensor: usize) -> (u64, f64) {
+        let of = &self.tensors[tensor];
+        (super::memory::low_rank_bytes(of), super::show::operations(of))
+    }
+
+    /// Chooses what `--device auto` has these devices do of a plan that was made for them by step; leaves all to the CPU where
+    /// that ends sooner.
+    ///
+    /// # Errors
+    /// As [`Plan::leave_devices`].
+    pub fn choose(&mut self, devices: &[CudaDevice]) -> Result<()> {
+        let choice = super::auto::choose(self, devices);
+        let stays = !choice.devices;
+        self.choice = Some(choice);
+        if stays { self.without_devices() } else { Ok(()) }
+    }
+
+    /// Has the CPU make everything, whatever was planned for devices, since they failed so.
     ///
     /// # Errors
     /// `Input` if the budget does not hold it, as [`Plan::new`] would have said.
-    pub fn leave_devices(&mut self) -> Result<()> {
+    pub fn leave_devices(&mut self, why: &str) -> Result<()> {
+        let was_there = match &self.devices {
+            Some(on) => (0..self.tensors.len()).map(|i| on.has(i)).collect(),
+            None => vec![false; self.tensors.len()],
+        };
+        self.left = Some(Left { why: why.into(), was_there });
+        self.without_devices()
+    }
+
+    /// Has the CPU make everything.
+    ///
+    /// # Errors
+    /// As [`Plan::leave_devices`].
+    fn without_devices(&mut self) -> Result<()> {
         self.memory = Memory::fit(&self.tensors, self.options, Lanes::default())?;
         self.graph = Graph::new(&self.tensors, &self.layers, self.memory.chunk_elems);
         self.devices = None;
@@ -108,6 +165,7 @@ impl Plan {
             .iter()
             .zip(fits)
             .map(|(t, fits)| match place(t) {
+                Place::Device if self.by_step && !is_matrix(t) => Place::Host(BY_STEP),
                 Place::Device if matches!(t.program, Program::LowRank(_)) && !fits => {
                     Place::Host("its matrices do not fit into the device's memory")
                 }
@@ -118,7 +176,7 @@ impl Plan {
         let on_device: Vec<bool> = places.iter().map(|p| *p == Place::Device).collect();
         // Locking pages takes its time: slots are no larger than what may go through them, whatever fits.
         let (mut largest_source, mut largest_result) = (0, 0);
-        for tensor in self.tensors.iter().filter(|t| place(t) == Place::Device) {
+        for tensor in self.tensors.iter().zip(&on_device).filter_map(|(t, on_device)| on_device.then_some(t)) {
             let sources = tensor.reads().map(|at| self.stored(at).0.bytes).max().unwrap_or_default();
             largest_source = sources.max(largest_source);
             largest_result = (tensor.elems * tensor.elem_bytes).max(largest_result);

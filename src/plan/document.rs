@@ -3,9 +3,10 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Plan;
 use super::devices::{OnDevices, Place};
 use super::show::{decomposition, describe, operations};
+use super::{Choice, Plan};
+use crate::cost::Prediction;
 use crate::ops::Program;
 use crate::report::manifest::Coverage;
 
@@ -37,6 +38,10 @@ pub struct PlanDocument {
     pub matrices: Option<Coverage>,
     /// What CUDA devices do of it; null where the CPU does everything.
     pub devices: Option<PlannedDevices>,
+    /// What `--device auto` chose, and why; null where there was nothing to choose.
+    pub auto: Option<Choice>,
+    /// What the merge is predicted to take on them, from published rates; null without devices, or for a card that is not known.
+    pub prediction: Option<Prediction>,
 }
 
 /// A checkpoint that is read.
@@ -216,6 +221,8 @@ impl PlanDocument {
             seed: plan.options.seed,
             matrices: plan.coverage(),
             devices: plan.devices.as_ref().map(|on| PlannedDevices::of(on, memory.lanes)),
+            auto: plan.choice.clone(),
+            prediction: plan.prediction(),
         }
     }
 }

@@ -122,8 +122,9 @@ impl Memory {
         let of_step = |(i, t)| if lanes.on_device.get(i) == Some(&true) { device_bytes(t) } else { step_bytes(t) };
         let largest_step = tensors.iter().enumerate().map(of_step).max().unwrap_or_default();
         let [up, down] = LANE_SLOTS.map(|slots| slots as u64);
-        // A lane reads runs of sources that cannot be mapped, as a thread does.
-        let lane = up * lanes.slot_bytes + down * buffer_bytes + runs + THREAD_BYTES;
+        // A lane reads runs of sources that cannot be mapped, as a thread does, and again for a segment that it audits.
+        let audited = Scratch::<f64>::bytes(models) + SEGMENT as u64 * elem_bytes;
+        let lane = up * lanes.slot_bytes + down * buffer_bytes + 2 * runs + audited + THREAD_BYTES;
         let lanes = lanes.count as u64 * lane;
         let total = tables
             + threads as u64 * per_thread

@@ -1,6 +1,7 @@
 //! From a recipe and headers alone: every output tensor's program, its sources, its bytes, its memory and its place in
 //! the output. Reads no tensor data.
 
+mod auto;
 pub mod batches;
 mod check;
 pub mod devices;
@@ -19,6 +20,7 @@ mod ties;
 mod tokens;
 mod towers;
 mod wholeness;
+mod work;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -36,7 +38,8 @@ use crate::ops::{
 use crate::output::{Layout, Share, TensorSpec};
 use crate::recipe::{Recipe, compile_names};
 use crate::source::core::Core;
-pub use devices::OnDevices;
+pub use auto::Choice;
+pub use devices::{AUDITED, Left, OnDevices};
 pub use document::{
     PlanDocument, PlannedDevice, PlannedDevices, PlannedFile, PlannedMemory, PlannedSource, PlannedTensor,
     PlannedTotals,
@@ -184,6 +187,16 @@ pub struct Plan {
     pub part: Option<Share>,
     /// What the user should know before the merge starts.
     pub warnings: Vec<String>,
+    /// Segments of what devices merge that are computed again on the CPU; `None`: nothing is.
+    pub audit: Option<u64>,
+    /// Whether matrices may be merged where the plan has them merged and nowhere else.
+    pub strict: bool,
+    /// Whether devices merge matrices alone, as `--device auto` has it.
+    pub by_step: bool,
+    /// What `--device auto` chose; `None` where nothing was to be chosen.
+    pub choice: Option<Choice>,
+    /// Why devices do nothing of what they were to do; `None` where none has failed.
+    pub left: Option<Left>,
 }
 
 impl Plan {
@@ -279,6 +292,7 @@ impl Plan {
         warnings.extend(doubts::warnings(&recipe, &tensors, doubts::coverage(&recipe, &tensors).as_ref()));
         warnings.extend(factors.iter().flat_map(|f| f.warnings.clone()));
         let (devices, part) = (None, None);
+        let (audit, strict, left, by_step, choice) = (Some(AUDITED), false, None, false, None);
         Ok(Self {
             recipe,
             options,
@@ -294,6 +308,11 @@ impl Plan {
             devices,
             part,
             warnings,
+            audit,
+            strict,
+            by_step,
+            choice,
+            left,
         })
     }
 

@@ -9,6 +9,7 @@ use super::devices::{OnDevices, Place};
 use super::graph::Kind;
 use super::{Plan, TensorPlan, doubts};
 use crate::backend::cpu::low_rank;
+use crate::cost::Prediction;
 use crate::ops::rules::RuleId;
 use crate::ops::{Blend, MatrixRule, Program, Rank, Sparsify};
 use crate::output::Fingerprint;
@@ -116,6 +117,20 @@ fn write_devices(on: &OnDevices, plan: &Plan, out: &mut String) -> std::fmt::Res
     }
     for (why, count) in whys {
         writeln!(out, "          {count} of {} tensors on the CPU: {why}", plan.tensors.len())?;
+    }
+    plan.prediction().map_or(Ok(()), |prediction| write_prediction(&prediction, out))
+}
+
+/// For a person: seconds by way, the slowest first told.
+fn write_prediction(prediction: &Prediction, out: &mut String) -> std::fmt::Result {
+    let Prediction { card, seconds, cold_seconds, bottleneck, .. } = prediction;
+    let cold = if cold_seconds > seconds { format!(", {cold_seconds:.1} s from a disk") } else { String::new() };
+    writeln!(
+        out,
+        "predicted {seconds:.1} s on {card}{cold}: the slowest is {bottleneck} (from published rates, not measured)"
+    )?;
+    for path in prediction.paths.iter().filter(|path| path.seconds > 0.0) {
+        writeln!(out, "          {:<15}{:>10.3} s", path.name, path.seconds)?;
     }
     Ok(())
 }
@@ -237,5 +252,8 @@ fn write_text(plan: &Plan, out: &mut String) -> std::fmt::Result {
         format_bytes(m.buffer_bytes),
         format_bytes(m.largest_step),
     )?;
+    if let Some(choice) = &plan.choice {
+        writeln!(out, "{}", super::auto::in_words(choice, &plan.tensors))?;
+    }
     plan.devices.as_ref().map_or(Ok(()), |on| write_devices(on, plan, out))
 }

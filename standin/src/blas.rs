@@ -158,6 +158,7 @@ fn multiply<T: Real>(world: &mut World, handle: usize, arguments: Arguments<T>) 
     if world.config.failures.strike(Kind::BlasMemory) {
         return Err(ALLOC_FAILED);
     }
+    world.product_operations[size_of::<T>() / 8] += 2 * (m * n * k * batch) as u64;
     let product = Product { transposed, m, n, k, alpha: factor(arguments.alpha)?, beta: factor(arguments.beta)? };
     let stream = world.stream(handle.stream).map_err(|_| EXECUTION_FAILED)?;
     let run = move || {

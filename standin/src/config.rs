@@ -22,6 +22,8 @@ pub struct Config {
     pub failures: Failures,
     /// `SABOTAGE`: what the program under test asks for and does not get; with `WHERE`, it is told from where that was asked.
     pub sabotage: Sabotage,
+    /// `NAME`: what every device is called, before its number.
+    pub name: String,
     /// `REPORT`: file for the counts of what was done.
     pub report: Option<std::path::PathBuf>,
     /// `KERNELS`: shared object with the kernels; by default `libkernels.so` beside the stand-in.
@@ -62,6 +64,7 @@ impl Config {
             card: card.unwrap_or_else(|| refuse("CAPABILITY", &capability.to_string())),
             failures,
             sabotage,
+            name: value("NAME").unwrap_or_else(|| "merganser stand-in".into()),
             report: value("REPORT").map(Into::into),
             kernels: value("KERNELS").map(Into::into),
         }

@@ -68,7 +68,7 @@ extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> c_int {
 extern "C" fn cuDeviceGetName(name: *mut c_char, len: c_int, device: c_int) -> c_int {
     call(|world| {
         let device = known(world, device)?;
-        let text = format!("merganser stand-in {device}");
+        let text = format!("{} {device}", world.config.name);
         let len = usize::try_from(len).ok().filter(|len| *len > 0).ok_or(Code::INVALID_VALUE)?;
         for (index, byte) in text.bytes().take(len - 1).chain([0]).enumerate() {
             put(name.wrapping_add(index), byte as c_char)?;

@@ -40,10 +40,15 @@ extern "C" fn finish() {
         let _ = writeln!(
             text,
             "\"host_to_device_bytes\": {}, \"device_to_host_bytes\": {}, \"peak_bytes\": {peaks:?}, \"left_bytes\": {left:?}, \
+             \"product_operations\": {:?}, \"eigen_matrices\": {}, \"eigen_calls\": {}, \"eigen_cubes\": {}, \
              \"left_handles\": {}, \"left_contexts\": {contexts:?}, \"timed_events\": {}, \"misuses\": {}, \
              \"removed\": {removed}, \"orders\": {:?}, \"host_orders\": {:?}}}",
             world.copied_bytes[0],
             world.copied_bytes[1],
+            world.product_operations,
+            world.eigen[0],
+            world.eigen[1],
+            world.eigen[2],
             world.left(),
             world.timed_events,
             world.misuses,

@@ -203,6 +203,8 @@ fn solve(world: &mut World, handle: usize, problem: Result<Problem, Rule>, place
     if world.config.failures.strike(Kind::SolverMemory) {
         return Err(ALLOC_FAILED);
     }
+    let cubes = (n as u64).pow(3) * batch as u64;
+    world.eigen = [world.eigen[0] + batch as u64, world.eigen[1] + 1, world.eigen[2] + cubes];
     let diverges = world.config.failures.strike(Kind::Converge);
     let seed = world.config.seed;
     let stream = world.stream(handle.stream).map_err(|_| INTERNAL_ERROR)?;

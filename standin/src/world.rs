@@ -136,6 +136,10 @@ pub struct World {
     pub timed_events: u64,
     /// Bytes copied between host and device.
     pub copied_bytes: [u64; 2],
+    /// Operations of matrix products, in f32 and in f64.
+    pub product_operations: [u64; 2],
+    /// Matrices whose eigenvectors were asked for, and the calls that did; the sum of the cubes of their sides.
+    pub eigen: [u64; 3],
     next_handle: usize,
 }
 
@@ -221,6 +225,8 @@ impl World {
             initialized: false,
             timed_events: 0,
             copied_bytes: [0; 2],
+            product_operations: [0; 2],
+            eigen: [0; 3],
             next_handle: FIRST_HANDLE,
             config,
         }

@@ -7,6 +7,7 @@ mod place;
 
 mod arguments;
 mod bench;
+mod cost;
 mod documentation;
 mod panic;
 mod progress;

@@ -46,6 +46,7 @@ fn every_path_on_a_device_is_held_against_one_of_its_limits() {
         assert!(kernel["work"].as_f64().unwrap() > whole["work"].as_f64().unwrap());
     }
     assert_eq!(held("matrix product, f64").len(), 1, "cart");
+    assert!(rows.iter().all(|row| row["predicted"].is_null()) || !device.cuda[0].name.contains("stand-in"));
     for row in rows.iter().filter(|row| !row["limit"].is_null()) {
         let limit = rows.iter().find(|other| other["name"] == row["limit"]).unwrap();
         let share = row["rate"].as_f64().unwrap() / limit["rate"].as_f64().unwrap();
@@ -79,4 +80,35 @@ fn what_a_device_lacks_or_does_wrong_ends_a_bench_cleanly() {
         failed.expect(3, &["error: ", said]);
     }
     bench(&["--size", "1MiB", "--only", "cart"], &[("MERGANSER_STANDIN_FAIL", "solver:1")]).expect(3, &["cuSOLVER"]);
+}
+
+#[test]
+fn what_the_rates_of_a_known_card_let_expect_stands_beside_what_was_measured() {
+    let Some(_) = stand_in("a bench of a known card") else { return };
+    let named = [("MERGANSER_STANDIN_NAME", "NVIDIA H100 80GB HBM3 (merganser stand-in)")];
+    let document = bench(&["--size", "1MiB", "--json"], &named).expect(0, &[]).json();
+    let rows = document["rows"].as_array().unwrap();
+    let predicted = |name: &str| {
+        let row = rows.iter().find(|row| row["name"].as_str().unwrap().starts_with(name)).unwrap();
+        row["predicted"].as_f64()
+    };
+    for (name, expected) in [
+        ("host to device, page-locked", 0.89 * 63e9),
+        ("device to host, page-locked", 0.91 * 63e9),
+        ("device memory copy", 0.89 * 3.35e12),
+        ("matrix product, f64", 0.82 * 67e12),
+        ("linear", 0.89 * 3.35e12),
+    ] {
+        let found = predicted(name).unwrap_or(f64::NAN);
+        assert!((found / expected - 1.0).abs() < 1e-9, "{name}: {found}");
+    }
+    for name in ["eigenvectors, f64, side", "eigenvectors, f64, 8 of side", "task_arithmetic, streamed", "cart, small"]
+    {
+        assert!(predicted(name).is_some_and(|rate| rate > 0.0), "{name}");
+    }
+    for name in ["host to device, pageable", "ties"] {
+        assert_eq!(predicted(name), None, "{name}");
+    }
+    let told = bench(&["--size", "1MiB", "--only", "copies"], &named).expect(0, &[]).stdout;
+    assert!(told.contains("predicted") && told.contains("56.07 GB/s"), "{told}");
 }

@@ -3,6 +3,8 @@
 use super::device::Open;
 use crate::backend::cuda::rates::{self, Clock};
 use crate::bench::{Bench, Row, Unit, rounds};
+use crate::cost::cards::Card;
+use crate::cost::rates as cost;
 use crate::error::{Error, Result};
 
 /// Names of the limits.
@@ -24,28 +26,33 @@ pub(super) fn all(bench: &mut Bench<'_>) -> Result<()> {
     let filled = locked.slot(0).fill(half);
     filled.map_err(|e| crate::backend::cuda::error::driver(&gpu.label, "give a slot", e))?.copy_from_slice(from);
 
-    let row = |name, work| Row::new(name, 1, Unit::Bytes, work, None);
+    let card = bench.card();
+    let row = |name, work, predicted: fn(&Card) -> f64| {
+        Row::new(name, 1, Unit::Bytes, work, None).predicted(card.map(predicted))
+    };
+    // From and to ordinary memory a copy goes by way of the driver's own buffers, of which nothing is predicted.
+    let pageable = |name, work| Row::new(name, 1, Unit::Bytes, work, None);
     let once = half as f64;
-    bench.measure(row(TO_DEVICE, once), |stop| {
+    bench.measure(row(TO_DEVICE, once, |card| cost::bus(card)[0]), |stop| {
         rounds::check(stop)?;
         clock.time(gpu, lane, |lane| rates::send_locked(gpu, lane, &mut locked, spans[0]))
     })?;
-    bench.measure(row(DEVICE_COPY, 2.0 * once), |stop| {
+    bench.measure(row(DEVICE_COPY, 2.0 * once, cost::memory), |stop| {
         rounds::check(stop)?;
         clock.time(gpu, lane, |lane| rates::copy_within(gpu, lane, spans[0], spans[1]))
     })?;
-    bench.measure(row(FROM_DEVICE_PAGEABLE, once), |stop| {
+    bench.measure(pageable(FROM_DEVICE_PAGEABLE, once), |stop| {
         rounds::check(stop)?;
         clock.time(gpu, lane, |lane| rates::fetch_pageable(gpu, lane, spans[1], back))
     })?;
     if back != from {
         return Err(Error::internal(format!("bytes that went through {} came back as others", gpu.label)));
     }
-    bench.measure(row(FROM_DEVICE, once), |stop| {
+    bench.measure(row(FROM_DEVICE, once, |card| cost::bus(card)[1]), |stop| {
         rounds::check(stop)?;
         clock.time(gpu, lane, |lane| rates::fetch_locked(gpu, lane, spans[1], &mut locked))
     })?;
-    bench.measure(row(TO_DEVICE_PAGEABLE, once), |stop| {
+    bench.measure(pageable(TO_DEVICE_PAGEABLE, once), |stop| {
         rounds::check(stop)?;
         clock.time(gpu, lane, |lane| rates::send_pageable(gpu, lane, from, spans[0]))
     })?;

@@ -6,6 +6,7 @@ use super::tensor::{COLUMNS, Tensor, Work, all_paths, compare, compared, work_by
 use crate::backend::cuda::rates::Clock;
 use crate::bench::data::{ELEM_BYTES, Family, MODELS};
 use crate::bench::{Bench, Row, Unit, rounds};
+use crate::cost::rates as cost;
 use crate::error::Result;
 
 /// Every path, and a comparison of the last result with the CPU's.
@@ -26,6 +27,9 @@ pub(super) fn all(bench: &mut Bench<'_>) -> Result<()> {
     for path in all_paths() {
         let moved = (path.sources().count() + 1) * bytes;
         let row = Row::new(path.method.name, 1, Unit::Bytes, moved as f64, Some(DEVICE_COPY));
+        // How often the others look at their data depends on it.
+        let once = bench.card().filter(|_| !path.looks_first());
+        let row = row.predicted(once.map(cost::memory));
         let mut last = None;
         bench.measure(row, |stop| {
             rounds::check(stop)?;

@@ -8,6 +8,8 @@ use crate::backend::cuda::rates::{self, Clock};
 use crate::bench::data::normals;
 use crate::bench::matrices::side;
 use crate::bench::{Bench, Row, Unit, rounds};
+use crate::cost::cards::Card;
+use crate::cost::rates as cost;
 use crate::error::{Error, Result};
 
 /// Names of the limits.
@@ -35,10 +37,14 @@ pub(super) fn products(bench: &mut Bench<'_>) -> Result<()> {
     let (mut open, spans) = Open::with_spans(bench.settings, &[8 * elems as u64; 2], true)?;
     let (gpu, lane) = open.first()?;
     let clock = Clock::new(gpu)?;
-    let row = |name| Row::new(name, 1, Unit::Operations, 2.0 * (side as f64).powi(3), None);
+    let card = bench.card();
+    let row = |name, peak: fn(&Card) -> f64| {
+        let row = Row::new(name, 1, Unit::Operations, 2.0 * (side as f64).powi(3), None);
+        row.predicted(card.map(|card| cost::products(peak(card))))
+    };
 
     lane.put(gpu, spans[0], 0, bytemuck::cast_slice(&noise::<f32>(elems)))?;
-    bench.measure(row(F32), |stop| {
+    bench.measure(row(F32, |card| card.f32), |stop| {
         rounds::check(stop)?;
         clock.time(gpu, lane, |lane| rates::square_single(gpu, lane, side, spans[0], spans[1]))
     })?;
@@ -49,7 +55,7 @@ pub(super) fn products(bench: &mut Bench<'_>) -> Result<()> {
     };
     let (a, c) = (operand(0)?, operand(1)?);
     let sides = Sides { m: side, n: side, k: side, batch: 1 };
-    bench.measure(row(F64), |stop| {
+    bench.measure(row(F64, |card| card.f64_products), |stop| {
         rounds::check(stop)?;
         clock.time(gpu, lane, |lane| lane.multiply(gpu, sides, a, a, c, false))
     })?;
@@ -85,7 +91,9 @@ fn decompositions(bench: &mut Bench<'_>, side: usize, count: usize) -> Result<()
         _ => format!("eigenvectors, f64, {count} of side {side}, {at_once} a call"),
     };
     let mut infos = vec![0i32; count];
-    bench.measure(Row::new(name, 1, Unit::Operations, work, None), |stop| {
+    let (n, calls) = (side as f64, count.div_ceil(at_once) as f64);
+    let predicted = bench.card().map(|card| work / cost::eigen_seconds(card, n, count as f64, calls));
+    bench.measure(Row::new(name, 1, Unit::Operations, work, None).predicted(predicted), |stop| {
         rates::copy_within(gpu, lane, spans[0], spans[1])?;
         let seconds = clock.time(gpu, lane, |lane| {
             for first in (0..count).step_by(at_once) {

@@ -12,6 +12,7 @@ use crate::backend::cuda::lane::{Fetch, Lane, LaneSizes, TURNS};
 use crate::backend::cuda::pool::{Pool, Span};
 use crate::bench::data::{ELEM_BYTES, Family, MODELS, Models};
 use crate::bench::{Bench, Row, Unit, rounds};
+use crate::cost::rates as cost;
 use crate::engine::Stop;
 use crate::error::{Error, Result};
 use crate::ops::{Measured, SEGMENT};
@@ -65,7 +66,10 @@ pub(super) fn all(bench: &mut Bench<'_>) -> Result<()> {
     for path in all_paths() {
         let name = format!("{}, streamed", path.method.name);
         let sent = path.sources().count() * elems * ELEM_BYTES;
-        let row = Row::new(name, cut.lanes, Unit::Bytes, sent as f64, Some(TO_DEVICE));
+        // Sources cross the bus once, however often they are looked at there; results go back meanwhile.
+        let staged = cost::STAGE_PER_LANE * cut.lanes as f64;
+        let predicted = bench.card().map(|card| (cost::BOTH_WAYS * cost::bus(card)[0]).min(staged));
+        let row = Row::new(name, cut.lanes, Unit::Bytes, sent as f64, Some(TO_DEVICE)).predicted(predicted);
         let mut first = None;
         bench.measure(row, |stop| {
             let (seconds, measured) = round(&mut open, &path, cut, models, out, stop)?;

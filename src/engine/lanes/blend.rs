@@ -28,7 +28,7 @@ impl LaneWorker<'_, '_> {
         let (gpu, lane) = (self.gpu, &mut self.lane);
         lane.put(gpu, stages_at, 0, &blob.bytes)?;
         lane.clear(gpu, facts_at)?;
-        let mut pieces = Pieces::new(self.engine, index, &self.to_writers);
+        let mut pieces = Pieces::new(self.engine, &gpu.label, index, &self.to_writers);
         let mut under_way = VecDeque::new();
         let mut overflow = Overflow::new(self.engine.plan, tensor, &measured);
         loaded.each_run(stage, lane, &mut self.raw, runs(Kind::Merge, tensor, chunk), &mut |lane, sources, turn| {

@@ -109,7 +109,7 @@ impl<'a, 'p> LaneWorker<'a, 'p> {
         }
         let mut found = vec![[0u64; 2]; job.members.len()];
         for (l, member) in job.members.iter().enumerate().filter(|(_, member)| !member.is_done) {
-            let mut pieces = Pieces::new(engine, member.index, &self.to_writers);
+            let mut pieces = Pieces::new(engine, &gpu.label, member.index, &self.to_writers);
             let outs = (&job.spans.outs[..], place(gpu, job.spans.facts, 16 * l as u64, 16)?);
             round(gpu, lane, member.tensor, (job.spans.merged, l as u64), outs, needs.chunk, &mut pieces)?;
             pieces.finish()?;

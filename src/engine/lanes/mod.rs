@@ -1,6 +1,7 @@
 //! The lanes of CUDA devices: threads that take whole steps from the schedule, stage a tensor's sources, launch kernels, and
 //! hand results to the same runs, writers and journal as the CPU's threads.
 
+mod audited;
 mod blend;
 mod factored;
 mod gpus;

@@ -79,7 +79,7 @@ impl LaneWorker<'_, '_> {
             let named = (error.kind() == Kind::Input).then(|| nonfinite_source(plan, tensor, &mut self.raw)).flatten();
             return Err(named.unwrap_or(error));
         }
-        let mut pieces = Pieces::new(engine, index, &self.to_writers);
+        let mut pieces = Pieces::new(engine, &gpu.label, index, &self.to_writers);
         let outs = (&work.outs[..], place(gpu, work.facts, 0, 16)?);
         round(gpu, lane, tensor, (work.merged, 0), outs, needs.chunk, &mut pieces)?;
         let mut found = [0u64; 2];

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::SyncSender;
 
+use super::audited;
 use crate::backend::cuda::lane::{Fetch, Lane};
 use crate::engine::Engine;
 use crate::engine::buffers::Buffer;
@@ -13,18 +14,22 @@ use crate::error::{Error, Result};
 /// Pieces of one output tensor.
 pub(super) struct Pieces<'a, 'p> {
     engine: &'a Engine<'p>,
+    device: &'a str,
     index: usize,
     sink: Sink<'a, 'p>,
     piece_bytes: usize,
     piece: usize,
     buffer: Option<Buffer>,
+    /// All that was sent, of a matrix that is audited.
+    kept: Option<Vec<u8>>,
 }
 
 impl<'a, 'p> Pieces<'a, 'p> {
-    pub fn new(engine: &'a Engine<'p>, index: usize, to_writers: &SyncSender<Written>) -> Self {
+    pub fn new(engine: &'a Engine<'p>, device: &'a str, index: usize, to_writers: &SyncSender<Written>) -> Self {
         let piece_bytes = (engine.plan.memory.chunk_elems * engine.plan.tensors[index].elem_bytes) as usize;
         let sink = Sink::new(engine, index, to_writers.clone());
-        Self { engine, index, sink, piece_bytes, piece: 0, buffer: None }
+        let kept = engine.audit.has_matrix(index).then(Vec::new);
+        Self { engine, device, index, sink, piece_bytes, piece: 0, buffer: None, kept }
     }
 
     /// Takes what the oldest copy brought.
@@ -51,16 +56,24 @@ impl<'a, 'p> Pieces<'a, 'p> {
     }
 
     fn send(&mut self, buffer: Buffer) -> Result<()> {
+        let start = self.piece as u64 * self.engine.plan.memory.chunk_elems;
+        if let Err(error) = audited::segments(self.engine, self.device, self.index, start, &buffer) {
+            self.engine.buffers.give_back(buffer);
+            return Err(error);
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.extend_from_slice(&buffer);
+        }
         self.piece += 1;
         self.sink.send(self.piece - 1, buffer)
     }
 
-    /// Sends what is left.
+    /// Sends what is left; a matrix that is audited is then compared with the CPU's.
     pub fn finish(mut self) -> Result<()> {
-        match self.buffer.take() {
-            Some(buffer) => self.send(buffer),
-            None => Ok(()),
+        if let Some(buffer) = self.buffer.take() {
+            self.send(buffer)?;
         }
+        self.kept.take().map_or(Ok(()), |sent| audited::matrix(self.engine, self.device, self.index, &sent))
     }
 }
 

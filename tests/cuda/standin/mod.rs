@@ -6,9 +6,11 @@
 //! Skipped without the stand-in. Samples by default; `MERGANSER_STANDIN_SWEEP=all` (`scripts/cuda/standin sabotage`) takes every
 //! call of every case.
 
+mod audits;
 mod cases;
 mod failures;
 mod frozen;
+mod going_on;
 mod libraries;
 mod memory;
 mod mistakes;

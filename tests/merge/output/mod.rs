@@ -103,7 +103,7 @@ pub fn manifest(work: &WorkDir) -> Manifest {
         recipe: Value::Null,
         recipe_text: String::new(),
         sources: vec![],
-        device: Device { name: "test".into(), backend: "cpu".into(), memory_bytes: None, instructions: None },
+        device: Device { name: "test".into(), instructions: None, ..Device::cpu() },
         threads: 1,
         memory_budget: 0,
         seed: 0,
@@ -112,6 +112,7 @@ pub fn manifest(work: &WorkDir) -> Manifest {
         totals: Totals { tensors: tensors.len(), ..Totals::default() },
         tensors,
         matrices: None,
+        reproducible: true,
     }
 }
 

@@ -81,6 +81,14 @@ const TABLE: &[Row] = &[
         },
         [OTHER_DONE, OTHER_DONE, "fresh", "goes on with 2"],
     ),
+    (
+        "OUT done by this plan, the same interrupted over it",
+        |out| {
+            finished_output(out, 1);
+            interrupted(out, 1, true);
+        },
+        [THIS_DONE, "done", "fresh", "goes on with 2"],
+    ),
     ("an empty work folder", |out| fs::create_dir(partial(out)).unwrap(), ["fresh", "fresh", "fresh", "fresh"]),
     ("killed before the plan was noted", killed_early, ["fresh", "fresh", "fresh", "fresh"]),
     ("a work folder of unknown things", unknown_partial, [STRANGER, STRANGER, STRANGER, STRANGER]),
