@@ -206,6 +206,13 @@ impl Error {
         self
     }
 
+    /// The same error, said to be of `what`.
+    #[must_use]
+    pub fn within(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
     /// The same error, as one of a device that had too little memory left.
     #[must_use]
     pub fn out_of_device_memory(mut self) -> Self {

@@ -70,6 +70,7 @@ __all__ = [
     "methods",
     "plan",
     "saliency",
+    "sweep",
     "verify",
     *_documents_all,
 ]
@@ -150,6 +151,50 @@ def merge(
     )
     done = _run("merge", [*options, "--", source], stdin=stdin, progress=progress, shows_progress=True)
     return _read(PartDone, done) if "part" in done else _read(Merged, done)
+
+
+def sweep(
+    recipe: Recipe,
+    out: Path,
+    *,
+    set: Mapping[str, Union[str, Sequence[Any]]],
+    eval: Optional[str] = None,
+    minimize: bool = False,
+    device: Optional[str] = None,
+    device_memory: Optional[Size] = None,
+    threads: Optional[int] = None,
+    memory_budget: Optional[Size] = None,
+    seed: Optional[int] = None,
+    shard_size: Optional[Size] = None,
+    strict: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Optional[OnProgress] = None,
+) -> Swept:
+    """Merges a recipe with many values of its settings, from one reading of the sources, into folders in `out`.
+
+    `set` gives places in the recipe, such as `parameters.lambda` or `models.0.parameters.weight`, a list of values or a text "A:B:STEP";
+    several make every combination. Each point of what is returned has its values and its `out`. `eval` is a command of the shell that prints
+    a number for the folder that it is given: the best output is kept then.
+    """
+    source, stdin = _recipe(recipe)
+    options = _options(
+        out=_path(out),
+        eval=eval,
+        minimize=minimize,
+        device=device,
+        device_memory=device_memory,
+        threads=threads,
+        memory_budget=memory_budget,
+        seed=seed,
+        shard_size=shard_size,
+        strict=strict,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    options += [f"--set={key}={_values(values)}" for key, values in set.items()]
+    done = _run("sweep", [*options, "--", source], stdin=stdin, progress=progress, shows_progress=True)
+    return _read(Swept, done)
 
 
 def plan(
@@ -353,6 +398,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"a recipe holds texts, numbers, truth values, lists and mappings, not {type(value).__name__}")
+
+
+def _values(values: Union[str, Sequence[Any]]) -> str:
+    """The values of a setting as the command line writes them."""
+    if isinstance(values, str):
+        return values
+    written = [json.dumps(one) if isinstance(one, (bool, int, float)) else one for one in values]
+    if not written or not all(isinstance(one, str) and "," not in one and ":" not in one for one in written):
+        raise TypeError("a setting's values are numbers, truth values and words without commas or colons")
+    return ",".join(written)
 
 
 def _options(**given: Any) -> List[str]:

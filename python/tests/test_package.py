@@ -57,6 +57,21 @@ class Package(unittest.TestCase):
             "parameters": {"density": 0.2},
         }
 
+    def test_a_sweep_gives_every_point_with_its_values_and_its_output(self):
+        swept = merganser.sweep(self.recipe, self.dir / "swept", set={"parameters.lambda": [0.5, 1], "parameters.density": "0.2:0.4:0.2"}, **FIXED)
+        self.assertEqual([tuple(point.values.values()) for point in swept.points], [("0.2", "0.5"), ("0.4", "0.5"), ("0.2", "1"), ("0.4", "1")])
+        self.assertEqual((swept.totals.outputs, swept.totals.readings, swept.best), (4, 2, None))
+        for point in swept.points:
+            self.assertTrue(merganser.verify(point.out).ok)
+        with self.assertRaises(TypeError):
+            merganser.sweep(self.recipe, self.dir / "x", set={"parameters.lambda": ["0.1:0.2"]})
+
+    def test_parts_make_one_output(self):
+        first = merganser.merge(self.recipe, self.dir / "out", part="1/2", **FIXED)
+        self.assertIsInstance(first, merganser.PartDone)
+        self.assertEqual((first.part, first.of, first.open_parts), (1, 2, [2]))
+        self.assertIsInstance(merganser.merge(self.recipe, self.dir / "out", part="2/2", **FIXED), merganser.Merged)
+
     def slow_recipe(self, side=1024, layers=16):
         for seed, name in enumerate(["base", "a", "b", "c"]):
             write_checkpoint(self.dir / f"{name}.safetensors", side, layers, seed)

@@ -24,7 +24,9 @@ mod saliency;
 mod scheduler;
 #[cfg(test)]
 mod schema;
+mod settings;
 mod setup;
+mod sweep;
 mod verify;
 mod version;
 
@@ -74,6 +76,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Merge(merge::Merge),
+    Sweep(sweep::Sweep),
     Extract(extract::Extract),
     Plan(plan::Plan),
     Explain(explain::Explain),
@@ -103,8 +106,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
 
 /// The command that raw arguments name: the first of them that is no option, nor an option's value.
 fn command_in(args: &[OsString]) -> Option<&'static str> {
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 14] = [
         "merge",
+        "sweep",
         "extract",
         "plan",
         "explain",
@@ -128,6 +132,7 @@ impl Cli {
         Instructions::from_environment()?;
         match self.command {
             Command::Merge(args) => args.run(&self.log),
+            Command::Sweep(args) => args.run(&self.log),
             Command::Extract(args) => args.run(&self.log),
             Command::Plan(args) => args.run(),
             Command::Explain(args) => args.run(),

@@ -54,6 +54,7 @@ fn all() -> Value {
         "oneOf": [
             document::<super::merge::MergeDocument>(),
             of::<Frame<super::part::PartDocument>>("merganser merge --part --json", json!({ "const": "merge" })),
+            document::<super::sweep::SweepDocument>(),
             document::<super::extract::ExtractDocument>(),
             of::<Frame<super::extract::AdapterDocument>>(
                 "merganser extract --lora --json",

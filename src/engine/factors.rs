@@ -52,7 +52,7 @@ fn send(
     found.introduced = found.nonfinite;
     run.merged(plan, tensor, Vec::new(), &found)?;
     if let Some(entry) = run.end(plan, tensor)? {
-        engine.record(tensor, entry)?;
+        engine.record(0, tensor, entry)?;
     }
     Ok(())
 }

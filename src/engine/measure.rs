@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, mpsc};
 
+use super::audit::Audit;
 use super::buffers::Buffers;
 use super::schedule::Schedule;
 use super::tensor::TensorRun;
@@ -26,8 +27,11 @@ pub(crate) fn measure(plan: &Plan, tensor: usize) -> Result<Arc<Measured>> {
         work: None,
         progress: &progress,
         schedule: Schedule::new(plan, &is_done, None, &stop),
+        leads: vec![false; plan.tensors.len()],
+        audit: Audit::new(plan, None, &is_done),
         is_done,
         tensors: plan.tensors.iter().map(TensorRun::new).collect(),
+        followers: Vec::new(),
         buffers: Buffers::new(0, 0)?,
     };
     let (to_writers, _pieces) = mpsc::sync_channel(1);

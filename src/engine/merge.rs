@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
@@ -105,36 +105,10 @@ pub(crate) fn merge_with(
 ) -> Result<Outcome> {
     let plan = request.plan;
     let started = Instant::now();
-    let mut reads: Vec<PathBuf> = plan.sources.iter().map(|s| s.checkpoint.path().to_owned()).collect();
-    reads.push(plan.recipe.path.clone());
-    let options = OpenOptions {
-        out: request.out.to_owned(),
-        resume: request.resume,
-        overwrite: request.overwrite,
-        fingerprint: plan.fingerprint(),
-        sources: reads,
-        part: plan.part.clone(),
+    let (work, resumed) = match open(request)? {
+        Begun::Work(work, resumed) => (work, resumed),
+        Begun::Ended(outcome) => return Ok(outcome),
     };
-    let work = match WorkDir::open(options, &plan.layout)? {
-        Opened::Work(work) => work,
-        Opened::AlreadyDone(manifest) => {
-            let path = std::path::absolute(request.out).unwrap_or_else(|_| request.out.to_owned());
-            let resumed = manifest.tensors.len();
-            let done = Done { path, manifest: *manifest, resumed, was_done: true, notes: Vec::new() };
-            return Ok(Outcome::Done(Box::new(done)));
-        }
-        Opened::PartDone(done) => return Ok(Outcome::Part(done)),
-    };
-    for tensor in work.unverified() {
-        if !work.confirm(&tensor)? {
-            tracing::warn!("`{tensor}` did not survive the restart of the machine and is merged again");
-        }
-    }
-    let resumed = work.finished().len();
-    if resumed > 0 {
-        let all = work.part().map_or(plan.tensors.len(), Share::tensors);
-        tracing::info!("going on: {resumed} of {all} tensors were finished before");
-    }
     let prepared = started.elapsed();
     if plan.strict
         && let Some(tensor) = elsewhere(plan, &work.finished())
@@ -167,8 +141,7 @@ pub(crate) fn merge_with(
     };
     let synced = started.elapsed();
 
-    let phase = |name: &str, seconds: std::time::Duration| Phase { name: name.into(), seconds: seconds.as_secs_f64() };
-    let phases = vec![phase("prepare", prepared), phase("merge", merged - prepared), phase("sync", synced - merged)];
+    let phases = phases(prepared, merged, synced);
     let seconds = synced.as_secs_f64();
     let own = PartTotals { seconds, bytes_read: progress.read_bytes(), bytes_written: progress.written_bytes() };
     let work = match work.end_part(own)? {
@@ -183,6 +156,69 @@ pub(crate) fn merge_with(
     let all = |of: fn(&PartTotals) -> u64| if parts.is_empty() { of(&own) } else { parts.iter().map(of).sum() };
     let seconds = parts.iter().map(|part| part.seconds).fold(seconds, f64::max);
     let timings = Timings::new(seconds, all(|part| part.bytes_read), all(|part| part.bytes_written), phases);
+    let done = complete(request, *work, timings, audit, resumed)?;
+    Ok(Outcome::Done(Box::new(done)))
+}
+
+/// How a merge begins.
+pub(super) enum Begun {
+    /// There is something to do; so many tensors were finished before.
+    Work(Box<WorkDir>, usize),
+    /// There is not.
+    Ended(Outcome),
+}
+
+/// Parts of a merge's time, from when each ended.
+pub(super) fn phases(prepared: Duration, merged: Duration, synced: Duration) -> Vec<Phase> {
+    let phase = |name: &str, seconds: Duration| Phase { name: name.into(), seconds: seconds.as_secs_f64() };
+    vec![phase("prepare", prepared), phase("merge", merged - prepared), phase("sync", synced - merged)]
+}
+
+/// Opens the work folder, and confirms what earlier runs left there.
+pub(super) fn open(request: &Request<'_>) -> Result<Begun> {
+    let plan = request.plan;
+    let mut reads: Vec<PathBuf> = plan.sources.iter().map(|s| s.checkpoint.path().to_owned()).collect();
+    reads.push(plan.recipe.path.clone());
+    let options = OpenOptions {
+        out: request.out.to_owned(),
+        resume: request.resume,
+        overwrite: request.overwrite,
+        fingerprint: plan.fingerprint(),
+        sources: reads,
+        part: plan.part.clone(),
+    };
+    let work = match WorkDir::open(options, &plan.layout)? {
+        Opened::Work(work) => work,
+        Opened::AlreadyDone(manifest) => {
+            let path = std::path::absolute(request.out).unwrap_or_else(|_| request.out.to_owned());
+            let resumed = manifest.tensors.len();
+            let done = Done { path, manifest: *manifest, resumed, was_done: true, notes: Vec::new() };
+            return Ok(Begun::Ended(Outcome::Done(Box::new(done))));
+        }
+        Opened::PartDone(done) => return Ok(Begun::Ended(Outcome::Part(done))),
+    };
+    for tensor in work.unverified() {
+        if !work.confirm(&tensor)? {
+            tracing::warn!("`{tensor}` did not survive the restart of the machine and is merged again");
+        }
+    }
+    let resumed = work.finished().len();
+    if resumed > 0 {
+        let all = work.part().map_or(plan.tensors.len(), Share::tensors);
+        tracing::info!("going on: {resumed} of {all} tensors were finished before");
+    }
+    Ok(Begun::Work(work, resumed))
+}
+
+/// Adds manifest, card and small files to tensors that are all there, and renames the work folder to OUT.
+pub(super) fn complete(
+    request: &Request<'_>,
+    work: WorkDir,
+    timings: Timings,
+    audit: Audit,
+    resumed: usize,
+) -> Result<Done> {
+    let plan = request.plan;
     let mut copies = match plan.reference().folder() {
         Some(folder) => Copies::choose(folder, plan.recipe.out_dtype)?,
         None => Copies::default(),
@@ -200,8 +236,7 @@ pub(crate) fn merge_with(
     let finished = work.finish(manifest, &card, &files)?;
     let notes = copies.notes.into_iter().chain(finished.warnings).chain(differing);
     let notes = notes.chain(damage::notes(&finished.manifest)).chain(remarks(&finished.manifest)).collect();
-    let done = Done { path: finished.path, manifest: finished.manifest, resumed, was_done: false, notes };
-    Ok(Outcome::Done(Box::new(done)))
+    Ok(Done { path: finished.path, manifest: finished.manifest, resumed, was_done: false, notes })
 }
 
 /// What `config.json` of the model that lends its files says, if it has one that can be read.
@@ -221,7 +256,7 @@ fn remarks(manifest: &Manifest) -> Vec<String> {
 }
 
 /// Every failure after the work began can be gone on from.
-fn with_resume_hint(error: crate::Error, work: &WorkDir) -> crate::Error {
+pub(super) fn with_resume_hint(error: crate::Error, work: &WorkDir) -> crate::Error {
     let hint = format!("what is finished is kept in `{}`; go on with {}", work.folder().display(), work.resume_hint());
     let says_so = error.hints().iter().any(|h| h.contains("--resume"));
     if says_so || error.kind() == crate::error::Kind::Input { error } else { error.hint(hint) }
@@ -329,7 +364,7 @@ fn sources(plan: &Plan, finished: &HashMap<String, JournalEntry>) -> Result<Vec<
             }
             let (seconds, nanoseconds) = shard.modified();
             let modified = SystemTime::UNIX_EPOCH
-                + std::time::Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0));
+                + Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0));
             files.push(SourceFile {
                 name: shard.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
                 size: shard.size(),

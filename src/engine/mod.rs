@@ -27,6 +27,7 @@ pub(crate) mod scores;
 mod settle;
 mod sink;
 mod sources;
+mod sweep;
 mod tensor;
 mod worker;
 mod writer;
@@ -37,12 +38,12 @@ pub(crate) use measure::measure;
 pub(crate) use merge::merge_with;
 pub use merge::{Done, Outcome, Request, merge, merge_part};
 pub(crate) use sources::{sample_of, segments_of, stored_bytes, with_sources};
+pub use sweep::{Candidate, merge_together};
 
-use std::sync::Mutex;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 
 use crate::error::Result;
-use crate::ops::Program;
+use crate::ops::{Measured, Program};
 use crate::output::{JournalEntry, WorkDir};
 use crate::plan::devices::Place;
 use crate::plan::{Plan, TensorPlan};
@@ -57,6 +58,22 @@ use worker::Worker;
 /// # Errors
 /// The first error of any thread; what was finished before it stays in the work folder.
 pub fn run(plan: &Plan, gpus: Option<&Gpus>, work: &WorkDir, progress: &Progress, stop: &Stop) -> Result<Audit> {
+    run_all(plan, gpus, work, &[], progress, stop)
+}
+
+/// As [`run`], and along with it the outputs of other plans that differ from it in numbers of their rules alone: what is read and
+/// measured for one is read and measured for all.
+///
+/// # Errors
+/// As [`run`].
+fn run_all(
+    plan: &Plan,
+    gpus: Option<&Gpus>,
+    work: &WorkDir,
+    others: &[(&Plan, &WorkDir)],
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<Audit> {
     if plan.devices.is_some() != gpus.is_some() {
         return Err(crate::Error::internal("a plan for devices that are not open"));
     }
@@ -80,11 +97,32 @@ pub fn run(plan: &Plan, gpus: Option<&Gpus>, work: &WorkDir, progress: &Progress
             progress.skip(bytes);
         }
     }
+    let runs = |plan: &Plan| plan.tensors.iter().map(TensorRun::new).collect();
+    let followers: Vec<Follower<'_>> = others
+        .iter()
+        .map(|(plan, work)| {
+            let finished = work.finished();
+            let is_done = plan.tensors.iter().map(|tensor| finished.contains_key(&tensor.name)).collect();
+            Follower { plan, work, is_done, tensors: runs(plan) }
+        })
+        .collect();
+    let leads = is_done.iter().map(|done| !done).collect();
+    for (i, done) in is_done.iter_mut().enumerate() {
+        let bytes = plan.layout.placement(i).bytes;
+        let left = followers.iter().filter(|follower| !follower.is_done[i]).count();
+        followers.iter().filter(|follower| follower.is_done[i]).for_each(|_| progress.skip(bytes));
+        if *done && left > 0 {
+            // Its sources are read after all, for others.
+            progress.owe(plan.pass_bytes(i) * plan.graph.passes(i));
+        }
+        *done &= left == 0;
+    }
     let schedule = Schedule::new(plan, &is_done, parted::order(plan, work), stop);
-    let tensors: Vec<TensorRun> = plan.tensors.iter().map(TensorRun::new).collect();
+    let tensors = runs(plan);
     let buffers = Buffers::new(plan.memory.buffers, plan.memory.buffer_bytes as usize)?;
     let audit = audit::Audit::new(plan, plan.audit, &is_done);
-    let engine = Engine { plan, gpus, work: Some(work), progress, schedule, is_done, tensors, buffers, audit };
+    let engine =
+        Engine { plan, gpus, work: Some(work), progress, schedule, is_done, leads, tensors, followers, buffers, audit };
     engine.note_places();
     let (to_writers, pieces) = mpsc::sync_channel(plan.memory.buffers);
     let pieces = Mutex::new(pieces);
@@ -125,9 +163,28 @@ struct Engine<'a> {
     schedule: Schedule<'a>,
     /// Tensors that an earlier run has finished, or that another process makes.
     is_done: Vec<bool>,
+    /// Tensors to be made of the plan's own output.
+    leads: Vec<bool>,
     tensors: Vec<TensorRun>,
+    /// Other outputs that are made along with the plan's own.
+    followers: Vec<Follower<'a>>,
     buffers: Buffers,
     audit: audit::Audit,
+}
+
+/// An output that is made along with another.
+struct Follower<'a> {
+    plan: &'a Plan,
+    work: &'a WorkDir,
+    /// Tensors that an earlier run has finished.
+    is_done: Vec<bool>,
+    tensors: Vec<TensorRun>,
+}
+
+/// One of the outputs that are made at the same time.
+struct Output<'e> {
+    plan: &'e Plan,
+    tensors: &'e [TensorRun],
 }
 
 impl Engine<'_> {
@@ -141,11 +198,36 @@ impl Engine<'_> {
         self.buffers.take(self.plan.layout.placement(tensor).offset)
     }
 
-    /// Notes a finished tensor, unless one of its sources has changed since it was opened: what was read of it then is
+    /// An output by its place: the plan's own, then those that are made along with it.
+    fn output(&self, at: usize) -> Output<'_> {
+        match at.checked_sub(1).map(|at| &self.followers[at]) {
+            None => Output { plan: self.plan, tensors: &self.tensors },
+            Some(Follower { plan, tensors, .. }) => Output { plan, tensors },
+        }
+    }
+
+    /// The work folder of an output.
+    fn work_of(&self, at: usize) -> Result<&WorkDir> {
+        at.checked_sub(1).map_or_else(|| self.work(), |at| Ok(self.followers[at].work))
+    }
+
+    /// The outputs that a tensor is to be made of.
+    fn outputs_of(&self, tensor: usize) -> Vec<usize> {
+        let followers = self.followers.iter().zip(1..).filter(|(follower, _)| !follower.is_done[tensor]);
+        self.leads[tensor].then_some(0).into_iter().chain(followers.map(|(_, at)| at)).collect()
+    }
+
+    /// What has been measured of a tensor, with an output's own numbers.
+    fn measured(&self, at: usize, tensor: usize) -> Arc<Measured> {
+        let leader = &self.tensors[tensor];
+        if at == 0 { leader.measured() } else { self.output(at).tensors[tensor].follow(leader) }
+    }
+
+    /// Notes a finished tensor of an output, unless one of its sources has changed since it was opened: what was read of it then is
     /// nothing that a later run could go on from.
-    fn record(&self, tensor: &TensorPlan, entry: JournalEntry) -> Result<()> {
+    fn record(&self, output: usize, tensor: &TensorPlan, entry: JournalEntry) -> Result<()> {
         tensor.reads().try_for_each(|at| self.plan.stored(at).1.check_unchanged())?;
-        self.work()?.record(entry)?;
+        self.work_of(output)?.record(entry)?;
         self.progress.add_tensor();
         Ok(())
     }

@@ -21,13 +21,26 @@ pub(super) fn settle(engine: &Engine<'_>, step: &Step, tensor: &TensorPlan) -> R
             engine.share(step)?;
         }
         Kind::TrimNorms => run.settle_trim_norms(tensor),
-        Kind::Gram => run.settle_fit(tensor),
-        Kind::Overlap => run.settle_overlap(tensor),
+        Kind::Gram => {
+            let products = run.settle_fit(tensor);
+            for follower in &engine.followers {
+                follower.tensors[step.tensor].fit(&products);
+            }
+        }
+        Kind::Overlap => {
+            let changes = run.settle_overlap(tensor);
+            for follower in &engine.followers {
+                follower.tensors[step.tensor].overlap(&changes);
+            }
+        }
         Kind::Rank(stage) => rank(engine, stage),
         Kind::Restore { stage, layer } => restore(engine, stage, layer),
         Kind::Merge => {
-            if let Some(entry) = run.end(engine.plan, tensor)? {
-                engine.record(tensor, entry)?;
+            for at in engine.outputs_of(step.tensor) {
+                let output = engine.output(at);
+                if let Some(entry) = output.tensors[step.tensor].end(output.plan, &output.plan.tensors[step.tensor])? {
+                    engine.record(at, tensor, entry)?;
+                }
             }
             for at in tensor.reads() {
                 let (stored, shard) = engine.plan.stored(at);

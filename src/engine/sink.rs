@@ -13,6 +13,7 @@ use crate::output::{PieceDigests, nonfinite};
 /// Pieces of one output tensor.
 pub(super) struct Sink<'a, 'p> {
     engine: &'a Engine<'p>,
+    output: usize,
     tensor: usize,
     to_writers: SyncSender<Written>,
     piece: usize,
@@ -22,7 +23,12 @@ pub(super) struct Sink<'a, 'p> {
 
 impl<'a, 'p> Sink<'a, 'p> {
     pub fn new(engine: &'a Engine<'p>, tensor: usize, to_writers: SyncSender<Written>) -> Self {
-        Self { engine, tensor, to_writers, piece: 0, buffer: None, facts: RunFacts::default() }
+        Self::of(engine, 0, tensor, to_writers)
+    }
+
+    /// Of a tensor of one of several outputs.
+    pub fn of(engine: &'a Engine<'p>, output: usize, tensor: usize, to_writers: SyncSender<Written>) -> Self {
+        Self { engine, output, tensor, to_writers, piece: 0, buffer: None, facts: RunFacts::default() }
     }
 
     /// Sends a whole piece.
@@ -31,7 +37,7 @@ impl<'a, 'p> Sink<'a, 'p> {
         let piece_bytes = plan.memory.chunk_elems * tensor.elem_bytes;
         let digest = PieceDigests::hash_piece(tensor.elems * tensor.elem_bytes, piece_bytes, piece, &bytes)?;
         let is_zero = nonfinite::is_zero(tensor.dtype, &bytes);
-        let written = Written { tensor: self.tensor, piece, digest, is_zero, bytes };
+        let written = Written { output: self.output, tensor: self.tensor, piece, digest, is_zero, bytes };
         // Writers live as long as there are senders.
         self.to_writers.send(written).map_err(|_| Error::internal("the writers have gone"))
     }

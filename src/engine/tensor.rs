@@ -45,6 +45,8 @@ struct State {
     batch: usize,
     /// Whether a search has gone over the sources, and goes over them again.
     has_been_read: bool,
+    /// Whether what was measured has been taken from the output that leads.
+    follows: bool,
 }
 
 /// Results of the units of a statistics step.
@@ -112,6 +114,7 @@ impl TensorRun {
             computed_on: None,
             batch: 1,
             has_been_read: false,
+            follows: false,
         }))
     }
 
@@ -288,8 +291,8 @@ impl TensorRun {
         Arc::make_mut(&mut state.measured).factors = factors.collect();
     }
 
-    /// Adds up the products of all segments, in order, and sets the rule's numbers.
-    pub fn settle_fit(&self, tensor: &TensorPlan) {
+    /// Adds up the products of all segments, in order, and sets the rule's numbers; the sums, for others of the same rule.
+    pub fn settle_fit(&self, tensor: &TensorPlan) -> Gram {
         let mut state = self.lock();
         let segments = match std::mem::replace(&mut state.tally, Tally::None) {
             Tally::Products(segments) => segments,
@@ -299,25 +302,44 @@ impl TensorRun {
         let vectors = tensor.fitted_vectors();
         let mut totals = vec![0.0; Gram::len(vectors)];
         segments.iter().for_each(|s| totals.iter_mut().zip(s).for_each(|(total, p)| *total += p));
-        let State { measured, remark, .. } = &mut *state;
-        let combine = &mut Arc::make_mut(measured).combine;
-        if let Some(fit) = combine.fit.clone() {
-            *remark = (fit.settle)(&Gram::new(vectors, totals), &fit.parameters, combine);
-        }
+        let products = Gram::new(vectors, totals);
+        fit(&mut state, &products);
+        products
     }
 
-    /// Sets the weights that follow from what the task vectors change.
-    pub fn settle_overlap(&self, tensor: &TensorPlan) {
+    /// Sets the rule's numbers from products that were summed for another.
+    pub fn fit(&self, products: &Gram) {
+        fit(&mut self.lock(), products);
+    }
+
+    /// Takes what was measured for the output that leads, once; the rule's numbers stay its own.
+    pub fn follow(&self, leader: &Self) -> Arc<Measured> {
+        let mut state = self.lock();
+        if !state.follows {
+            let leader = leader.lock();
+            let combine = state.measured.combine.clone();
+            state.measured = Arc::new(Measured { combine, ..(*leader.measured).clone() });
+            (state.kept, state.trimmed) = (leader.kept.clone(), leader.trimmed.clone());
+            state.follows = true;
+        }
+        Arc::clone(&state.measured)
+    }
+
+    /// Sets the weights that follow from what the task vectors change; what that is, for others of the same rule.
+    pub fn settle_overlap(&self, tensor: &TensorPlan) -> Vec<Changes> {
         let mut state = self.lock();
         let changes = match std::mem::replace(&mut state.tally, Tally::None) {
             Tally::Changes(changes) => changes,
             // A tensor without elements.
             _ => vec![Changes::default(); tensor.models.len()],
         };
-        let combine = &mut Arc::make_mut(&mut state.measured).combine;
-        if let Some(overlap) = combine.overlap {
-            overlap.settle(&changes, combine);
-        }
+        overlap(&mut state, &changes);
+        changes
+    }
+
+    /// Sets the weights from what was measured for another.
+    pub fn overlap(&self, changes: &[Changes]) {
+        overlap(&mut self.lock(), changes);
     }
 
     /// Takes norms that another process has measured, as [`Self::norms_around`] gave them there.
@@ -523,6 +545,23 @@ fn settle_cuts(state: &mut State, tensor: &TensorPlan, stage: Option<Prune>, cut
     let measured = Arc::make_mut(&mut state.measured);
     (measured.cuts, measured.tops) = (cuts, tops);
     state.trimmed = elems;
+}
+
+/// Sets the rule's numbers.
+fn fit(state: &mut State, products: &Gram) {
+    let State { measured, remark, .. } = state;
+    let combine = &mut Arc::make_mut(measured).combine;
+    if let Some(fit) = combine.fit.clone() {
+        *remark = (fit.settle)(products, &fit.parameters, combine);
+    }
+}
+
+/// Sets the weights that follow from what the task vectors change.
+fn overlap(state: &mut State, changes: &[Changes]) {
+    let combine = &mut Arc::make_mut(&mut state.measured).combine;
+    if let Some(overlap) = combine.overlap {
+        overlap.settle(changes, combine);
+    }
 }
 
 fn push_stage(state: &mut State, prune: Prune, masks: Vec<Mask>, kept: Vec<u64>) {

@@ -6,6 +6,7 @@ use faer::MatRef;
 use faer::traits::RealField;
 use twox_hash::xxhash3_128::Hasher;
 
+use super::buffers::Buffer;
 use super::runs::Runs;
 use super::schedule::{Taker, Task};
 use super::settle::{self, stage_of};
@@ -25,8 +26,8 @@ use crate::ops::search::{COUNTERS, Ranked, Search};
 use crate::ops::{Changes, LowRank, Program, Rescale, RunFacts, SEGMENT};
 use crate::output::nonfinite;
 use crate::output::source_digest::{BLOCK_ELEMS, block};
-use crate::plan::TensorPlan;
 use crate::plan::graph::{Kind, Step, StepId, unit_columns, unit_rows};
+use crate::plan::{Plan, TensorPlan};
 
 // A segment is a digest block, so that what a unit reads can be hashed while it is in cache.
 const _: () = assert!(SEGMENT as u64 == BLOCK_ELEMS);
@@ -286,7 +287,8 @@ impl<'a, 'p> Worker<'a, 'p> {
         if start == end {
             return Ok(());
         }
-        let Some(mut out) = self.engine.buffer_for(index) else { return Ok(()) };
+        let outputs = self.engine.outputs_of(index);
+        let Some(mut outs) = self.buffers(index, &outputs) else { return Ok(()) };
         let mut blocks = Vec::new();
         let mut facts = RunFacts::default();
         for (segment, at) in segments_of(start, end) {
@@ -296,27 +298,52 @@ impl<'a, 'p> Worker<'a, 'p> {
             let bytes = shard.bytes(range, &mut self.raw[0])?;
             blocks.push((0, segment, block(bytes)));
             facts.nonfinite += nonfinite::count(stored.dtype, bytes);
-            out.extend_from_slice(bytes);
+            outs.iter_mut().for_each(|out| out.extend_from_slice(bytes));
         }
-        self.engine.tensors[index].merged(plan, tensor, blocks, &facts)?;
         self.note_read(tensor, end - start, is_first);
-        self.sink(index).send(unit as usize, out)
+        let facts = vec![facts; outputs.len()];
+        self.send(index, unit, &outputs, outs, blocks, &facts)
+    }
+
+    /// An empty buffer for a piece of each output; `None` if the run is being stopped.
+    fn buffers(&self, tensor: usize, outputs: &[usize]) -> Option<Vec<Buffer>> {
+        outputs.iter().map(|_| self.engine.buffer_for(tensor)).collect()
+    }
+
+    /// Notes what was found in a unit for each output, and sends its piece.
+    fn send(
+        &self,
+        index: usize,
+        unit: u64,
+        outputs: &[usize],
+        pieces: Vec<Buffer>,
+        blocks: Vec<(usize, usize, u128)>,
+        facts: &[RunFacts],
+    ) -> Result<()> {
+        for ((at, piece), facts) in outputs.iter().zip(pieces).zip(facts) {
+            let output = self.engine.output(*at);
+            output.tensors[index].merged(output.plan, &output.plan.tensors[index], blocks.clone(), facts)?;
+            Sink::of(self.engine, *at, index, self.to_writers.clone()).send(unit as usize, piece)?;
+        }
+        Ok(())
     }
 
     fn blend<C: Widen>(&mut self, index: usize, unit: u64, start: u64, end: u64, is_first: bool) -> Result<()>
     where
         Self: ScratchFor<C>,
     {
-        let (plan, tensor, run) = (self.engine.plan, &self.engine.plan.tensors[index], &self.engine.tensors[index]);
+        let (plan, tensor) = (self.engine.plan, &self.engine.plan.tensors[index]);
         if start == end {
             return Ok(());
         }
-        let measured = run.measured();
-        let Some(mut out) = self.engine.buffer_for(index) else { return Ok(()) };
-        out.set_len(((end - start) * tensor.elem_bytes) as usize);
+        let outputs = self.engine.outputs_of(index);
+        let measured: Vec<_> = outputs.iter().map(|at| self.engine.measured(*at, index)).collect();
+        let Some(mut outs) = self.buffers(index, &outputs) else { return Ok(()) };
+        outs.iter_mut().for_each(|out| out.set_len(((end - start) * tensor.elem_bytes) as usize));
         let (scratch, raw, _) = self.parts();
         let mut blocks = Vec::new();
-        let mut total = RunFacts { kept: vec![0; tensor.models.len()], ..RunFacts::default() };
+        let nothing = RunFacts { kept: vec![0; tensor.models.len()], ..RunFacts::default() };
+        let mut totals = vec![nothing; outputs.len()];
         for (segment, at) in segments_of(start, end) {
             with_sources(plan, tensor, at.start, at.end, raw, |sources| {
                 let mut hashers: Vec<Hasher> = tensor.reads().map(|_| Hasher::new()).collect();
@@ -326,20 +353,21 @@ impl<'a, 'p> Worker<'a, 'p> {
                         let read = part.base.iter().chain(part.models);
                         hashers.iter_mut().zip(read).for_each(|(hasher, stored)| hasher.write(stored.bytes));
                         let to = ((part.start - start) * tensor.elem_bytes) as usize;
-                        let bytes = &mut out[to..to + part.len * tensor.elem_bytes as usize];
-                        let facts = blend(&measured, part, tensor.dtype, bytes, scratch);
-                        total.kept.iter_mut().zip(&facts.kept).for_each(|(a, b)| *a += b);
-                        total.nonfinite += facts.nonfinite;
-                        total.introduced += facts.introduced;
+                        for ((out, measured), total) in outs.iter_mut().zip(&measured).zip(&mut totals) {
+                            let bytes = &mut out[to..to + part.len * tensor.elem_bytes as usize];
+                            let facts = blend(measured, part, tensor.dtype, bytes, scratch);
+                            total.kept.iter_mut().zip(&facts.kept).for_each(|(a, b)| *a += b);
+                            total.nonfinite += facts.nonfinite;
+                            total.introduced += facts.introduced;
+                        }
                     });
                 }
                 blocks
                     .extend(hashers.iter().enumerate().map(|(source, hasher)| (source, segment, hasher.finish_128())));
             })?;
         }
-        run.merged(plan, tensor, blocks, &total)?;
         self.note_read(tensor, end - start, is_first);
-        self.sink(index).send(unit as usize, out)
+        self.send(index, unit, &outputs, outs, blocks, &totals)
     }
 
     fn low_rank<C: Widen + RealField>(&mut self, index: usize, work: &LowRank, is_first: bool) -> Result<()>
@@ -348,7 +376,12 @@ impl<'a, 'p> Worker<'a, 'p> {
     {
         let (engine, plan, tensor) = (self.engine, self.engine.plan, &self.engine.plan.tensors[index]);
         let measured = engine.tensors[index].measured();
-        let mut sink = Sink::new(engine, index, self.to_writers.clone());
+        let outputs = engine.outputs_of(index);
+        let sink = |at: &usize| Sink::of(engine, *at, index, self.to_writers.clone());
+        let mut sinks: Vec<Sink<'_, '_>> = outputs.iter().map(sink).collect();
+        let lambdas: Vec<f64> = outputs.iter().map(|at| lambda_of(engine.output(*at).plan, index)).collect();
+        // Masks and factors of stages, which followers keep among their facts.
+        outputs.iter().for_each(|at| drop(engine.measured(*at, index)));
         // Taken out, so that the source can use the buffers while the worker's scratch is in use.
         let mut raw = std::mem::take(&mut self.raw);
         let mut centring = Scratch::<f64>::new(tensor.models.len());
@@ -361,15 +394,16 @@ impl<'a, 'p> Worker<'a, 'p> {
                 .get(task)
                 .map_or(Ok(()), |outputs| factors::store(engine, &to_writers, *outputs, left, right))
         };
-        let facts = low_rank::merge_and_take(
+        let facts = low_rank::merge_many(
             work,
+            &lambdas,
             tensor.matrix(),
             &measured.stages,
             &mut runs,
             scratch,
             &mut centring,
             &mut store,
-            &mut |values| sink.push(values),
+            &mut |at, values| sinks[at].push(values),
         );
         let blocks = runs.blocks();
         self.raw = raw;
@@ -378,17 +412,18 @@ impl<'a, 'p> Worker<'a, 'p> {
             crate::error::Kind::Input => nonfinite_source(plan, tensor, &mut self.raw).unwrap_or(error),
             _ => error,
         })?;
-        let mut found = sink.finish()?;
-        if found.nonfinite > 0 {
-            // Sources were finite, or the Gram matrix would have said so.
-            found.introduced = found.nonfinite;
+        for (at, sink) in outputs.into_iter().zip(sinks) {
+            let mut found = sink.finish()?;
+            if found.nonfinite > 0 {
+                // Sources were finite, or the Gram matrix would have said so.
+                found.introduced = found.nonfinite;
+            }
+            let output = engine.output(at);
+            let (tensor, run) = (&output.plan.tensors[index], &output.tensors[index]);
+            run.set_low_rank(output.plan, tensor, facts.clone())?;
+            run.merged(output.plan, tensor, blocks.clone(), &found)?;
         }
-        engine.tensors[index].set_low_rank(plan, tensor, facts)?;
-        engine.tensors[index].merged(plan, tensor, blocks, &found)
-    }
-
-    fn sink(&self, tensor: usize) -> Sink<'a, 'p> {
-        Sink::new(self.engine, tensor, self.to_writers.clone())
+        Ok(())
     }
 
     fn note_read(&self, tensor: &TensorPlan, elems: u64, is_first: bool) {
@@ -400,4 +435,9 @@ impl<'a, 'p> Worker<'a, 'p> {
     fn bytes_of(&self, tensor: &TensorPlan, elems: u64) -> u64 {
         tensor.reads().map(|at| stored_bytes(self.engine.plan, tensor, at, elems)).sum()
     }
+}
+
+/// λ of a plan's matrix.
+fn lambda_of(plan: &Plan, tensor: usize) -> f64 {
+    if let Program::LowRank(work) = &plan.tensors[tensor].program { work.lambda } else { 1.0 }
 }

@@ -11,6 +11,8 @@ use crate::output::digest::Piece;
 /// A piece of an output tensor on its way to the file.
 #[derive(Debug)]
 pub(super) struct Written {
+    /// Which of the outputs, from 0.
+    pub output: usize,
     pub tensor: usize,
     /// Which piece; pieces of a tensor have [`crate::plan::memory::Memory::chunk_elems`] elements.
     pub piece: usize,
@@ -36,10 +38,11 @@ fn write(engine: &Engine<'_>, piece: &Written) -> Result<()> {
     let place = engine.plan.layout.placement(piece.tensor);
     let tensor = &engine.plan.tensors[piece.tensor];
     let offset = piece.piece as u64 * engine.plan.memory.chunk_elems * tensor.elem_bytes;
-    engine.work()?.write_at(place.file, place.offset + offset, &piece.bytes)?;
+    let output = engine.output(piece.output);
+    engine.work_of(piece.output)?.write_at(place.file, place.offset + offset, &piece.bytes)?;
     engine.progress.add_written(piece.bytes.len() as u64);
-    if let Some(entry) = engine.tensors[piece.tensor].piece_written(engine.plan, piece)? {
-        engine.record(tensor, entry)?;
+    if let Some(entry) = output.tensors[piece.tensor].piece_written(output.plan, piece)? {
+        engine.record(piece.output, tensor, entry)?;
     }
     Ok(())
 }

@@ -15,12 +15,12 @@ use crate::engine::{self, Done, Progress, Request, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::factors::{Side, lora};
 use crate::linalg::triples::Triples;
+use crate::output::manifest::{OutputTensor, Totals};
 use crate::output::{
     Content, JournalEntry, Layout, Nonfinite, OpenOptions, Opened, SmallFile, TensorSpec, WorkDir, nonfinite,
 };
 use crate::plan::Plan;
 use crate::report::card::MergedAdapterCard;
-use crate::output::manifest::{OutputTensor, Totals};
 use crate::report::time::rfc3339;
 use crate::source::core::{Core, CoreModule, Reduced};
 

@@ -33,7 +33,7 @@ pub use fingerprint::Fingerprint;
 pub use finish::{CARD_NAME, Finished};
 pub use journal::{JournalEntry, Nonfinite, SourceTensorDigest};
 pub use layout::{Layout, Placement, TensorSpec};
-pub(crate) use ours::unlisted;
+pub(crate) use ours::{remove_output, unlisted};
 pub use parts::{PartDone, PartEnd, PartTotals, SILENCE, Share, Statistics};
 pub use source_digest::{BlockDigests, SourceDigests};
 pub use workdir::{OpenOptions, Opened, WorkDir};

@@ -154,6 +154,15 @@ impl Ours {
     }
 }
 
+/// Removes a finished output, if every entry of it is ours.
+///
+/// # Errors
+///
+/// Something in it is not ours, which stays, or cannot be removed.
+pub(crate) fn remove_output(folder: &Path) -> Result<()> {
+    Ours::remove_output(folder)
+}
+
 /// Every entry of the output in `folder`, by its path there, that its manifest does not list; a lock that a kill left behind is ours.
 ///
 /// # Errors

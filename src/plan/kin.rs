@@ -9,9 +9,8 @@ use std::path::Path;
 use regex::RegexSet;
 use serde_json::Value;
 
-use super::files::json_in;
 use super::{Source, TensorPlan};
-use crate::checkpoint::{printable, quoted};
+use crate::checkpoint::{json_in, printable, quoted};
 use crate::dtype::DtypeExt;
 use crate::ops::Program;
 use crate::output::copy::MAX_BYTES;

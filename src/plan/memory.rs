@@ -63,17 +63,27 @@ impl Memory {
     /// # Errors
     /// `Input` if it cannot be, naming the tensor that needs most and the least budget that would do.
     pub(super) fn fit(tensors: &[TensorPlan], options: Options, lanes: Lanes<'_>) -> Result<Self> {
+        Self::fit_outputs(tensors, options, lanes, 1)
+    }
+
+    /// The same for several outputs that are made at the same time.
+    pub(super) fn fit_outputs(
+        tensors: &[TensorPlan],
+        options: Options,
+        lanes: Lanes<'_>,
+        outputs: usize,
+    ) -> Result<Self> {
         let budget = options.memory_budget;
         for threads in (1..=options.threads.max(1)).rev() {
             for bits in CHUNK_ELEMS.rev() {
                 // Fewer threads only once even the smallest buffers do not fit; the smallest of all is tried last.
-                let plan = Self::of(tensors, threads, 1 << bits, lanes);
+                let plan = Self::of(tensors, threads, 1 << bits, lanes, outputs);
                 if plan.total <= budget {
                     return Ok(Self { for_steps: budget - (plan.total - plan.largest_step), ..plan });
                 }
             }
         }
-        let least = Self::of(tensors, 1, 1 << CHUNK_ELEMS.start(), lanes);
+        let least = Self::of(tensors, 1, 1 << CHUNK_ELEMS.start(), lanes, outputs);
         let largest = tensors.iter().max_by_key(|t| (step_bytes(t), t.elems * t.elem_bytes));
         let needs = largest.map_or(String::new(), |t| match step_bytes(t) {
             0 => format!("; the largest tensor is `{}`", t.name),
@@ -88,13 +98,14 @@ impl Memory {
         .hint(format!("give --memory-budget {}MiB or more", least.total.div_ceil(1 << 20))))
     }
 
-    fn of(tensors: &[TensorPlan], threads: usize, chunk_elems: u64, lanes: Lanes<'_>) -> Self {
+    fn of(tensors: &[TensorPlan], threads: usize, chunk_elems: u64, lanes: Lanes<'_>, outputs: usize) -> Self {
         let largest = tensors.iter().map(|t| t.elems).max().unwrap_or_default();
         let chunk_elems =
             chunk_elems.min(largest.next_multiple_of(SEGMENT as u64).next_power_of_two()).max(SEGMENT as u64);
         let elem_bytes = tensors.iter().map(|t| t.elem_bytes).max().unwrap_or(1);
         let writers = (threads / 4).clamp(2, 4);
-        let buffers = threads + 2 * writers + lanes.count;
+        // A thread holds a buffer for each output.
+        let buffers = threads * outputs + 2 * writers + lanes.count;
         let buffer_bytes = chunk_elems * elem_bytes;
         let models = tensors.iter().map(|t| t.models.len()).max().unwrap_or_default();
         let sources = models as u64 + 1;
@@ -117,9 +128,11 @@ impl Memory {
         let (factors, own): (Vec<_>, Vec<_>) =
             tensors.iter().partition(|t| matches!(t.program, Program::Factor { .. }));
         // A factor stands in the output's tables alone; its name is in the header, the index and the manifest.
-        let entries = own.len() as u64 * (sources + 2) + factors.len() as u64 * 3;
+        let entries = own.len() as u64 * (sources + 2) * outputs as u64 + factors.len() as u64 * 3;
         let tables = PROGRAM_BYTES + entries * ENTRY_BYTES + held_masks;
-        let of_step = |(i, t)| if lanes.on_device.get(i) == Some(&true) { device_bytes(t) } else { step_bytes(t) };
+        let more = |t| if outputs > 1 { more_bytes(t) } else { 0 };
+        let of_step =
+            |(i, t)| if lanes.on_device.get(i) == Some(&true) { device_bytes(t) } else { step_bytes(t) + more(t) };
         let largest_step = tensors.iter().enumerate().map(of_step).max().unwrap_or_default();
         let [up, down] = LANE_SLOTS.map(|slots| slots as u64);
         // A lane reads runs of sources that cannot be mapped, as a thread does, and again for a segment that it audits.
@@ -221,4 +234,11 @@ pub(super) fn low_rank_bytes(tensor: &TensorPlan) -> u64 {
     };
     let factors = if tensor.factors.is_empty() { 0 } else { 8 * (5 * k + n) };
     low_rank::bytes(work, (m, n), tensor.wide) + factors
+}
+/// What the step of a matrix merge needs more for several outputs than for one.
+pub(super) fn more_bytes(tensor: &TensorPlan) -> u64 {
+    match &tensor.program {
+        Program::LowRank(work) => low_rank::bytes_of_more(work, tensor.matrix(), tensor.wide),
+        _ => 0,
+    }
 }

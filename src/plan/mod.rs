@@ -1,6 +1,7 @@
 //! From a recipe and headers alone: every output tensor's program, its sources, its bytes, its memory and its place in
 //! the output. Reads no tensor data.
 
+mod alike;
 mod auto;
 pub mod batches;
 mod check;
@@ -65,16 +66,21 @@ pub struct Options {
 }
 
 /// One checkpoint that takes part.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Source {
     /// Whether it is the base.
     pub is_base: bool,
     /// As the recipe writes it.
     pub written: String,
     /// Its headers.
-    pub checkpoint: Checkpoint,
+    pub checkpoint: Arc<Checkpoint>,
     /// Whether it is stored in fp8 with scales, by which its weights are multiplied as they are read.
     pub is_dequantised: bool,
+}
+
+/// A source's headers while the plan is made, before anything shares them.
+fn unshared(checkpoint: &mut Arc<Checkpoint>) -> Result<&mut Checkpoint> {
+    Arc::get_mut(checkpoint).ok_or_else(|| Error::internal("a plan changes headers that another plan reads"))
 }
 
 /// A tensor of a source: indices of the source in [`Plan::sources`] and of the tensor in its checkpoint.

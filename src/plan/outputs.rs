@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::files::config_of;
 use super::stack::Stack;
 use super::towers::Towers;
+use super::unshared;
 use super::wholeness;
 use super::{Source, SourceTensor};
 use crate::checkpoint::{Checkpoint, Tensor, quoted};
@@ -126,7 +127,12 @@ impl Parts {
         for adapter in &model.adapters {
             self.warnings.extend(crate::source::apply(&mut checkpoint, base, adapter)?);
         }
-        self.sources.push(Source { is_base, written: model.written.clone(), checkpoint, is_dequantised });
+        self.sources.push(Source {
+            is_base,
+            written: model.written.clone(),
+            checkpoint: checkpoint.into(),
+            is_dequantised,
+        });
         paths.push(path);
         Ok(self.sources.len() - 1)
     }
@@ -156,7 +162,7 @@ impl Parts {
             .collect();
         let core = Arc::new(Core::open(&base, &written, &adapters)?);
         let mut add = |is_base: bool, written: String, checkpoint: Checkpoint| {
-            self.sources.push(Source { is_base, written, checkpoint, is_dequantised: false });
+            self.sources.push(Source { is_base, written, checkpoint: checkpoint.into(), is_dequantised: false });
         };
         add(true, written, core.checkpoint(&base, None)?);
         for (at, (written, _)) in adapters.iter().enumerate() {
@@ -175,8 +181,10 @@ impl Parts {
 
     /// Cuts embeddings and heads to the rows that all sources have.
     pub fn cut_embeddings(&mut self) -> Result<()> {
-        let mut models: Vec<(&str, &mut Checkpoint)> =
-            self.sources.iter_mut().map(|source| (source.written.as_str(), &mut source.checkpoint)).collect();
+        let mut models: Vec<(&str, &mut Checkpoint)> = Vec::with_capacity(self.sources.len());
+        for source in &mut self.sources {
+            models.push((source.written.as_str(), unshared(&mut source.checkpoint)?));
+        }
         self.warnings.extend(crate::source::cut_embeddings(&mut models)?);
         Ok(())
     }
@@ -193,7 +201,7 @@ impl Parts {
         let mut open = |expert: &Expert| self.source(&expert.model, false, paths);
         let models: Vec<usize> = experts.experts.iter().map(&mut open).collect::<Result<_>>()?;
         let shared = experts.shared.as_ref().map(open).transpose()?;
-        let of = |source: &usize| &self.sources[*source].checkpoint;
+        let of = |source: &usize| &*self.sources[*source].checkpoint;
         let kind_of = |source: usize| {
             let config = config_of(of(&source));
             let kind = config.as_ref().and_then(|config| config.get("model_type")?.as_str()).unwrap_or_default();
@@ -206,7 +214,7 @@ impl Parts {
         let opened: Vec<&Checkpoint> = models.iter().map(of).collect();
         let (checkpoint, [width, shared_width]) =
             assemble(kind, experts, of(&0), &opened, shared.as_ref().map(of), seed).map_err(|e| at(experts.line, e))?;
-        self.sources[0].checkpoint = checkpoint;
+        self.sources[0].checkpoint = checkpoint.into();
         self.config = kind.config(experts, width, shared_width);
         Ok(())
     }
@@ -219,7 +227,7 @@ impl Parts {
             return Ok(());
         }
         for source in self.sources.iter_mut().filter(|source| !source.is_dequantised) {
-            let done = crate::source::dequantise(&mut source.checkpoint, &source.written)?;
+            let done = crate::source::dequantise(unshared(&mut source.checkpoint)?, &source.written)?;
             source.is_dequantised = done.is_some();
             self.warnings.extend(done.map(|done| done.note(&source.written)));
         }

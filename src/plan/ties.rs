@@ -145,7 +145,7 @@ pub(super) fn tie(sources: &mut [Source]) -> Result<(Ties, Vec<String>)> {
                 ));
             }
             if is_tied(at) {
-                sources[at].checkpoint.tie(&group.names);
+                super::unshared(&mut sources[at].checkpoint)?.tie(&group.names);
             }
         }
         if kept.len() > 1 && (0..sources.len()).all(is_tied) {

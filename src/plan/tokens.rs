@@ -206,8 +206,9 @@ impl<'a> Merge<'a> {
             }
         }
         for (source, at, shape, rows) in made {
-            let (dtype, checkpoint) = (rows.dtype(), &mut parts.sources[source].checkpoint);
+            let (dtype, checkpoint) = (rows.dtype(), Arc::get_mut(&mut parts.sources[source].checkpoint));
             debug_assert_eq!(rows.len(), shape[0]);
+            let checkpoint = checkpoint.ok_or_else(|| Error::internal("a checkpoint is shared while it is planned"))?;
             checkpoint.replace(at, dtype, shape, Arc::new(rows))?;
         }
         Ok(())

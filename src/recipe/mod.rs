@@ -25,6 +25,7 @@ mod patterns;
 mod read;
 mod reader;
 mod scalar;
+mod set;
 mod slices;
 mod stages;
 mod tokens;
@@ -153,6 +154,25 @@ impl Recipe {
         let mut bytes = Vec::new();
         from.take(yaml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(|e| cannot_read(path, &e))?;
         read::recipe(&bytes, path, true, fetcher).map_err(|e| e.input_is(Cause::Recipe))
+    }
+
+    /// The text of a recipe, from anywhere.
+    ///
+    /// # Errors
+    /// Input, if it is no text; environment, if reading fails.
+    pub fn read_text(from: impl std::io::Read, path: &Path) -> Result<String> {
+        let mut bytes = Vec::new();
+        from.take(yaml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(|e| cannot_read(path, &e))?;
+        read::text_of(bytes, &path.display().to_string()).map_err(|e| e.input_is(Cause::Recipe))
+    }
+
+    /// Validates a recipe's text with other values at some places of it: see [`Recipe::parse`]. A path is keys, and places in
+    /// lists from 0, joined by dots: `models.0.parameters.weight`.
+    ///
+    /// # Errors
+    /// Input, for every mistake in the recipe, one of several documents, a path that leads nowhere and a value that does not fit.
+    pub fn parse_with(text: &str, path: &Path, settings: &[(&str, &str)]) -> Result<Self> {
+        read::recipe_with(text, path, settings).map_err(|e| e.input_is(Cause::Recipe))
     }
 
     /// Validates a recipe's text as [`Recipe::load`] does its file's. Relative paths start at `path`'s folder; `path`

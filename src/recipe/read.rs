@@ -1,6 +1,7 @@
 //! The top level of a recipe: its keys, and what they ask of each other.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::listing::{self, Listing, check_models};
 use super::parameters::{self, Place};
@@ -9,7 +10,7 @@ use super::slices::{self, Around, Module};
 use super::stages::{self, methods_here, with_names};
 use super::yaml::{self, Data, Entry, Node, quote};
 use super::{
-    Model, ModelRef, Parameters, Recipe, documents, dtypes, experts, foreign, models, output, patterns, tokens,
+    Model, ModelRef, Parameters, Recipe, documents, dtypes, experts, foreign, models, output, patterns, set, tokens,
 };
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
@@ -44,10 +45,7 @@ pub(super) fn recipe(bytes: &[u8], path: &Path, on_disk: bool, fetcher: Option<&
     if bytes.len() > yaml::MAX_BYTES {
         return Err(yaml::too_long(&file));
     }
-    let text = std::str::from_utf8(bytes).map_err(|e| {
-        let line = 1 + bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count();
-        yaml::error_at(&file, line, "not UTF-8 text").hint("save the recipe as UTF-8")
-    })?;
+    let text = utf8(bytes, &file)?;
     let roots = yaml::parse(text, &file)?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut reader = Reader::new(&file, folder, on_disk, fetcher);
@@ -69,6 +67,46 @@ pub(super) fn recipe(bytes: &[u8], path: &Path, on_disk: bool, fetcher: Option<&
         (before.path, before.text) = (path.to_path_buf(), text.to_string());
     }
     (recipe.path, recipe.text) = (path.to_path_buf(), text.to_string());
+    recipe.warnings = reader.warnings();
+    Ok(recipe)
+}
+
+/// A recipe's bytes as text.
+pub(super) fn text_of(bytes: Vec<u8>, file: &str) -> Result<String> {
+    if bytes.len() > yaml::MAX_BYTES {
+        return Err(yaml::too_long(file));
+    }
+    utf8(&bytes, file)?;
+    String::from_utf8(bytes).map_err(|e| Error::internal(format!("{file}: {e}")))
+}
+
+fn utf8<'b>(bytes: &'b [u8], file: &str) -> Result<&'b str> {
+    std::str::from_utf8(bytes).map_err(|e| {
+        let line = 1 + bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count();
+        yaml::error_at(file, line, "not UTF-8 text").hint("save the recipe as UTF-8")
+    })
+}
+
+/// As [`recipe`], with other values at some places.
+pub(super) fn recipe_with(text: &str, path: &Path, settings: &[(&str, &str)]) -> Result<Recipe> {
+    let file = path.display().to_string();
+    let roots = yaml::parse(text, &file)?;
+    let [root] = &roots[..] else {
+        let message = format!("{file}: {} documents; values are set in a recipe of one", roots.len());
+        return Err(Error::input(message).hint("merge the documents that others need first, and name their folders"));
+    };
+    let mut root = Rc::clone(root);
+    for (key, value) in settings {
+        root = set::set(&root, key, value).map_err(|why| {
+            Error::input(format!("{file}: `{key}` leads nowhere: {why}"))
+                .hint("a path is keys and places in lists from 0: `parameters.lambda`, `models.0.parameters.weight`")
+        })?;
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let reader = Reader::new(&file, folder, true, None);
+    let read = reader.keep(document(&reader, &root));
+    let mut recipe = reader.finish(read.flatten())?;
+    (recipe.path, recipe.text) = (path.to_path_buf(), set::text(&root));
     recipe.warnings = reader.warnings();
     Ok(recipe)
 }

@@ -54,6 +54,19 @@ pub(super) struct Entry {
 }
 
 impl Node {
+    /// One that stands on this line.
+    pub fn new(line: usize, data: Data) -> Self {
+        let inner: Vec<&Node> = match &data {
+            Data::Scalar { .. } => Vec::new(),
+            Data::List(items) => items.iter().map(|n| &**n).collect(),
+            Data::Map(entries) => entries.iter().map(|entry| &*entry.value).collect(),
+        };
+        let keys = if matches!(data, Data::Map(_)) { inner.len() } else { 0 };
+        let nodes = inner.iter().fold(1 + keys, |sum, n| sum.saturating_add(n.nodes));
+        let height = inner.iter().map(|n| n.height + 1).max().unwrap_or_default();
+        Self { line, data, nodes, height }
+    }
+
     /// Whether YAML reads it as null: what a recipe treats as absent.
     pub fn is_null(&self) -> bool {
         matches!(&self.data, Data::Scalar { text, quoted: false } if scalar::is_null(text))

@@ -41,7 +41,7 @@ impl Progress {
     }
 
     /// Bytes that will be read and that the plan does not count: float32 had no certificate.
-    pub(super) fn add_unplanned(&self, bytes: u64) {
+    pub(crate) fn add_unplanned(&self, bytes: u64) {
         self.unplanned.fetch_add(bytes, Ordering::Relaxed);
     }
 

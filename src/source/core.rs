@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use faer::Mat;
 use faer::linalg::solvers::Qr;
 
+use super::Held;
 use super::adapter::{Adapter, Module};
 use super::lora::Instead;
 use crate::backend::cpu::stored::Stored;
 use crate::checkpoint::{Checkpoint, Made, Origin, Shard, quoted, quoted_path};
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Error, Result};
-use super::Held;
 
 /// Modules whose decompositions are kept.
 const KEPT: usize = 4;

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use super::Held;
 use super::lora::Instead;
 use crate::checkpoint::{Checkpoint, quoted};
 use crate::error::Result;
-use super::Held;
 use crate::tokenizer::is_by_token;
 
 /// Cuts tensors with a row for each token to the fewest rows of any model, whatever the tokens are. Gives warnings. Models are

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::Held;
 use super::lora::Instead;
 use crate::backend::cpu::stored::Stored;
 use crate::checkpoint::{Checkpoint, Made, Origin, Shard, Tensor, quoted};
@@ -15,7 +16,6 @@ use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Error, Result};
 use crate::ops::philox;
 use crate::recipe::{Expert, ExpertLayout, Experts, Gate};
-use super::Held;
 
 const F32_BYTES: u64 = 4;
 /// Projections of an MLP, as dense models name them.
@@ -353,7 +353,10 @@ impl Made for Stacked {
 
     fn origin(&self, _: Option<u64>) -> Origin {
         let part = |(at, part): (usize, &Part)| part.held.part(format!("expert matrix {at}"));
-        Origin { how: "matrices of experts, one behind the other".into(), parts: self.parts.iter().enumerate().map(part).collect() }
+        Origin {
+            how: "matrices of experts, one behind the other".into(),
+            parts: self.parts.iter().enumerate().map(part).collect(),
+        }
     }
 }
 

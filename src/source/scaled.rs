@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::Held;
 use crate::backend::cpu::stored::Stored;
 use crate::checkpoint::{Checkpoint, Made, Origin, Shard, Tensor, json_in, quoted};
 use crate::dtype::{Dtype, DtypeExt, RECIPE_DTYPES};
 use crate::error::{Error, Result};
-use super::Held;
 
 /// What a weight's name ends with as its scale's.
 const SCALES: [&str; 2] = ["_scale_inv", "_scale"];

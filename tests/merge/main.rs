@@ -1,4 +1,4 @@
-//! Whole merges, and what they leave: bytes, identities, states of OUT, bad input, interruptions, parts, warnings.
+//! Whole merges, and what they leave: bytes, identities, states of OUT, bad input, interruptions, parts, sweeps, warnings.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 #[path = "../support/mod.rs"]
@@ -21,3 +21,4 @@ mod saliency;
 mod same_bytes;
 mod silence;
 mod sources;
+mod sweep;

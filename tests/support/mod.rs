@@ -59,7 +59,7 @@ impl Run {
         let mut plan = Plan::new(Recipe::load(recipe)?, options)?;
         if self.unmapped {
             for source in &mut plan.sources {
-                source.checkpoint = Checkpoint::open_unmapped(source.checkpoint.path())?;
+                source.checkpoint = Checkpoint::open_unmapped(source.checkpoint.path())?.into();
             }
         }
         Ok(plan)

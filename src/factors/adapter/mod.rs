@@ -17,8 +17,8 @@ pub use pair::Pair;
 
 use crate::engine::Stop;
 use crate::error::{Error, Kind, Result};
-use crate::output::{OpenOptions, Opened, WorkDir};
 use crate::output::manifest::Manifest;
+use crate::output::{OpenOptions, Opened, WorkDir};
 use crate::run::together;
 use survey::Survey;
 use write::Writer;

@@ -127,7 +127,10 @@ impl Survey {
             ));
         }
         if modules.factors.is_empty() {
-            notes.push("no module has factors: PEFT asks for one at least, merganser puts what is stored whole on the base".into());
+            notes.push(
+                "no module has factors: PEFT asks for one at least, merganser puts what is stored whole on the base"
+                    .into(),
+            );
         }
         let change = |(item, held): (&usize, &Held)| Change {
             at: all[*item],

@@ -21,15 +21,15 @@ use crate::error::{Cause, Error, Kind, Result};
 use crate::factors::triples::Triples;
 use crate::factors::{Side, lora};
 use crate::ops::{Centre, LowRank, LowRankFacts, MatrixRule, Rank};
+use crate::output::manifest::{
+    Device, DigestKinds, Manifest, OutputTensor, Phase, SCHEMA, Source, SourceFile, Timings, Totals,
+};
 use crate::output::source_digest::{block, block_bytes, from_hex, to_hex};
 use crate::output::{
     BlockDigests, Content, Fingerprint, JournalEntry, Layout, Nonfinite, PieceDigests, SmallFile, SourceDigests,
     SourceTensorDigest, TensorSpec, WorkDir, nonfinite,
 };
 use crate::report::card::AdapterCard;
-use crate::output::manifest::{
-    Device, DigestKinds, Manifest, OutputTensor, Phase, SCHEMA, Source, SourceFile, Timings, Totals,
-};
 use crate::report::time::rfc3339;
 use crate::units::format_bytes;
 
@@ -162,7 +162,8 @@ fn decompose_in<C: Widen + RealField>(
         };
         take(&triples, &left_row, &right_row)
     };
-    low_rank::merge_and_take(&work(rank), shape, &[], &mut runs, &mut scratch, &mut wide, &mut factors, &mut |_| Ok(()))
+    let (work, mut emit) = (work(rank), |_: usize, _: &[f64]| Ok(()));
+    low_rank::merge_many(&work, &[1.0], shape, &[], &mut runs, &mut scratch, &mut wide, &mut factors, &mut emit)
 }
 
 /// Writes what the survey found.
@@ -400,7 +401,8 @@ impl<'a> Writer<'a> {
                 source(0, "base", &pair.base_name, &pair.base)?,
                 source(1, "model", &pair.tuned_name, &pair.tuned)?,
             ],
-            device: Device { name: crate::backend::cpu::features::name(), backend: "cpu".into(), memory_bytes: None },
+            device: Device::cpu(),
+            reproducible: true,
             threads: self.threads,
             memory_budget: self.of.memory_budget,
             seed: 0,

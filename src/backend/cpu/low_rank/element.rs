@@ -4,7 +4,7 @@ use faer::traits::RealField;
 
 use super::panels::{Panel, Shape};
 use super::task_vectors::TaskVectors;
-use super::{ReadRuns, merge_and_take};
+use super::{ReadRuns, merge_many};
 use crate::backend::cpu::prune::Scratch;
 use crate::backend::cpu::stored::Widen;
 use crate::error::Result;
@@ -47,8 +47,9 @@ pub fn element<C: Widen + RealField>(
         Some(&mut origin),
     )?;
     let (mut parts, mut merged, mut rows) = (Vec::new(), f64::NAN, 0);
-    let facts = merge_and_take::<C>(
+    let facts = merge_many::<C>(
         work,
+        &[work.lambda],
         (m, n),
         stages,
         source,
@@ -58,7 +59,7 @@ pub fn element<C: Widen + RealField>(
             parts.push((0..left.ncols()).map(|k| left[(row, k)].f64() * right[(column, k)].f64()).sum());
             Ok(())
         },
-        &mut |values| {
+        &mut |_, values| {
             let here = values.len() / shape.n;
             if (rows..rows + here).contains(&row) {
                 merged = values[(row - rows) * shape.n + column];

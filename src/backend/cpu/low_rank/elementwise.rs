@@ -34,6 +34,15 @@ pub(super) fn add_low_rank<C: Real>(merged: &mut [f64], low: &[C], a: &[C], c: f
     [left.iter().sum(), whole.iter().sum()]
 }
 
+/// merged ← merged + c·low, as [`add_low_rank`] has it.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+pub(super) fn add_again<C: Real>(merged: &mut [f64], low: &[C], c: f64) {
+    for (merged, low) in merged.iter_mut().zip(low) {
+        let change = c * low.f64();
+        *merged = if change == 0.0 { *merged } else { *merged + change };
+    }
+}
+
 /// part ← x − mean, rounded to the part's type.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub(super) fn centre<P: Real>(part: &mut [P], x: &[f64], mean: &[f64]) {

@@ -61,6 +61,15 @@ pub fn bytes(work: &LowRank, (m, n): (u64, u64), wide: bool) -> u64 {
     }
 }
 
+/// Bytes that [`merge_many`] allocates more for several λ than [`merge`] for one.
+pub fn bytes_of_more(work: &LowRank, (m, n): (u64, u64), wide: bool) -> u64 {
+    let (shape, models) = (Shape { m: m as usize, n: n as usize }, work.weights.len() as u64);
+    match work.rule {
+        MatrixRule::Truncate(_) => truncated::bytes_of_more(shape, models, wide),
+        _ => 0,
+    }
+}
+
 /// How often [`merge`] reads the sources of an m×n matrix.
 pub fn passes(work: &LowRank, (m, n): (u64, u64), wide: bool) -> u64 {
     let (shape, models) = (Shape { m: m as usize, n: n as usize }, work.weights.len() as u64);
@@ -123,24 +132,28 @@ pub fn merge<C: Widen + RealField>(
     wide_scratch: &mut Scratch<f64>,
     emit: &mut dyn FnMut(&[f64]) -> Result<()>,
 ) -> Result<LowRankFacts> {
-    merge_and_take(work, (m, n), stages, source, scratch, wide_scratch, &mut |_, _, _| Ok(()), emit)
+    let lambdas = [work.lambda];
+    let mut take = |_: usize, _: MatRef<'_, C>, _: MatRef<'_, C>| Ok(());
+    let mut emit = |_: usize, rows: &[f64]| emit(rows);
+    merge_many(work, &lambdas, (m, n), stages, source, scratch, wide_scratch, &mut take, &mut emit)
 }
 
-/// As [`merge`]; `take_factors` gets the factors of each model in turn before the first row is emitted. Truncations alone
-/// have any.
+/// As [`merge`] with each of `lambdas` in place of the program's, from one decomposition: `emit` gets rows along with the λ's place.
+/// `take_factors` gets the factors of each model in turn before the first row is emitted. Truncations alone have any.
 ///
 /// # Errors
 /// As [`merge`], or if `take_factors` fails.
 #[allow(clippy::too_many_arguments)]
-pub fn merge_and_take<C: Widen + RealField>(
+pub fn merge_many<C: Widen + RealField>(
     work: &LowRank,
+    lambdas: &[f64],
     (m, n): (u64, u64),
     stages: &[(Prune, StageState)],
     source: &mut dyn ReadRuns,
     scratch: &mut Scratch<C>,
     wide_scratch: &mut Scratch<f64>,
     take_factors: &mut TakeFactors<'_, C>,
-    emit: &mut dyn FnMut(&[f64]) -> Result<()>,
+    emit: &mut dyn FnMut(usize, &[f64]) -> Result<()>,
 ) -> Result<LowRankFacts> {
     let shape = Shape { m: m as usize, n: n as usize };
     let mut vectors = TaskVectors::new(work, shape, stages, source, scratch, wide_scratch);
@@ -148,8 +161,8 @@ pub fn merge_and_take<C: Widen + RealField>(
         MatrixRule::Truncate(rank) => {
             let truncated = truncated::decompose(&mut vectors, rank)?;
             truncated.each(shape, take_factors)?;
-            truncated.sum(&mut vectors, work, emit)
+            truncated.sum(&mut vectors, work, lambdas, emit)
         }
-        rule => orthogonal::merge(&mut vectors, work, rule, emit),
+        rule => orthogonal::merge(&mut vectors, work, rule, lambdas, emit),
     }
 }

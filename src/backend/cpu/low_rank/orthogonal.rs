@@ -19,7 +19,7 @@ enum Change {
     Whole(Mat<f64>),
 }
 
-/// Emits θ₀ + λ·(what the rule makes of all w'_t A_t) by whole rows.
+/// Emits θ₀ + λ·(what the rule makes of all w'_t A_t) by whole rows, for each λ in turn.
 ///
 /// # Errors
 /// If a source cannot be read or holds a NaN or an infinity, or `emit` fails.
@@ -27,7 +27,8 @@ pub fn merge<C: Widen>(
     vectors: &mut TaskVectors<'_, C>,
     work: &LowRank,
     rule: MatrixRule,
-    emit: &mut dyn FnMut(&[f64]) -> Result<()>,
+    lambdas: &[f64],
+    emit: &mut dyn FnMut(usize, &[f64]) -> Result<()>,
 ) -> Result<LowRankFacts> {
     let weights = work.scaled_weights();
     let mut facts = LowRankFacts::default();
@@ -37,7 +38,7 @@ pub fn merge<C: Widen>(
         MatrixRule::CommonAndSpecific { common } => common_and_specific(vectors, &weights, common, &mut facts)?,
         MatrixRule::Truncate(_) => return Err(Error::internal("a truncation is no orthogonal merge")),
     };
-    add(vectors, work.lambda, &change, emit)?;
+    add(vectors, lambdas, &change, emit)?;
     Ok(facts)
 }
 
@@ -167,29 +168,31 @@ fn whole<C: Widen>(
     Ok(sum)
 }
 
-/// Emits θ₀ + λ·change by whole rows.
+/// Emits θ₀ + λ·change by whole rows, for each λ in turn.
 fn add<C: Widen>(
     vectors: &mut TaskVectors<'_, C>,
-    lambda: f64,
+    lambdas: &[f64],
     change: &Change,
-    emit: &mut dyn FnMut(&[f64]) -> Result<()>,
+    emit: &mut dyn FnMut(usize, &[f64]) -> Result<()>,
 ) -> Result<()> {
     let shape = vectors.shape;
     let most = shape.height() * shape.n;
     let (mut merged, mut change_here) = (vec![0.0; most], vec![0.0; most]);
     for panel in shape.down() {
         let elems = panel.elems();
-        vectors.load::<f64>(panel, 0..0, &mut [], Some(&mut merged))?;
         let to = MatMut::from_row_major_slice_mut(&mut change_here[..elems], panel.rows, shape.n);
         rows_of(change, panel, to);
-        for (to, change) in merged[..elems].iter_mut().zip(&change_here) {
-            // Adding 0 would turn a negative zero of θ₀ into a positive one.
-            let change = lambda * change;
-            if change != 0.0 {
-                *to += change;
+        for (i, lambda) in lambdas.iter().enumerate() {
+            vectors.load::<f64>(panel, 0..0, &mut [], Some(&mut merged))?;
+            for (to, change) in merged[..elems].iter_mut().zip(&change_here) {
+                // Adding 0 would turn a negative zero of θ₀ into a positive one.
+                let change = lambda * change;
+                if change != 0.0 {
+                    *to += change;
+                }
             }
+            emit(i, &merged[..elems])?;
         }
-        emit(&merged[..elems])?;
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use super::TakeFactors;
 use super::certificate::{self, Measured};
-use super::elementwise::{add_low_rank, squares};
+use super::elementwise::{add_again, add_low_rank, squares};
 use super::panels::Shape;
 use super::task_vectors::TaskVectors;
 use crate::backend::cpu::stored::Widen;
@@ -329,7 +329,7 @@ impl<C: Widen + RealField> Decomposed<C> {
         })
     }
 
-    /// Emits the origin plus λ Σ w'_t L_t by whole rows, and measures what is left of each task vector.
+    /// Emits the origin plus λ Σ w'_t L_t by whole rows, for each λ in turn, and measures what is left of each task vector.
     ///
     /// # Errors
     /// If a source cannot be read, or `emit` fails.
@@ -337,27 +337,43 @@ impl<C: Widen + RealField> Decomposed<C> {
         self,
         vectors: &mut TaskVectors<'_, C>,
         work: &LowRank,
-        emit: &mut dyn FnMut(&[f64]) -> Result<()>,
+        lambdas: &[f64],
+        emit: &mut dyn FnMut(usize, &[f64]) -> Result<()>,
     ) -> Result<LowRankFacts> {
         let (shape, models, weights) = (vectors.shape, vectors.models(), work.scaled_weights());
         let most = shape.height() * shape.n;
         let mut parts = vec![vec![C::ZERO; most]; models];
-        let (mut merged, mut low) = (vec![0.0; most], vec![C::ZERO; most]);
+        // With one λ no product is kept, and the sum is made in place.
+        let is_one = lambdas.len() == 1;
+        let mut lows = vec![vec![C::ZERO; most]; if is_one { 1 } else { models }];
+        let mut origin = vec![0.0; most];
+        let mut merged = vec![0.0; if is_one { 0 } else { most }];
         let mut norms = vec![[0.0; 2]; models];
         for panel in shape.down() {
             let elems = panel.elems();
-            vectors.load(panel, 0..models, &mut parts, Some(&mut merged))?;
+            vectors.load(panel, 0..models, &mut parts, Some(&mut origin))?;
+            if !is_one {
+                merged[..elems].copy_from_slice(&origin[..elems]);
+            }
+            let first = if is_one { &mut origin } else { &mut merged };
             for (t, truncated) in self.0.iter().enumerate() {
                 let (left, right) = truncated.sides(shape);
                 let rows = left.subrows(panel.row, panel.rows);
-                let to = MatMut::from_row_major_slice_mut(&mut low[..elems], panel.rows, shape.n);
+                let low = &mut lows[if is_one { 0 } else { t }][..elems];
+                let to = MatMut::from_row_major_slice_mut(low, panel.rows, shape.n);
                 matmul(to, Accum::Replace, rows, right.transpose(), C::ONE, Par::Seq);
-                let [left, whole] =
-                    add_low_rank(&mut merged[..elems], &low[..elems], &parts[t][..elems], work.lambda * weights[t]);
+                let [left, whole] = add_low_rank(&mut first[..elems], low, &parts[t][..elems], lambdas[0] * weights[t]);
                 norms[t][0] += left;
                 norms[t][1] += whole;
             }
-            emit(&merged[..elems])?;
+            emit(0, &first[..elems])?;
+            for (i, lambda) in lambdas.iter().enumerate().skip(1) {
+                merged[..elems].copy_from_slice(&origin[..elems]);
+                for (low, weight) in lows.iter().zip(&weights) {
+                    add_again(&mut merged[..elems], &low[..elems], lambda * weight);
+                }
+                emit(i, &merged[..elems])?;
+            }
         }
         let residual = |[left, whole]: [f64; 2]| if whole == 0.0 { 0.0 } else { (left / whole).sqrt() };
         Ok(LowRankFacts {
@@ -397,6 +413,12 @@ pub fn bytes(shape: Shape, models: u64, rank: Rank, wide: bool) -> u64 {
     let row_panel = shape.height() as u64 * shape.n as u64;
     let sum = row_panel * (size * (models + 1) + 8);
     size * models * k * (r + long) + exact.max(certified).max(sum)
+}
+
+/// Bytes that [`Decomposed::sum`] takes more for several λ than for one.
+pub fn bytes_of_more(shape: Shape, models: u64, wide: bool) -> u64 {
+    let size = if wide { 8 } else { 4 };
+    shape.height() as u64 * shape.n as u64 * (size * models + 8)
 }
 
 /// Floating-point operations, where f32 finds its certificates.
