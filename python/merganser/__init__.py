@@ -63,6 +63,7 @@ __all__ = [
     "devices",
     "explain",
     "extract",
+    "extract_lora",
     "find_program",
     "inspect",
     "merge",
@@ -87,6 +88,8 @@ def merge(
     seed: Optional[int] = None,
     shard_size: Optional[Size] = None,
     strict: bool = False,
+    download: bool = False,
+    moe_layout: Optional[str] = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Optional[OnProgress] = None,
@@ -109,6 +112,8 @@ def merge(
     seed: Optional[int] = None,
     shard_size: Optional[Size] = None,
     strict: bool = False,
+    download: bool = False,
+    moe_layout: Optional[str] = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Optional[OnProgress] = None,
@@ -116,7 +121,9 @@ def merge(
     """Merges checkpoints as the recipe says into the folder `out`, which must not exist or be empty.
 
     `device` is `auto`, `cpu`, `cuda` or `cuda:N`; sizes are bytes or texts such as "8GiB". `resume` goes on with an
-    interrupted merge, `overwrite` replaces an output once the new one is complete, `strict` takes remarks on the recipe for errors. `progress` is called from this thread:
+    interrupted merge, `overwrite` replaces an output once the new one is complete, `strict` takes remarks on the recipe for errors.
+    `download` fetches models of the Hub that are not in its cache; `moe_layout` (`packed` or `old`) says how a mixture of experts is
+    stored. `progress` is called from this thread:
     with nothing done first, about four times a second, and with all of it done at the end; what it raises stops
     the merge, which can be resumed, and is raised here.
 
@@ -134,6 +141,8 @@ def merge(
         seed=seed,
         shard_size=shard_size,
         strict=strict,
+        download=download,
+        moe_layout=moe_layout,
         resume=resume,
         overwrite=overwrite,
     )
@@ -151,8 +160,10 @@ def plan(
     seed: Optional[int] = None,
     shard_size: Optional[Size] = None,
     strict: bool = False,
+    download: bool = False,
+    moe_layout: Optional[str] = None,
 ) -> Plan:
-    """What a merge would do: tensors, bytes, memory. Reads headers only."""
+    """What a merge would do: tensors, bytes, memory. Reads headers only, and with `download` fetches no more of the Hub's models."""
     source, stdin = _recipe(recipe)
     options = _options(
         device=device,
@@ -162,6 +173,8 @@ def plan(
         seed=seed,
         shard_size=shard_size,
         strict=strict,
+        download=download,
+        moe_layout=moe_layout,
     )
     return _read(Plan, _run("plan", [*options, "--", source], stdin=stdin))
 
@@ -222,6 +235,37 @@ def extract(
     )
     arguments = [*options, "--", _path(merged)]
     return _read(Extracted, _run("extract", arguments, progress=progress, shows_progress=True))
+
+
+def extract_lora(
+    base: Path,
+    tuned: Path,
+    out: Path,
+    *,
+    rank: Optional[int] = None,
+    energy: Optional[float] = None,
+    epsilon: Optional[float] = None,
+    threads: Optional[int] = None,
+    memory_budget: Optional[Size] = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Optional[OnProgress] = None,
+) -> Adapter:
+    """The LoRA adapter that makes `tuned` of `base`, into `out`: `rank` bounds each matrix's rank (128), `energy` keeps the share
+    of its change, `epsilon` the singular values above it."""
+    options = _options(
+        lora=True,
+        out=_path(out),
+        rank=rank,
+        energy=energy,
+        epsilon=epsilon,
+        threads=threads,
+        memory_budget=memory_budget,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    arguments = [*options, "--", _path(base), _path(tuned)]
+    return _read(Adapter, _run("extract", arguments, progress=progress, shows_progress=True))
 
 
 def saliency(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
 __all__ = [
+    "Adapter",
     "ComparedMismatched",
     "ComparedTensor",
     "ComparedTotals",
@@ -267,6 +268,47 @@ class Extracted:
     lambda_: float
     rebuilt_tensors: int
     """Tensors that were rebuilt from factors."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """`merganser extract --lora --json`."""
+
+    schema: int
+    command: str
+    merganser: str
+    """The version of merganser."""
+    warnings: List[str]
+    """What the user should know, as on stderr."""
+    out: str
+    """The output's folder, absolute."""
+    manifest: str
+    """Its manifest, absolute."""
+    already_done: bool
+    """Whether it was finished before."""
+    resumed_tensors: int
+    """Tensors that an earlier run had finished."""
+    device: MergedDevice
+    """What computed."""
+    threads: int
+    memory_budget: int
+    created: str
+    fingerprint: str
+    timings: MergedTimings
+    """How long a merge took, all of its runs' last one."""
+    totals: MergedTotals
+    """Sums over an output."""
+    files: List[MergedFile]
+    base: str
+    """The base, as it was given."""
+    model: str
+    """The fine-tune, as it was given."""
+    matrices: int
+    """Matrices with factors."""
+    rank: int
+    """Their greatest rank."""
+    whole_tensors: int
+    """Tensors that are stored whole."""
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,7 @@ impl Checkpoint {
             shards.push(Arc::new(shard));
             tensors.append(&mut held);
         }
-        let mut by_name: Vec<usize> = (0..tensors.len()).collect();
-        by_name.sort_by(|a, b| tensors[*a].name.cmp(&tensors[*b].name));
+        let by_name = sorted_by_name(&tensors);
         if let Some([a, b]) = by_name.array_windows().find(|[a, b]| tensors[*a].name == tensors[*b].name) {
             let file = |at: usize| quoted_path(shards[tensors[at].shard].path());
             return Err(Error::input(format!(
@@ -245,6 +244,21 @@ impl Checkpoint {
         self.shards.extend(other.shards.iter().map(Arc::clone));
     }
 
+    /// Leaves tensors out, as if their files did not hold them. Positions change.
+    pub(crate) fn leave_out(&mut self, is_left: impl Fn(&Tensor) -> bool) {
+        let kept: Vec<usize> = (0..self.tensors.len()).filter(|at| !is_left(&self.tensors[*at])).collect();
+        let replaced = std::mem::take(&mut self.replaced).into_iter();
+        self.replaced = replaced.filter_map(|(at, dtype)| Some((kept.binary_search(&at).ok()?, dtype))).collect();
+        self.tensors.retain(|tensor| !is_left(tensor));
+        self.by_name = sorted_by_name(&self.tensors);
+    }
+
+    /// As [`replace`](Self::replace), of a tensor that counts as stored in another type than its file's.
+    pub(crate) fn replace_as(&mut self, at: usize, stored: Dtype, dtype: Dtype, made: Arc<dyn Made>) -> Result<()> {
+        self.replaced.insert(at, stored);
+        self.replace(at, dtype, self.tensors[at].shape.clone(), made)
+    }
+
     /// Puts a tensor that is made in the place of a stored one, under the same name. Its bytes must be what shape and dtype
     /// make.
     pub(crate) fn replace(&mut self, at: usize, dtype: Dtype, shape: Vec<u64>, made: Arc<dyn Made>) -> Result<()> {
@@ -285,6 +299,12 @@ impl Checkpoint {
     pub fn check_unchanged(&self) -> Result<()> {
         self.shards.iter().try_for_each(|shard| shard.check_unchanged())
     }
+}
+
+fn sorted_by_name(tensors: &[Tensor]) -> Vec<usize> {
+    let mut by_name: Vec<usize> = (0..tensors.len()).collect();
+    by_name.sort_by(|a, b| tensors[*a].name.cmp(&tensors[*b].name));
+    by_name
 }
 
 /// A tensor that is still to be merged.

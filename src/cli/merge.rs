@@ -70,10 +70,12 @@ impl Merge {
         crate::checkpoint::install_bus_handler()?;
         let part = self.part.map(PartArg::resolve).transpose()?;
         let device = self.device.choose()?;
-        let mut recipe = self.plan.recipe()?;
+        let mut recipe = self.plan.recipe(&stop)?;
         if part.is_some() && !recipe.before.is_empty() {
             return Err(no_parts_of(&recipe));
         }
+        let documents = recipe.before.iter_mut().map(|(_, document)| &mut document.cuts_embeddings);
+        documents.chain([&mut recipe.cuts_embeddings]).for_each(|cuts| *cuts = self.mergekit.cuts_embeddings);
         if !recipe.before.is_empty() {
             // Every mistake of any document is found before the first is merged.
             crate::plan::Plan::new(recipe.clone(), self.plan.options())?;
@@ -101,7 +103,8 @@ impl Merge {
         };
         let (out, resume, overwrite) = (out.as_path(), self.resume, self.overwrite);
         let merge = || {
-            if device.cuda.is_empty() {
+            // Core matrices are small, and what they make is written by the CPU.
+            if device.cuda.is_empty() || plan.core.is_some() {
                 let request = engine::Request { plan: &plan, out, resume, overwrite };
                 return engine::merge_part(&request, &progress, &stop);
             }

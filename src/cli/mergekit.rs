@@ -26,7 +26,7 @@ const IDLE: [(&str, bool, &str); 14] = [
 ];
 
 /// Options of mergekit that are switches with a meaning here.
-const SWITCHES: [&str; 3] = ["cuda", "gpu-rich", "copy-tokenizer"];
+const SWITCHES: [&str; 4] = ["cuda", "gpu-rich", "copy-tokenizer", "unsafe-truncate-embeddings"];
 
 /// mergekit's options and its second argument.
 #[derive(Debug, Default)]
@@ -35,6 +35,8 @@ pub(super) struct Mergekit {
     pub out: Option<PathBuf>,
     /// Whether the base's tokenizer is copied.
     pub copies_tokenizer: bool,
+    /// Whether embeddings are cut to the rows that all models have.
+    pub cuts_embeddings: bool,
     cuda: Option<bool>,
     shard_size: Option<u64>,
     seed: Option<u64>,
@@ -76,14 +78,7 @@ impl Args for Mergekit {
             .arg(out)
             .arg(value("out-shard-size").value_parser(short_bytes))
             .arg(value("random-seed").value_parser(clap::value_parser!(u64)))
-            .arg(value("num-threads").short('j').value_parser(clap::value_parser!(u16).range(1..=1024)))
-            .arg(
-                Arg::new("unsafe-truncate-embeddings")
-                    .long("unsafe-truncate-embeddings")
-                    .hide(true)
-                    .action(ArgAction::SetTrue)
-                    .value_parser(clap::builder::BoolishValueParser::new()),
-            );
+            .arg(value("num-threads").short('j').value_parser(clap::value_parser!(u16).range(1..=1024)));
         for (name, takes_value, _) in IDLE {
             command = if takes_value { command.arg(value(name)) } else { with_no_form(command, name) };
         }
@@ -107,13 +102,6 @@ fn with_no_form(command: Command, name: &'static str) -> Command {
 impl FromArgMatches for Mergekit {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let is_set = |name: &str| matches.get_flag(name);
-        if is_set("unsafe-truncate-embeddings") {
-            return Err(clap::Error::raw(
-                clap::error::ErrorKind::ValueValidation,
-                "--unsafe-truncate-embeddings is not done: it cuts vocabularies without regard to what their tokens are. \
-                 `tokenizer: {source: union}` or `{source: base}` in the recipe makes rows fit by token\n",
-            ));
-        }
         let mut idle = Vec::new();
         for (name, takes_value, why) in IDLE {
             let no = format!("no-{name}");
@@ -132,6 +120,7 @@ impl FromArgMatches for Mergekit {
         Ok(Self {
             out: matches.get_one("OUT").cloned(),
             copies_tokenizer: !is_set("no-copy-tokenizer"),
+            cuts_embeddings: is_set("unsafe-truncate-embeddings"),
             cuda,
             shard_size: matches.get_one("out-shard-size").copied(),
             seed: matches.get_one("random-seed").copied(),
@@ -197,13 +186,14 @@ mod tests {
             "-j",
             "3",
             "--no-copy-tokenizer",
+            "--unsafe-truncate-embeddings",
         ])
         .unwrap();
         assert_eq!(
             (all.cuda, all.shard_size, all.seed, all.threads),
             (Some(true), Some(5_000_000_000), Some(7), Some(3))
         );
-        assert!(!all.copies_tokenizer && all.idle.is_empty());
+        assert!(!all.copies_tokenizer && all.cuts_embeddings && all.idle.is_empty());
         assert_eq!(all.out.unwrap(), PathBuf::from("out"));
         assert_eq!(parsed(&["out", "--cuda", "--no-cuda"]).unwrap().cuda, Some(false));
         assert_eq!(parsed(&["out", "--gpu-rich"]).unwrap().cuda, Some(true));

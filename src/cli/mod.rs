@@ -33,9 +33,11 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::backend::device;
+use crate::engine::Stop;
 use crate::error::Result;
+use crate::hub::{Extent, Fetcher};
 use crate::instructions::Instructions;
-use crate::recipe::Recipe;
+use crate::recipe::{ExpertLayout, Recipe};
 pub use failure::{catching_panics, install_panic_hook, tell_failures_as};
 use log::Log;
 use setup::default_budget;
@@ -213,16 +215,47 @@ struct PlanArgs {
     /// Take remarks on the recipe, such as of a key without effect, for errors
     #[arg(long)]
     strict: bool,
+    /// Fetch models of the Hugging Face Hub that are not in its cache; `plan` fetches headers and small files alone. Also by
+    /// MERGANSER_DOWNLOAD=1
+    #[arg(long)]
+    download: bool,
+    /// How a mixture of experts is stored: packed, as Transformers 5 has it, or old, a tensor for each expert's projection
+    #[arg(long, value_name = "LAYOUT", default_value = "packed", value_parser = moe_layout)]
+    moe_layout: ExpertLayout,
 }
 
 impl PlanArgs {
+    /// The plan of the recipe, of whose models headers alone are fetched.
     fn plan(&self) -> Result<crate::plan::Plan> {
-        self.plan_of(self.recipe()?)
+        let fetcher = self.fetcher(Extent::Headers, &Stop::default())?;
+        let recipe = load_recipe(&self.recipe, fetcher.as_ref())?;
+        self.plan_of(self.told(recipe)?)
     }
 
-    /// The recipe, whose remarks are told.
-    fn recipe(&self) -> Result<crate::recipe::Recipe> {
-        let recipe = load_recipe(&self.recipe)?;
+    /// What may be downloaded.
+    fn fetcher(&self, extent: Extent, stop: &Stop) -> Result<Option<Fetcher>> {
+        let is_allowed = self.download || std::env::var("MERGANSER_DOWNLOAD").is_ok_and(|value| value == "1");
+        is_allowed.then(|| Fetcher::new(extent, stop.clone())).transpose()
+    }
+
+    /// The recipe, whose models are on this machine. Of those that must be downloaded headers come first, so that every mistake
+    /// is found before the rest does.
+    fn recipe(&self, stop: &Stop) -> Result<Recipe> {
+        let headers = self.fetcher(Extent::Headers, stop)?;
+        let mut recipe = load_recipe(&self.recipe, headers.as_ref())?;
+        if headers.as_ref().is_some_and(|headers| headers.fetched() > 0) {
+            let mut draft = recipe.clone();
+            self.lay_out(&mut draft);
+            crate::plan::Plan::new(draft, self.options())?;
+            let whole = self.fetcher(Extent::Whole, stop)?;
+            recipe = Recipe::read_fetching(recipe.text.as_bytes(), &recipe.path, whole.as_ref())?;
+        }
+        self.told(recipe)
+    }
+
+    /// The recipe as the options have it, whose remarks are told.
+    fn told(&self, mut recipe: Recipe) -> Result<Recipe> {
+        self.lay_out(&mut recipe);
         if self.strict && !recipe.warnings.is_empty() {
             return Err(crate::error::Error::input(recipe.warnings.join("\n"))
                 .because(crate::error::Cause::Recipe)
@@ -232,6 +265,12 @@ impl PlanArgs {
             tracing::warn!("{warning}");
         }
         Ok(recipe)
+    }
+
+    fn lay_out(&self, recipe: &mut Recipe) {
+        let documents = recipe.before.iter_mut().map(|(_, document)| &mut document.experts);
+        let experts = documents.chain([&mut recipe.experts]).flatten();
+        experts.for_each(|experts| experts.layout = self.moe_layout);
     }
 
     fn options(&self) -> crate::plan::Options {
@@ -253,11 +292,19 @@ impl PlanArgs {
 }
 
 /// Reads a recipe's file, or standard input where its name is `-`.
-fn load_recipe(path: &Path) -> Result<Recipe> {
+fn load_recipe(path: &Path, fetcher: Option<&Fetcher>) -> Result<Recipe> {
     if path == Path::new("-") {
-        return Recipe::read_from(std::io::stdin().lock(), Path::new("<stdin>"));
+        return Recipe::read_fetching(std::io::stdin().lock(), Path::new("<stdin>"), fetcher);
     }
-    Recipe::load(path)
+    Recipe::load_fetching(path, fetcher)
+}
+
+fn moe_layout(text: &str) -> Result<ExpertLayout, String> {
+    match text {
+        "packed" => Ok(ExpertLayout::Packed),
+        "old" => Ok(ExpertLayout::Old),
+        _ => Err("expected packed or old".into()),
+    }
 }
 
 fn size(text: &str) -> Result<u64, String> {

@@ -106,7 +106,7 @@ impl Saliency {
             memory_budget: self.memory_budget.unwrap_or_else(default_budget),
             keep: self.keep.clone(),
         };
-        let survey = Survey::new(load_recipe(&self.recipe)?, &options)?;
+        let survey = Survey::new(load_recipe(&self.recipe, None)?, &options)?;
         for warning in survey.warnings() {
             tracing::warn!("{warning}");
         }

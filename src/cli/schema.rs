@@ -55,6 +55,10 @@ fn all() -> Value {
             document::<super::merge::MergeDocument>(),
             of::<Frame<super::part::PartDocument>>("merganser merge --part --json", json!({ "const": "merge" })),
             document::<super::extract::ExtractDocument>(),
+            of::<Frame<super::extract::AdapterDocument>>(
+                "merganser extract --lora --json",
+                json!({ "const": super::extract::AdapterDocument::COMMAND }),
+            ),
             document::<PlanDocument>(),
             document::<Explanation>(),
             document::<super::saliency::SaliencyDocument>(),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Gpus, Progress, Stop, damage, run};
 use crate::backend::device::CudaDevice;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::ops::Program;
 use crate::output::source_digest::{from_hex, to_hex};
 use crate::output::{
@@ -61,7 +61,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Of a merge that is not in parts.
-    pub(super) fn whole(self) -> Result<Done> {
+    pub(crate) fn whole(self) -> Result<Done> {
         match self {
             Self::Done(done) => Ok(*done),
             Self::Part(_) => Err(Error::internal("a whole merge was done in part")),
@@ -75,7 +75,7 @@ impl Outcome {
 /// Whatever stops the merge; OUT is as it was, and the work folder beside it is kept for `--resume`. A plan of a part is no whole
 /// merge ([`merge_part`]).
 pub fn merge(request: &Request<'_>, progress: &Progress, stop: &Stop) -> Result<Done> {
-    merge_with(request, None, progress, stop)?.whole()
+    merge_part(request, progress, stop)?.whole()
 }
 
 /// Does the part that the plan has, or all of it; completes OUT if that was the last part.
@@ -83,11 +83,21 @@ pub fn merge(request: &Request<'_>, progress: &Progress, stop: &Stop) -> Result<
 /// # Errors
 /// As [`merge`].
 pub fn merge_part(request: &Request<'_>, progress: &Progress, stop: &Stop) -> Result<Outcome> {
-    merge_with(request, None, progress, stop)
+    match &request.plan.core {
+        Some(_) if request.plan.part.is_some() => {
+            Err(Error::input("a merge of adapters into an adapter is not done in parts")
+                .because(Cause::Usage)
+                .hint("leave `--part` out"))
+        }
+        Some(core) => {
+            crate::factors::core::merge(request, core, progress, stop).map(|done| Outcome::Done(Box::new(done)))
+        }
+        None => merge_with(request, None, progress, stop),
+    }
 }
 
 /// As [`merge_part`], on the open devices that the plan was made for.
-pub(super) fn merge_with(
+pub(crate) fn merge_with(
     request: &Request<'_>,
     gpus: Option<&Gpus>,
     progress: &Progress,

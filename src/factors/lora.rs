@@ -52,8 +52,28 @@ pub fn factor_name(module: &str, side: Side) -> String {
     format!("{PREFIX}{module}.{word}.weight")
 }
 
-/// The text of `adapter_config.json` for an adapter of these modules and ranks.
-pub fn config(modules: &[(String, u64)], base_name: &str, task_type: Option<&str>) -> String {
+/// The name in an adapter's file of a tensor that stands for the base's: of a module that is saved whole, or a bias.
+pub fn whole_name(tensor: &str, is_bias: bool) -> String {
+    match tensor.rsplit_once('.').filter(|_| is_bias) {
+        Some((module, bias)) => format!("{PREFIX}{module}.base_layer.{bias}"),
+        None => format!("{PREFIX}{tensor}"),
+    }
+}
+
+/// What an adapter changes.
+#[derive(Debug, Clone, Default)]
+pub struct Modules {
+    /// Modules with factors, and their ranks.
+    pub factors: Vec<(String, u64)>,
+    /// Modules that are stored whole.
+    pub saved: Vec<String>,
+    /// Whether biases of modules with factors are stored.
+    pub has_biases: bool,
+}
+
+/// The text of `adapter_config.json`.
+pub fn config(of: &Modules, base_name: &str, task_type: Option<&str>) -> String {
+    let modules = &of.factors;
     let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
     modules.iter().for_each(|(_, rank)| *counts.entry(*rank).or_default() += 1);
     // The commonest; of equally common ones the least.
@@ -62,13 +82,13 @@ pub fn config(modules: &[(String, u64)], base_name: &str, task_type: Option<&str
     let config = json!({
         "alpha_pattern": others,
         "base_model_name_or_path": base_name,
-        "bias": "none",
+        "bias": if of.has_biases { "lora_only" } else { "none" },
         "fan_in_fan_out": false,
         "inference_mode": true,
         "init_lora_weights": true,
         "lora_alpha": usual,
         "lora_dropout": 0.0,
-        "modules_to_save": null,
+        "modules_to_save": (!of.saved.is_empty()).then_some(&of.saved),
         "peft_type": "LORA",
         "r": usual,
         "rank_pattern": others,
@@ -118,6 +138,7 @@ mod tests {
     #[test]
     fn the_commonest_rank_is_the_adapters_and_the_scale_of_every_module_is_one() {
         let modules = [("a".to_owned(), 3), ("b".to_owned(), 7), ("c".to_owned(), 7), ("d".to_owned(), 1)];
+        let modules = Modules { factors: modules.to_vec(), ..Modules::default() };
         let config: Value = serde_json::from_str(&config(&modules, "avg", Some("CAUSAL_LM"))).unwrap();
         assert_eq!((&config["r"], &config["lora_alpha"]), (&json!(7), &json!(7)));
         assert_eq!(config["rank_pattern"], json!({"a": 3, "d": 1}));

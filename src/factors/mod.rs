@@ -4,12 +4,15 @@
 //! matrix the factors of L_t = left · right, left = U Σ (m×k) and right = Vᵀ (k×n), singular values descending.
 //! `docs/factors.md` is the layout's description; [`Header`] is what a file states of it.
 
+pub mod adapter;
+pub(crate) mod core;
 pub mod extract;
 pub mod lora;
 mod piece;
 mod rebuild;
 pub mod store;
 mod tasks;
+pub(crate) mod triples;
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,11 @@
-//! Names of the Hugging Face Hub: `org/name`, `name@revision`, found in the Hub's local cache. Nothing is downloaded.
+//! Names of the Hugging Face Hub: `org/name`, `name@revision`, found in the Hub's local cache. Nothing is downloaded but by
+//! a [`Fetcher`], which the user allows.
 //!
 //! The cache has a folder `models--org--name` for each model, with `refs/REVISION` files that name a commit, and
 //! `snapshots/COMMIT` folders of links to the files.
+
+mod fetch;
+mod remote;
 
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
@@ -9,6 +13,10 @@ use std::path::{Component, Path, PathBuf};
 use crate::checkpoint::{quoted, quoted_path};
 use crate::error::{Error, Result};
 
+pub(crate) use fetch::{Extent, Fetcher};
+
+/// What a missing model is answered with.
+const ALLOW: &str = "--download fetches it (merge), or its headers alone (plan)";
 /// The revision where none is named.
 const MAIN: &str = "main";
 /// A reference is a commit's number; more is none.
@@ -50,11 +58,75 @@ pub(crate) fn name(written: &str) -> Option<(&str, &str)> {
 /// Input, if the cache has the model but not that revision, or refers outside itself.
 pub(crate) fn find(written: &str, cache: &Path) -> Result<Option<PathBuf>> {
     let Some((name, revision)) = name(written) else { return Ok(None) };
-    let folder = cache.join(format!("models--{}", name.replace('/', "--")));
+    let folder = cache.join(folder_of(name));
     if !folder.is_dir() {
         return Ok(None);
     }
     snapshot(&folder, revision).map(Some)
+}
+
+/// The folder of a model in the cache.
+fn folder_of(name: &str) -> String {
+    format!("models--{}", name.replace('/', "--"))
+}
+
+/// Refuses a snapshot that a download did not finish: with links that lead nowhere, or without shards that its index names.
+fn check_whole(snapshot: &Path) -> Result<()> {
+    let partly = |file: &str| {
+        let shown = quoted_path(snapshot);
+        Error::input(format!("{shown} is only partly in the cache: {} is missing", quoted(file))).hint(ALLOW)
+    };
+    let listing = |e: &std::io::Error| Error::io(format_args!("list the folder {}", quoted_path(snapshot)), e);
+    for entry in std::fs::read_dir(snapshot).map_err(|e| listing(&e))? {
+        let entry = entry.map_err(|e| listing(&e))?;
+        if !entry.path().exists() {
+            return Err(partly(&entry.file_name().to_string_lossy()));
+        }
+    }
+    let index = crate::checkpoint::json_in(snapshot, "model.safetensors.index.json");
+    let shards = index.as_ref().and_then(|index| index.get("weight_map")?.as_object());
+    let mut names = shards.into_iter().flat_map(|map| map.values().filter_map(serde_json::Value::as_str));
+    match names.find(|name| !snapshot.join(name).exists()) {
+        Some(missing) => Err(partly(missing)),
+        None => Ok(()),
+    }
+}
+
+/// Whether a snapshot holds more than small files.
+fn has_weights(snapshot: &Path) -> bool {
+    let ends = [".safetensors", ".bin", ".pt", ".pth"];
+    let is_weights = |name: &std::ffi::OsStr| ends.iter().any(|end| name.to_string_lossy().ends_with(end));
+    std::fs::read_dir(snapshot).is_ok_and(|entries| entries.flatten().any(|entry| is_weights(&entry.file_name())))
+}
+
+/// The snapshot of a model: in the cache, whole, or else fetched where that is allowed. `None` for what is no name of the Hub,
+/// and for what is neither there nor fetched.
+///
+/// # Errors
+/// As [`find`] where nothing may be fetched, and as [`Fetcher::fetch`].
+pub(crate) fn find_or_fetch(written: &str, cache: &Path, fetcher: Option<&Fetcher>) -> Result<Option<PathBuf>> {
+    let found = find(written, cache);
+    match (&found, fetcher) {
+        (Ok(Some(snapshot)), Some(_)) if has_weights(snapshot) => found,
+        (_, Some(fetcher)) => fetcher.fetch(written, cache),
+        (_, None) => found,
+    }
+}
+
+/// Where a checkpoint that is named on the command line is: a path, else a name in the cache.
+///
+/// # Errors
+/// Input, for what is neither, and as [`find`].
+pub(crate) fn locate(written: &str) -> Result<PathBuf> {
+    let path = Path::new(written);
+    if path.exists() {
+        return within(path);
+    }
+    let cached = cache().map(|cache| find(written, &cache)).transpose()?.flatten();
+    cached.ok_or_else(|| {
+        Error::input(format!("{} is not on this machine, and not in the Hub's cache", quoted(written)))
+            .hint("give the path of a checkpoint (a folder, or one .safetensors file), or a cached `owner/name`")
+    })
 }
 
 /// The snapshot that a folder of the cache means, where it is one (`models--org--name`); else the folder itself.
@@ -87,12 +159,13 @@ fn snapshot(folder: &Path, revision: &str) -> Result<PathBuf> {
     }
     let snapshot = folder.join("snapshots").join(&commit);
     if snapshot.is_dir() {
+        check_whole(&snapshot)?;
         return Ok(snapshot);
     }
     let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let name = name.trim_start_matches("models--").replace("--", "/");
     Err(Error::input(format!("{} is in the cache, but its revision {} is not", quoted(&name), quoted(revision)))
-        .hint(format!("`hf download {name} --revision {revision}` fetches it")))
+        .hint(format!("{ALLOW}, or `hf download {name} --revision {revision}`")))
 }
 
 #[cfg(test)]

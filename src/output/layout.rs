@@ -30,6 +30,7 @@ pub struct TensorSpec {
     /// Its name, which no other tensor of the output has.
     pub name: String,
     /// The folder in OUT of the adapter that it belongs to; its name then begins with `FOLDER/`, which the file leaves out.
+    /// Empty, where OUT itself is the adapter's folder.
     pub folder: Option<String>,
     /// Its stored element type.
     pub dtype: Dtype,
@@ -111,6 +112,7 @@ impl Layout {
             members.sort_by_key(|&t| std::cmp::Reverse(tensors[t].dtype.bitsize()));
             let folder = members.first().and_then(|&t| tensors[t].folder.as_ref());
             let name = match folder {
+                Some(folder) if folder.is_empty() => ADAPTER_NAME.into(),
                 Some(folder) => format!("{folder}/{ADAPTER_NAME}"),
                 None => file_name(i, shards.len()),
             };
@@ -253,7 +255,8 @@ fn cut(tensors: &[TensorSpec], shard_bytes: u64) -> Result<Vec<Vec<usize>>> {
         open.push(i);
         open_bytes = add(open_bytes, tensor.bytes)?;
     }
-    if !open.is_empty() || shards.is_empty() {
+    let is_adapter = !tensors.is_empty() && tensors.iter().all(|t| t.folder.as_deref() == Some(""));
+    if !open.is_empty() || (shards.is_empty() && !is_adapter) {
         shards.push(open);
     }
     Ok(shards)

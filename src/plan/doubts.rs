@@ -55,7 +55,7 @@ pub(super) fn warnings(recipe: &Recipe, tensors: &[TensorPlan], coverage: Option
 
 /// How much of a merge by a method on matrices is merged as matrices; `None` for other methods.
 pub(super) fn coverage(recipe: &Recipe, tensors: &[TensorPlan]) -> Option<Coverage> {
-    if recipe.method.matrices == Matrices::No {
+    if recipe.methods().any(|method| method.matrices == Matrices::No) {
         return None;
     }
     let mut found = Coverage::default();

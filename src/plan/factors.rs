@@ -40,7 +40,7 @@ pub struct Factors {
     /// What the user should know.
     pub warnings: Vec<String>,
     /// Modules of an adapter with their ranks, which are the same for all tasks.
-    modules: Vec<(String, u64)>,
+    modules: lora::Modules,
 }
 
 impl Factors {
@@ -55,7 +55,7 @@ impl Factors {
         tensors: &mut Vec<TensorPlan>,
     ) -> Result<Option<Self>> {
         let (kind, reference) = (recipe.output.kind, &sources[0].checkpoint);
-        if kind == OutputKind::Merged {
+        if kind == OutputKind::Merged || recipe.output.in_core {
             return Ok(None);
         }
         let others = match recipe.output.others {
@@ -102,7 +102,7 @@ impl Factors {
             dtypes: Vec::new(),
             bytes: 0,
             warnings,
-            modules: Vec::new(),
+            modules: lora::Modules::default(),
         };
         for task in 0..factors.header.tasks.len() {
             for matrix in &matrices {
@@ -136,7 +136,7 @@ impl Factors {
         let name = &self.header.tasks[task].name;
         let module = matrix.name.strip_suffix(".weight").unwrap_or(&matrix.name);
         if self.kind == OutputKind::Lora && task == 0 {
-            self.modules.push((module.to_owned(), k));
+            self.modules.factors.push((module.to_owned(), k));
         }
         Ok(Side::BOTH.map(|side| {
             let (name, folder) = match self.kind {

@@ -19,6 +19,8 @@ pub struct Files {
     pub made: Vec<SmallFile>,
     /// Files of the reference that are not copied.
     pub left: Vec<String>,
+    /// Keys that `config.json` loses, at any depth.
+    pub dropped: Vec<&'static str>,
     /// Whether the reference's tokenizer is left out.
     pub without_tokenizer: bool,
 }
@@ -44,10 +46,10 @@ impl Files {
         copies.files.retain(|f| !self.without_tokenizer || !crate::tokenizer::is_file(&f.name));
         copies.files.extend(self.made.iter().cloned());
         copies.files.sort_by(|a, b| a.name.cmp(&b.name));
-        let Some(file) = copies.files.iter_mut().find(|f| f.name == "config.json").filter(|_| !self.config.is_empty())
-        else {
+        let Some(file) = copies.files.iter_mut().find(|f| f.name == "config.json") else { return Ok(()) };
+        if self.config.is_empty() && self.dropped.is_empty() {
             return Ok(());
-        };
+        }
         let text = match &file.content {
             Content::Copy(path) => {
                 std::fs::read(path).map_err(|e| Error::io(format_args!("read `{}`", path.display()), &e))?
@@ -65,6 +67,7 @@ impl Files {
                 section.insert(edit.key.clone(), edit.value.clone());
             }
         }
+        drop_keys(&mut config, &self.dropped);
         let mut text = serde_json::to_vec_pretty(&config).map_err(|e| Error::internal(format!("config.json: {e}")))?;
         text.push(b'\n');
         file.content = Content::Bytes(text);
@@ -116,6 +119,11 @@ impl Files {
         }
         files
     }
+}
+
+fn drop_keys(config: &mut Map<String, Value>, dropped: &[&str]) {
+    config.retain(|key, _| !dropped.contains(&key.as_str()));
+    config.values_mut().filter_map(Value::as_object_mut).for_each(|section| drop_keys(section, dropped));
 }
 
 /// Lists that hold a value for each layer; others of the same length are a coincidence.

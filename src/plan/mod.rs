@@ -20,6 +20,7 @@ mod towers;
 mod wholeness;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use regex::RegexSet;
 
@@ -32,6 +33,7 @@ use crate::ops::{
 };
 use crate::output::{Layout, Share, TensorSpec};
 use crate::recipe::{Recipe, compile_names};
+use crate::source::core::Core;
 pub use devices::OnDevices;
 pub use document::{
     PlanDocument, PlannedDevice, PlannedDevices, PlannedFile, PlannedMemory, PlannedSource, PlannedTensor,
@@ -66,6 +68,8 @@ pub struct Source {
     pub written: String,
     /// Its headers.
     pub checkpoint: Checkpoint,
+    /// Whether it is stored in fp8 with scales, by which its weights are multiplied as they are read.
+    pub is_dequantised: bool,
 }
 
 /// A tensor of a source: indices of the source in [`Plan::sources`] and of the tensor in its checkpoint.
@@ -162,6 +166,8 @@ pub struct Plan {
     pub tensors: Vec<TensorPlan>,
     /// What is said of factors, where the recipe wants them stored.
     pub factors: Option<Factors>,
+    /// What adapters alone are merged as, where their merge is to be an adapter.
+    pub(crate) core: Option<Arc<Core>>,
     /// The output's small files, where they are not the reference's.
     pub files: Files,
     /// The output's files.
@@ -202,10 +208,22 @@ impl Plan {
     /// Plans a document whose models are outputs of others, too.
     fn behind(recipe: Recipe, options: Options, before: Vec<(String, Planned)>) -> Result<Self> {
         let copied = compile_names(&recipe.copy)?;
-        let mut parts = Parts::open(&recipe, before)?;
+        let mut parts = Parts::open(&recipe, before, options.seed)?;
+        if recipe.cuts_embeddings && recipe.tokenizer.is_none() {
+            parts.cut_embeddings()?;
+        }
         let mut warnings = wholeness::check(&recipe, &parts.sources).map_err(|e| e.input_is(Cause::Checkpoint))?;
         let (ties, tie_warnings) = ties::tie(&mut parts.sources)?;
         let mut files = Files::of_slices(&recipe, &parts);
+        if parts.sources[0].is_dequantised {
+            files.dropped = crate::source::CONFIG_KEYS.to_vec();
+        }
+        let edit = |(key, value): (&String, &serde_json::Value)| files::Edit {
+            section: String::new(),
+            key: key.clone(),
+            value: value.clone(),
+        };
+        files.config.extend(parts.config.iter().map(edit));
         let token_warnings = tokens::plan(&recipe, &mut parts, &mut files)?;
         let is_copied = |name: &str, t: &Tensor| copied.is_match(name) || !t.dtype.is_mergeable_float();
         let made = if recipe.modules.is_empty() {
@@ -224,7 +242,7 @@ impl Plan {
             .collect::<Result<Vec<_>>>()?;
         check_stages(&recipe, &tensors)?;
         wholeness::copied_whole(&recipe, &parts.sources, &tensors).map_err(|e| e.input_is(Cause::Checkpoint))?;
-        let Parts { sources, parts, warnings: of_sources, .. } = parts;
+        let Parts { sources, parts, warnings: of_sources, core, .. } = parts;
         let factors = Factors::plan(&recipe, &parts[0].participants, &sources, &mut tensors)?;
 
         let specs: Vec<_> = tensors
@@ -243,7 +261,10 @@ impl Plan {
             .collect();
         let metadata = factors.as_ref().map(Factors::metadata).transpose()?.unwrap_or_default();
         let layout = Layout::with_metadata(&specs, options.shard_bytes, &metadata)?;
-        let memory = Memory::fit(&tensors, options, Lanes::default())?;
+        // Bases of core matrices are held beside what steps take.
+        let held = core.as_ref().map_or(0, |core| core.bytes());
+        let left = Options { memory_budget: options.memory_budget.saturating_sub(held), ..options };
+        let memory = Memory::fit(&tensors, left, Lanes::default())?;
         let graph = Graph::new(&tensors, &layers, memory.chunk_elems);
         warnings.extend(sources.iter().flat_map(|s| s.checkpoint.warnings().iter().cloned()));
         warnings.extend(idle_patterns(&recipe, &copied, &sources));
@@ -261,6 +282,7 @@ impl Plan {
             layers,
             tensors,
             factors,
+            core,
             files,
             layout,
             graph,

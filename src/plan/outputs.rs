@@ -4,14 +4,21 @@
 //! numbered on from those of the slice before, and so a layer's tensors come of tensors of other names.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
+use super::files::config_of;
 use super::stack::Stack;
 use super::towers::Towers;
+use super::wholeness;
 use super::{Source, SourceTensor};
 use crate::checkpoint::{Checkpoint, Tensor, quoted};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::recipe::{Listed, ModelRef, Module, Recipe, Slice};
+use crate::recipe::{Expert, Experts, Listed, ModelRef, Module, Recipe, Slice};
+use crate::source::core::Core;
+use crate::source::experts::{Kind, assemble};
 
 /// What is merged by one rule with one set of sources.
 pub(super) struct Part {
@@ -47,6 +54,12 @@ pub(super) struct Parts {
     pub warnings: Vec<String>,
     /// Plans of documents that are merged before, by name.
     planned: Vec<(String, Planned)>,
+    /// What adapters alone are merged as.
+    pub core: Option<Arc<Core>>,
+    /// What a mixture of experts changes in its base's `config.json`.
+    pub config: Map<String, Value>,
+    /// Whether stored bytes are copied: codes and scales then stay as they are.
+    copies: bool,
 }
 
 /// What another document will write: its tensors, and where its small files come from.
@@ -57,12 +70,27 @@ pub(super) struct Planned {
 }
 
 impl Parts {
-    /// Opens every checkpoint once.
-    pub fn open(recipe: &Recipe, planned: Vec<(String, Planned)>) -> Result<Self> {
-        let mut parts = Self { sources: Vec::new(), parts: Vec::new(), warnings: Vec::new(), planned };
+    /// Opens every checkpoint once. `seed`: of random gates.
+    pub fn open(recipe: &Recipe, planned: Vec<(String, Planned)>, seed: u64) -> Result<Self> {
+        let mut parts = Self {
+            sources: Vec::new(),
+            parts: Vec::new(),
+            warnings: Vec::new(),
+            planned,
+            core: None,
+            config: Map::new(),
+            copies: wholeness::copies_bytes(recipe),
+        };
+        if recipe.output.in_core {
+            parts.core(recipe)?;
+            return Ok(parts);
+        }
         let mut paths = Vec::new();
         if let Some(base) = &recipe.base {
             parts.source(base, true, &mut paths)?;
+        }
+        if let Some(experts) = &recipe.experts {
+            parts.mix(recipe, experts, seed, &mut paths)?;
         }
         if recipe.modules.is_empty() {
             let participants = recipe.participants();
@@ -75,6 +103,7 @@ impl Parts {
             participants.retain(|p| *p != Listed::Base || part.base_in_models.is_some());
             parts.add(part, participants, &mut paths)?;
         }
+        parts.dequantise_unless_alike()?;
         Ok(parts)
     }
 
@@ -90,12 +119,111 @@ impl Parts {
             None => Checkpoint::open(&model.path)?,
         };
         let base = model.written.split('+').next().unwrap_or_default();
+        let is_copied = self.copies && model.adapters.is_empty();
+        let dequantised = if is_copied { None } else { crate::source::dequantise(&mut checkpoint, base)? };
+        self.warnings.extend(dequantised.map(|done| done.note(base)));
+        let is_dequantised = dequantised.is_some();
         for adapter in &model.adapters {
             self.warnings.extend(crate::source::apply(&mut checkpoint, base, adapter)?);
         }
-        self.sources.push(Source { is_base, written: model.written.clone(), checkpoint });
+        self.sources.push(Source { is_base, written: model.written.clone(), checkpoint, is_dequantised });
         paths.push(path);
         Ok(self.sources.len() - 1)
+    }
+
+    /// Adapters of one base as core matrices, and the base as zeros.
+    fn core(&mut self, recipe: &Recipe) -> Result<()> {
+        let Some(first) = recipe.models.first() else { return Err(Error::internal("a merge of no adapters")) };
+        let name = |model: &ModelRef| model.written.split('+').next().unwrap_or_default().to_owned();
+        let (mut base, written) = (Checkpoint::open(&first.model.path)?, name(&first.model));
+        let done = crate::source::dequantise(&mut base, &written)?;
+        self.warnings.extend(done.map(|done| done.note(&written)));
+        if let Some(other) =
+            recipe.base.as_ref().filter(|other| other.path != first.model.path || !other.adapters.is_empty())
+        {
+            return Err(Error::input(format!(
+                "{}: the adapters are of {}, and `base_model` is {}",
+                recipe.path.display(),
+                quoted(&written),
+                quoted(&other.written)
+            ))
+            .hint("`output: lora` of adapters alone measures from the base that they are put on: name that one"));
+        }
+        let adapters: Vec<(&str, &Path)> = recipe
+            .models
+            .iter()
+            .filter_map(|model| Some((model.model.written.as_str(), model.model.adapters.first()?.as_path())))
+            .collect();
+        let core = Arc::new(Core::open(&base, &written, &adapters)?);
+        let mut add = |is_base: bool, written: String, checkpoint: Checkpoint| {
+            self.sources.push(Source { is_base, written, checkpoint, is_dequantised: false });
+        };
+        add(true, written, core.checkpoint(&base, None)?);
+        for (at, (written, _)) in adapters.iter().enumerate() {
+            add(false, (*written).to_owned(), core.checkpoint(&base, Some(at))?);
+        }
+        let participants = recipe.participants();
+        let source = |listed: &Listed| match listed {
+            Listed::Base => 0,
+            Listed::Model(i) => i + 1,
+        };
+        let sources = participants.iter().map(source).collect();
+        self.parts.push(Part { recipe: recipe.clone(), participants, sources, reference: 0 });
+        self.core = Some(core);
+        Ok(())
+    }
+
+    /// Cuts embeddings and heads to the rows that all sources have.
+    pub fn cut_embeddings(&mut self) -> Result<()> {
+        let mut models: Vec<(&str, &mut Checkpoint)> =
+            self.sources.iter_mut().map(|source| (source.written.as_str(), &mut source.checkpoint)).collect();
+        self.warnings.extend(crate::source::cut_embeddings(&mut models)?);
+        Ok(())
+    }
+
+    /// Puts a mixture of experts in the place of its base.
+    fn mix(&mut self, recipe: &Recipe, experts: &Experts, seed: u64, paths: &mut Vec<Vec<PathBuf>>) -> Result<()> {
+        let at = |line: usize, error: Error| {
+            let mut told = Error::input(format!("{}:{line}: {error}", recipe.path.display()));
+            for hint in error.hints() {
+                told = told.hint(hint.clone());
+            }
+            told
+        };
+        let mut open = |expert: &Expert| self.source(&expert.model, false, paths);
+        let models: Vec<usize> = experts.experts.iter().map(&mut open).collect::<Result<_>>()?;
+        let shared = experts.shared.as_ref().map(open).transpose()?;
+        let of = |source: &usize| &self.sources[*source].checkpoint;
+        let kind_of = |source: usize| {
+            let config = config_of(of(&source));
+            let kind = config.as_ref().and_then(|config| config.get("model_type")?.as_str()).unwrap_or_default();
+            kind.to_owned()
+        };
+        let mut kinds: Vec<String> = [0].into_iter().chain(models.iter().copied()).chain(shared).map(kind_of).collect();
+        kinds.sort();
+        kinds.dedup();
+        let kind = Kind::of(experts, &kinds).map_err(|e| at(experts.line, e))?;
+        let opened: Vec<&Checkpoint> = models.iter().map(of).collect();
+        let (checkpoint, [width, shared_width]) =
+            assemble(kind, experts, of(&0), &opened, shared.as_ref().map(of), seed).map_err(|e| at(experts.line, e))?;
+        self.sources[0].checkpoint = checkpoint;
+        self.config = kind.config(experts, width, shared_width);
+        Ok(())
+    }
+
+    /// Copies of codes mean something only where every source is quantised in the same way.
+    fn dequantise_unless_alike(&mut self) -> Result<()> {
+        let of = |source: &Source| crate::source::quantisation(&source.checkpoint);
+        let Some(first) = self.sources.first().map(of) else { return Ok(()) };
+        if !self.copies || self.sources.iter().all(|source| of(source) == first && !source.is_dequantised) {
+            return Ok(());
+        }
+        for source in self.sources.iter_mut().filter(|source| !source.is_dequantised) {
+            let done = crate::source::dequantise(&mut source.checkpoint, &source.written)?;
+            source.is_dequantised = done.is_some();
+            self.warnings.extend(done.map(|done| done.note(&source.written)));
+        }
+        Ok(())
     }
 
     fn add(&mut self, recipe: Recipe, participants: Vec<Listed>, paths: &mut Vec<Vec<PathBuf>>) -> Result<()> {

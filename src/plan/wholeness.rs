@@ -93,8 +93,9 @@ pub(super) fn copied_whole(recipe: &Recipe, sources: &[Source], tensors: &[Tenso
 }
 
 /// Whether a recipe asks for copies alone.
-fn copies_bytes(recipe: &Recipe) -> bool {
-    recipe.method.name == "passthrough" && recipe.out_dtype.is_none()
+pub(super) fn copies_bytes(recipe: &Recipe) -> bool {
+    let are_copies = recipe.methods().all(|method| method.name == "passthrough");
+    are_copies && recipe.experts.is_none() && recipe.out_dtype.is_none() && !recipe.is_set_anywhere("scale")
 }
 
 /// Every part of a model that is stored in parts.
@@ -147,7 +148,7 @@ fn part(name: &str) -> Option<(String, usize, usize)> {
 /// Refuses codes, factors and states.
 fn holds_weights(source: &Source) -> Result<()> {
     let label = quoted(&source.written);
-    if let Some(why) = quantised(&source.checkpoint) {
+    if let Some(why) = quantised(source) {
         return Err(Error::input(format!("{label} is quantised: {why}")).hint(
             "codes and scales are no weights that could be merged: give the model as it was before, or dequantised to bfloat16",
         ));
@@ -169,8 +170,12 @@ fn holds_weights(source: &Source) -> Result<()> {
 }
 
 /// What tells that a checkpoint is quantised, in words.
-fn quantised(checkpoint: &Checkpoint) -> Option<String> {
+fn quantised(source: &Source) -> Option<String> {
+    let checkpoint = &source.checkpoint;
     let folder = checkpoint.folder().map(Path::to_owned).or_else(|| checkpoint.path().parent().map(Path::to_owned))?;
+    if source.is_dequantised {
+        return companion(checkpoint);
+    }
     if let Some(config) = json(&folder.join("config.json"))
         && let Some(found) = quantisation(&config, "", DEPTH)
     {
@@ -179,6 +184,11 @@ fn quantised(checkpoint: &Checkpoint) -> Option<String> {
     if let Some(name) = SIDE_FILES.iter().find(|name| folder.join(name).is_file()) {
         return Some(format!("`{name}` lies beside it"));
     }
+    companion(checkpoint)
+}
+
+/// A tensor that belongs to codes, in words.
+fn companion(checkpoint: &Checkpoint) -> Option<String> {
     let tensors = checkpoint.tensors();
     let is_companion = |name: &str| {
         CODES.iter().any(|end| name.ends_with(end))

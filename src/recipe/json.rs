@@ -3,7 +3,10 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::value::default_of;
-use super::{ChatTemplate, Listed, Module, Recipe, SliceSource, Stage, Token, TokenFrom, Tokenizer, TokenizerSource};
+use super::{
+    ChatTemplate, Expert, ExpertLayout, Experts, Gate, Listed, Module, Recipe, SliceSource, Stage, Token, TokenFrom,
+    Tokenizer, TokenizerSource,
+};
 use crate::dtype::DtypeExt;
 use crate::ops::Value;
 
@@ -49,6 +52,12 @@ pub(super) fn recipe(recipe: &Recipe) -> Json {
         Some(ChatTemplate::Auto) => all["chat_template"] = "auto".into(),
         Some(ChatTemplate::Text(text)) => all["chat_template"] = text.as_str().into(),
     }
+    if recipe.cuts_embeddings {
+        all["cuts_embeddings"] = true.into();
+    }
+    if let Some(experts) = &recipe.experts {
+        all["experts"] = self::experts(experts);
+    }
     // A recipe that merges a model reads as it did before there was anything else to write.
     if let Some(factors) = recipe.output.to_json() {
         all["output"] = recipe.output.kind.word().into();
@@ -73,7 +82,33 @@ fn module(module: &Module) -> Json {
             "parameters": slice.parameters.to_json(),
         })
     });
-    json!({"name": module.name, "slices": slices.collect::<Vec<_>>(), "parameters": module.parameters.to_json()})
+    let mut all =
+        json!({"name": module.name, "slices": slices.collect::<Vec<_>>(), "parameters": module.parameters.to_json()});
+    if let Some(method) = module.method {
+        all["merge_method"] = method.name.into();
+    }
+    all
+}
+
+/// A mixture of experts.
+fn experts(of: &Experts) -> Json {
+    let expert = |expert: &Expert| json!({ "source_model": expert.model.written, "noise_scale": expert.noise, "residual_scale": expert.residual });
+    let gate = match of.gate {
+        Gate::Random => "random",
+        Gate::UniformRandom => "uniform_random",
+    };
+    let layout = match of.layout {
+        ExpertLayout::Packed => "packed",
+        ExpertLayout::Old => "old",
+    };
+    json!({
+        "experts": of.experts.iter().map(expert).collect::<Vec<_>>(),
+        "shared_experts": of.shared.iter().map(expert).collect::<Vec<_>>(),
+        "gate_mode": gate,
+        "experts_per_token": of.per_token,
+        "architecture": of.architecture,
+        "layout": layout,
+    })
 }
 
 /// The output's vocabulary.

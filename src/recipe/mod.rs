@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 
 use crate::dtype::Dtype;
 use crate::error::{Cause, Error, Result};
+use crate::hub::Fetcher;
 use crate::ops::{BaseModel, MethodSpec, ParamSpec, Resolved, Scope, Value, Values};
 
 mod documents;
 mod dtypes;
+mod experts;
 mod foreign;
 mod json;
 mod listing;
@@ -29,6 +31,7 @@ mod tokens;
 mod value;
 mod yaml;
 
+pub use experts::{Expert, ExpertLayout, Experts, Gate};
 pub use output::{Others, Output, OutputKind};
 pub use parameters::Parameters;
 pub use patterns::compile_names;
@@ -69,6 +72,10 @@ pub struct Recipe {
     pub out_dtype: Option<Dtype>,
     /// `output` and `factors`: what is written.
     pub output: Output,
+    /// Whether embeddings and heads are cut to the rows that all models have (`--unsafe-truncate-embeddings`).
+    pub cuts_embeddings: bool,
+    /// `experts`: the base's MLPs give way to those of several models, with gates that choose between them.
+    pub experts: Option<Experts>,
     /// Documents whose outputs are models of this one or of later ones, by their names, in the order in which they are merged.
     pub before: Vec<(String, Recipe)>,
     /// What is accepted but has no effect, for the user to be told.
@@ -123,8 +130,13 @@ impl Recipe {
     /// # Errors
     /// Input, for every mistake in the recipe and every model that is not there; environment, if reading fails.
     pub fn load(path: &Path) -> Result<Self> {
+        Self::load_fetching(path, None)
+    }
+
+    /// As [`Recipe::load`], where models that are not on this machine may be fetched.
+    pub(crate) fn load_fetching(path: &Path, fetcher: Option<&Fetcher>) -> Result<Self> {
         let file = std::fs::File::open(path).map_err(|e| cannot_read(path, &e))?;
-        Self::read_from(file, path)
+        Self::read_fetching(file, path, fetcher)
     }
 
     /// Reads and validates a recipe from anywhere, such as standard input. Relative paths start at `path`'s folder; errors
@@ -133,15 +145,20 @@ impl Recipe {
     /// # Errors
     /// As [`Recipe::load`].
     pub fn read_from(from: impl std::io::Read, path: &Path) -> Result<Self> {
+        Self::read_fetching(from, path, None)
+    }
+
+    /// As [`Recipe::read_from`], where models that are not on this machine may be fetched.
+    pub(crate) fn read_fetching(from: impl std::io::Read, path: &Path, fetcher: Option<&Fetcher>) -> Result<Self> {
         let mut bytes = Vec::new();
         from.take(yaml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(|e| cannot_read(path, &e))?;
-        read::recipe(&bytes, path, true).map_err(|e| e.input_is(Cause::Recipe))
+        read::recipe(&bytes, path, true, fetcher).map_err(|e| e.input_is(Cause::Recipe))
     }
 
     /// Validates a recipe's text as [`Recipe::load`] does its file's. Relative paths start at `path`'s folder; `path`
     /// itself need not exist.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        read::recipe(text.as_bytes(), path, true).map_err(|e| e.input_is(Cause::Recipe))
+        read::recipe(text.as_bytes(), path, true, None).map_err(|e| e.input_is(Cause::Recipe))
     }
 
     /// The value of a parameter of the whole merge, for one tensor at `t` of the way from the first layer to the last
@@ -172,6 +189,22 @@ impl Recipe {
     /// Whether the recipe's own `parameters`, or those of the slice, name this parameter, be it for some tensors only.
     pub fn global_is_set(&self, name: &str) -> bool {
         self.around.iter().chain([&self.parameters]).any(|level| level.is_set(name))
+    }
+
+    /// Every method that merges some of it: the recipe's, or each module's own.
+    pub fn methods(&self) -> impl Iterator<Item = &'static MethodSpec> + '_ {
+        let whole = self.modules.is_empty().then_some(self.method);
+        whole.into_iter().chain(self.modules.iter().map(|module| module.method.unwrap_or(self.method)))
+    }
+
+    /// Whether a parameter of the method is set at any level: for the whole, a module, a slice or a model.
+    pub fn is_set_anywhere(&self, name: &str) -> bool {
+        let slices = || self.modules.iter().flat_map(|module| &module.slices);
+        let parts = self.modules.iter().map(|module| &module.parameters).chain(slices().map(|s| &s.parameters));
+        let sources = slices().flat_map(|slice| &slice.sources).map(|source| &source.parameters);
+        let models =
+            self.models.iter().map(|model| &model.parameters).chain(self.base_in_models.iter().map(|(_, p)| p));
+        self.global_is_set(name) || parts.chain(sources).chain(models).any(|level| level.is_set(name))
     }
 
     /// The entries of `models` in the order of the recipe.
@@ -235,7 +268,14 @@ impl Recipe {
         let sliced =
             slices.flat_map(|slice| slice.base.iter_mut().chain(slice.sources.iter_mut().map(|s| &mut s.model)));
         let tokens = self.tokenizer.iter_mut().flat_map(tokens::references_mut);
-        self.base.iter_mut().chain(self.models.iter_mut().map(|m| &mut m.model)).chain(sliced).chain(tokens)
+        let experts =
+            self.experts.iter_mut().flat_map(|e| e.experts.iter_mut().chain(&mut e.shared)).map(|e| &mut e.model);
+        self.base
+            .iter_mut()
+            .chain(self.models.iter_mut().map(|m| &mut m.model))
+            .chain(sliced)
+            .chain(tokens)
+            .chain(experts)
     }
 
     /// The recipe as resolved, for the manifest and for `plan`. Keys are the recipe's; `defaults` holds the values of
@@ -248,6 +288,7 @@ impl Recipe {
     pub fn of_slice(&self, module: &Module, slice: &Slice) -> Self {
         let mut part = self.clone();
         part.modules.clear();
+        part.method = module.method.unwrap_or(part.method);
         part.around = vec![slice.parameters.clone(), module.parameters.clone()];
         part.base = slice.base.clone().or(part.base);
         part.base_in_models = slice
@@ -322,5 +363,5 @@ fn spec_of(method: &MethodSpec, name: &str) -> Result<&'static ParamSpec> {
 /// Everything that reading a recipe does but for looking whether the models exist: what the fuzzer runs.
 #[doc(hidden)]
 pub fn parse_bytes(bytes: &[u8]) -> Result<Recipe> {
-    read::recipe(bytes, Path::new("recipe.yaml"), false)
+    read::recipe(bytes, Path::new("recipe.yaml"), false, None)
 }

@@ -106,7 +106,8 @@ fn locate(reader: &Reader, line: usize, written: &str, what: &str) -> Result<Pat
     match path.canonicalize() {
         Ok(_) => hub::within(&path).map_err(at),
         Err(error) => {
-            let cached = hub::cache().map(|cache| hub::find(written, &cache)).transpose().map_err(at)?.flatten();
+            let find = |cache: PathBuf| hub::find_or_fetch(written, &cache, reader.fetcher);
+            let cached = hub::cache().map(find).transpose().map_err(at)?.flatten();
             cached.ok_or_else(|| absent(reader, line, written, what, &path, &error).input_is(Cause::Checkpoint))
         }
     }
@@ -134,7 +135,8 @@ fn absent(reader: &Reader, line: usize, written: &str, what: &str, path: &Path, 
     if let Some((name, revision)) = hub::name(written).filter(|_| written.contains('/') || written.contains('@')) {
         let revision = if written.contains('@') { format!(" --revision {revision}") } else { String::new() };
         error = error.hint(format!(
-            "a model of the Hugging Face Hub is looked for in its cache, and is not there: `hf download {name}{revision}` fetches it"
+            "a model of the Hugging Face Hub is looked for in its cache, and is not there: --download, or `hf download \
+             {name}{revision}`, fetches it"
         ));
     }
     error

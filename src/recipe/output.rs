@@ -7,7 +7,7 @@ use super::yaml::{Entry, quote};
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::Result;
 use crate::methods::REGISTRY;
-use crate::ops::{Matrices, MethodSpec};
+use crate::ops::{BaseModel, Matrices, MethodSpec};
 use crate::suggest::nearest;
 
 /// What `output` may be.
@@ -63,6 +63,79 @@ pub struct Output {
     pub others: Others,
     /// The name by which adapters find their base; `None`: that of OUT's folder.
     pub base_name: Option<String>,
+    /// Whether all models are adapters of one base, merged in the space that they span together into an adapter.
+    pub in_core: bool,
+    /// The rank of that adapter; `None`: what holds the merge exactly.
+    pub rank: Option<u64>,
+}
+
+/// What a recipe says of adapters alone.
+pub(super) struct OfAdapters<'a> {
+    /// Whether every model is one base with one adapter.
+    pub are_alone: bool,
+    /// `lora_rank`.
+    pub rank: Option<&'a Entry>,
+    /// `adapter_space`.
+    pub space: Option<&'a Entry>,
+    /// Whether the recipe has `base_model`.
+    pub has_base: bool,
+}
+
+/// Above any rank.
+const MOST_RANK: u64 = 65_536;
+
+impl OfAdapters<'_> {
+    /// Reads them for a merge of adapters into an adapter.
+    fn read(
+        &self,
+        reader: &Reader,
+        line: usize,
+        method: &MethodSpec,
+        parameters: &Parameters,
+        out: &mut Output,
+    ) -> Result<()> {
+        let space = self.space.map(|entry| text(reader, entry)).transpose()?.flatten();
+        let line_of_space = self.space.map_or(line, |entry| entry.line);
+        match space.as_deref().unwrap_or("full") {
+            "core" => out.in_core = true,
+            "full" | "knots" => {
+                let asked = space.as_deref().unwrap_or("full, the default,");
+                let message = format!("`adapter_space` {asked} is not there yet for `output: lora` of adapters alone");
+                return Err(reader.error(line_of_space, message).hint(
+                    "`adapter_space: core` merges in the space that the adapters span: for averages and sums of task vectors the \
+                     same adapter, exactly",
+                ));
+            }
+            other => {
+                let message = format!("`adapter_space` must be `core`, `full` or `knots`, found {}", quote(other));
+                return Err(reader.error(line_of_space, message));
+            }
+        }
+        let is_mean = method.base == BaseModel::JoinsByWeight;
+        // What is measured from the models' average moves with the base as well.
+        let moves_along = is_mean || method.matrices == Matrices::Factors;
+        if !method.base.is_origin(self.has_base) && !moves_along {
+            let message =
+                format!("method `{}` does not work on differences from the base, as adapters are", method.name);
+            return Err(reader.error(line, message).hint("merge the models: leave `output: lora` out"));
+        }
+        if let Some(setting) = parameters.setting("normalize").filter(|_| is_mean) {
+            let message = "`normalize` cannot be set here: weights that do not sum to 1 scale the base too, which no adapter holds";
+            return Err(reader.error(setting.line, message).hint("leave it out: weights are then normalised"));
+        }
+        out.rank = match self.rank {
+            None => None,
+            Some(entry) => {
+                let found = text(reader, entry)?.and_then(|text| text.parse::<u64>().ok());
+                let rank = found.filter(|rank| (1..=MOST_RANK).contains(rank));
+                Some(rank.ok_or_else(|| {
+                    let message = format!("`lora_rank` must be 1 to {MOST_RANK}, found {}", entry.value.describe());
+                    reader.error(entry.value.line, message)
+                })?)
+            }
+        };
+        Ok(())
+    }
 }
 
 impl Output {
@@ -70,7 +143,12 @@ impl Output {
     pub(super) fn to_json(&self) -> Option<serde_json::Value> {
         let dtype = self.factor_dtype.and_then(DtypeExt::recipe_name);
         let others = OTHERS.iter().find(|(_, others)| *others == self.others).map(|(word, _)| *word);
-        let factors = serde_json::json!({"dtype": dtype, "others": others, "base_model_name_or_path": self.base_name});
+        let mut factors =
+            serde_json::json!({"dtype": dtype, "others": others, "base_model_name_or_path": self.base_name});
+        if self.in_core {
+            factors["adapter_space"] = "core".into();
+            factors["lora_rank"] = self.rank.into();
+        }
         (self.kind != OutputKind::Merged).then_some(factors)
     }
 }
@@ -83,12 +161,19 @@ pub(super) fn read(
     method: &MethodSpec,
     parameters: &Parameters,
     has_stages: bool,
+    adapters: &OfAdapters<'_>,
 ) -> Result<Output> {
     let kind = match output {
         Some(entry) => word_of(reader, entry, &WORDS)?.unwrap_or_default(),
         None => OutputKind::Merged,
     };
     let mut out = Output { kind, ..Output::default() };
+    let is_alone = kind == OutputKind::Lora && adapters.are_alone;
+    if let Some(entry) = adapters.rank.or(adapters.space).filter(|_| !is_alone) {
+        let message =
+            format!("`{}` is for `output: lora` of adapters alone: every model one base with one adapter", entry.key);
+        return Err(reader.error(entry.line, message));
+    }
     if kind == OutputKind::Merged {
         return match factors {
             Some(entry) => Err(reader
@@ -99,14 +184,16 @@ pub(super) fn read(
     }
     let line = output.map_or(1, |entry| entry.line);
     let word = kind.word();
-    if method.matrices != Matrices::Factors {
+    if is_alone {
+        adapters.read(reader, line, method, parameters, &mut out)?;
+    } else if method.matrices != Matrices::Factors {
         let able = REGISTRY.iter().filter(|m| m.matrices == Matrices::Factors).map(|m| m.name);
         let message = format!("`output: {word}` stores low-rank parts, and method `{}` makes none", method.name);
         return Err(reader
             .error(line, message)
             .hint(format!("methods that make them: {}", list_of_names(able, "and"))));
     }
-    if let Some(energy) = parameters.setting("energy") {
+    if let Some(energy) = parameters.setting("energy").filter(|_| !is_alone) {
         let message =
             format!("`energy` leaves the rank open until the data is read, and `output: {word}` needs it before");
         return Err(reader.error(energy.line, message).hint("give `rank_ratio` or `rank` instead"));

@@ -8,14 +8,17 @@ use super::reader::{Reader, text};
 use super::slices::{self, Around, Module};
 use super::stages::{self, methods_here, with_names};
 use super::yaml::{self, Data, Entry, Node, quote};
-use super::{Model, ModelRef, Parameters, Recipe, documents, dtypes, foreign, models, output, patterns, tokens};
+use super::{
+    Model, ModelRef, Parameters, Recipe, documents, dtypes, experts, foreign, models, output, patterns, tokens,
+};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
+use crate::hub::Fetcher;
 use crate::methods;
 use crate::ops::{BaseModel, MethodSpec, ParamDefault, Role};
 
 /// The keys of a recipe.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 17] = [
     "merge_method",
     "base_model",
     "models",
@@ -28,13 +31,15 @@ const KEYS: [&str; 15] = [
     "out_dtype",
     "output",
     "factors",
+    "lora_rank",
+    "adapter_space",
     "tokenizer_source",
     "tokenizer",
     "chat_template",
 ];
 
-/// Reads a recipe. `on_disk`: whether its models must exist.
-pub(super) fn recipe(bytes: &[u8], path: &Path, on_disk: bool) -> Result<Recipe> {
+/// Reads a recipe. `on_disk`: whether its models must exist; `fetcher`: what may be downloaded of those that do not.
+pub(super) fn recipe(bytes: &[u8], path: &Path, on_disk: bool, fetcher: Option<&Fetcher>) -> Result<Recipe> {
     let file = path.display().to_string();
     if bytes.len() > yaml::MAX_BYTES {
         return Err(yaml::too_long(&file));
@@ -45,7 +50,7 @@ pub(super) fn recipe(bytes: &[u8], path: &Path, on_disk: bool) -> Result<Recipe>
     })?;
     let roots = yaml::parse(text, &file)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let mut reader = Reader::new(&file, folder, on_disk);
+    let mut reader = Reader::new(&file, folder, on_disk, fetcher);
     let mut recipe = match &roots[..] {
         [] => {
             let hint = "a recipe needs at least `merge_method` and `models`";
@@ -70,28 +75,10 @@ pub(super) fn recipe(bytes: &[u8], path: &Path, on_disk: bool) -> Result<Recipe>
 
 /// Reads one document; `None` after mistakes that were noted.
 pub(super) fn document(reader: &Reader, root: &Node) -> Result<Option<Recipe>> {
-    experts(reader, root)?;
+    if let Some(recipe) = experts::read(reader, root)? {
+        return Ok(recipe);
+    }
     Keys::read(reader, root).and_then(|keys| keys.recipe(reader))
-}
-
-/// Refuses a configuration of `mergekit-moe` by name.
-fn experts(reader: &Reader, root: &Node) -> Result<()> {
-    let Data::Map(entries) = &root.data else { return Ok(()) };
-    let of = |key: &str| entries.iter().find(|entry| entry.key == key);
-    let Some(at) = of("experts") else { return Ok(()) };
-    let mode = of("gate_mode").map(|entry| text(reader, entry)).transpose()?.flatten();
-    let mode = mode.unwrap_or_else(|| "hidden".into());
-    let why = match mode.as_str() {
-        "hidden" | "hidden_last" | "hidden_avg" => {
-            "it takes hidden states of a model that runs, and merganser runs none"
-        }
-        _ => "it is not done yet",
-    };
-    let message = format!(
-        "`experts` is a configuration of mergekit-moe with `gate_mode: {}`: {why}",
-        quote(&mode).trim_matches('`')
-    );
-    Err(reader.error(at.line, message))
 }
 
 /// The entries of the top level, known and not null.
@@ -193,7 +180,29 @@ impl<'n> Keys<'n> {
             None => Vec::new(),
         };
         let (written, factors) = (self.get("output"), self.get("factors"));
-        let output = output::read(reader, written, factors, method, &parameters, !stages.is_empty())?;
+        for module in modules.iter().filter(|_| !stages.is_empty()) {
+            if let Some(other) = module.method.filter(|method| !method.takes_stages) {
+                let message =
+                    format!("method `{}` does not work on task vectors: no stage can stand before it", other.name);
+                reader.keep::<()>(Err(reader.error(module.line, message)));
+            }
+        }
+        let adapters = output::OfAdapters {
+            are_alone: are_adapters(&listing.models) && modules.is_empty(),
+            rank: self.get("lora_rank"),
+            space: self.get("adapter_space"),
+            has_base: base.is_some(),
+        };
+        let mut output = output::read(reader, written, factors, method, &parameters, !stages.is_empty(), &adapters)?;
+        let mut out_dtype = out_dtype;
+        if output.in_core {
+            // Core matrices stay in float64: the types are of what is made of them.
+            output.factor_dtype = output.factor_dtype.or(out_dtype.take());
+            if let Some(entry) = simple.or(full).or(template) {
+                let message = format!("`{}` has no effect on an adapter", entry.key);
+                reader.keep::<()>(Err(reader.error(entry.line, message).hint("leave it out")));
+            }
+        }
         Ok(Some(Recipe {
             path: PathBuf::new(),
             text: String::new(),
@@ -210,6 +219,8 @@ impl<'n> Keys<'n> {
             copy,
             out_dtype,
             output,
+            cuts_embeddings: false,
+            experts: None,
             before: Vec::new(),
             warnings: Vec::new(),
         }))
@@ -217,7 +228,7 @@ impl<'n> Keys<'n> {
 
     /// The method; `None` where its key may be one that is misspelt, and was told.
     fn method(&self, reader: &Reader) -> Result<Option<(&'n Entry, &'static MethodSpec)>> {
-        match self.get("merge_method") {
+        match self.get("merge_method").or_else(|| self.method_of_modules()) {
             Some(at) => Ok(Some((at, method(reader, at)?))),
             None if self.has_unknown => Ok(None),
             None => {
@@ -225,6 +236,17 @@ impl<'n> Keys<'n> {
                 Err(error.hint(methods_here(Role::Method)))
             }
         }
+    }
+
+    /// The first module's `merge_method`, where every module has its own.
+    fn method_of_modules(&self) -> Option<&'n Entry> {
+        let Data::Map(modules) = &self.get("modules")?.value.data else { return None };
+        let own = |module: &'n Entry| match &module.value.data {
+            Data::Map(entries) => entries.iter().find(|entry| entry.key == "merge_method" && !entry.value.is_null()),
+            _ => None,
+        };
+        let all: Option<Vec<&Entry>> = modules.iter().map(own).collect();
+        all?.first().copied()
     }
 
     /// What is merged: the key that says so, and whole models or slices of them; `None` as for [`Self::method`].
@@ -254,7 +276,7 @@ impl<'n> Keys<'n> {
             }
             "slices" => {
                 let slices = slices::slices(reader, at, &around)?;
-                vec![Module { name: None, line: at.line, parameters: Parameters::default(), slices }]
+                vec![Module { name: None, line: at.line, method: None, parameters: Parameters::default(), slices }]
             }
             _ => slices::modules(reader, at, &around)?,
         };
@@ -294,7 +316,7 @@ fn unknown(reader: &Reader, entry: &Entry) -> Error {
     reader.unknown_key(entry.line, message, key, &KEYS)
 }
 
-fn method(reader: &Reader, entry: &Entry) -> Result<&'static MethodSpec> {
+pub(super) fn method(reader: &Reader, entry: &Entry) -> Result<&'static MethodSpec> {
     let name = text(reader, entry)?.unwrap_or_default();
     let line = entry.value.line;
     match methods::find(&name) {
@@ -313,6 +335,12 @@ fn method(reader: &Reader, entry: &Entry) -> Result<&'static MethodSpec> {
             Err(with_names(error, &name, Role::Method))
         }
     }
+}
+
+/// Whether every model is the same base with one adapter.
+fn are_adapters(models: &[Model]) -> bool {
+    let is_one = |model: &Model| model.model.adapters.len() == 1 && !model.model.is_made;
+    models.first().is_some_and(|first| models.iter().all(|m| is_one(m) && m.model.path == first.model.path))
 }
 
 /// Every model that the slices name, once.
@@ -347,6 +375,7 @@ fn look_for_models(reader: &Reader, node: &Node) {
 /// Whether each slice has as many sources as the method takes, and the parameters that it requires.
 fn check_slices(reader: &Reader, modules: &[Module], method: &MethodSpec, parameters: &Parameters) -> Result<()> {
     for (module, slice) in modules.iter().flat_map(|module| module.slices.iter().map(move |slice| (module, slice))) {
+        let method = module.method.unwrap_or(method);
         let has_base = slice.sources.iter().any(|source| source.is_base);
         let models = slice.sources.len() - usize::from(has_base);
         reader.keep(check_models(reader, slice.line, method, models, has_base));

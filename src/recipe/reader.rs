@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::yaml::{self, Data, Entry, Node};
 use crate::error::{Error, Kind, Result};
+use crate::hub::Fetcher;
 use crate::suggest::nearest;
 
 /// A recipe being read.
@@ -16,6 +17,8 @@ pub(super) struct Reader<'a> {
     pub folder: &'a Path,
     /// Whether the models must exist.
     pub on_disk: bool,
+    /// What may be downloaded, if anything.
+    pub fetcher: Option<&'a Fetcher>,
     /// Names of documents, which are models of the others.
     pub names: Vec<String>,
     /// Lines and texts.
@@ -25,8 +28,9 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(file: &'a str, folder: &'a Path, on_disk: bool) -> Self {
-        Self { file, folder, on_disk, names: Vec::new(), warnings: RefCell::default(), mistakes: RefCell::default() }
+    pub fn new(file: &'a str, folder: &'a Path, on_disk: bool, fetcher: Option<&'a Fetcher>) -> Self {
+        let (warnings, mistakes) = (RefCell::default(), RefCell::default());
+        Self { file, folder, on_disk, fetcher, names: Vec::new(), warnings, mistakes }
     }
 
     /// What was read; `None` for a mistake, which is noted so that reading can go on.

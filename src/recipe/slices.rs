@@ -8,7 +8,7 @@ use super::parameters::{self, Place};
 use super::reader::Reader;
 use super::scalar::{self, Number};
 use super::yaml::{Data, Entry, Node, quote};
-use super::{ModelRef, Parameters, models};
+use super::{ModelRef, Parameters, models, read};
 use crate::error::Result;
 use crate::ops::MethodSpec;
 
@@ -24,6 +24,8 @@ pub struct Module {
     pub name: Option<String>,
     /// The line of its key.
     pub line: usize,
+    /// Its own `merge_method`; `None`: the recipe's.
+    pub method: Option<&'static MethodSpec>,
     /// Its own `parameters`.
     pub parameters: Parameters,
     /// What it is made of, from the first layer up.
@@ -78,11 +80,23 @@ pub(super) fn modules(reader: &Reader, at: &Entry, around: &Around<'_>) -> Resul
 
 fn module(reader: &Reader, at: &Entry, around: &Around<'_>) -> Result<Module> {
     let what = format!("the module {}", quote(&at.key));
-    let mut module =
-        Module { name: Some(at.key.clone()), line: at.line, parameters: Parameters::default(), slices: Vec::new() };
+    let mut module = Module {
+        name: Some(at.key.clone()),
+        line: at.line,
+        method: None,
+        parameters: Parameters::default(),
+        slices: Vec::new(),
+    };
+    let entries = reader.map(&at.value, &what)?;
+    // First: the rest is read against it.
+    if let Some(entry) = entries.iter().find(|entry| entry.key == "merge_method" && !entry.value.is_null()) {
+        module.method = Some(read::method(reader, entry)?);
+    }
+    let around = &Around { method: module.method.unwrap_or(around.method), base: around.base };
     let mut content = None;
-    for entry in reader.map(&at.value, &what)?.iter().filter(|entry| !entry.value.is_null()) {
+    for entry in entries.iter().filter(|entry| !entry.value.is_null()) {
         match entry.key.as_str() {
+            "merge_method" => {}
             "slices" | "models" if content.is_some() => {
                 let message = format!("{what} has both `slices` and `models`");
                 return Err(reader.error(entry.line, message).hint("give one of the two"));
@@ -92,7 +106,12 @@ fn module(reader: &Reader, at: &Entry, around: &Around<'_>) -> Result<Module> {
             "parameters" => module.parameters = parameters::read(reader, entry, around.method, Place::Part)?,
             key => {
                 let message = format!("unknown key {} in {what}", quote(key));
-                return Err(reader.unknown_key(entry.line, message, key, &["slices", "models", "parameters"]));
+                return Err(reader.unknown_key(
+                    entry.line,
+                    message,
+                    key,
+                    &["slices", "models", "parameters", "merge_method"],
+                ));
             }
         }
     }

@@ -146,6 +146,84 @@ impl RebuiltCard<'_> {
     }
 }
 
+/// What the card of an adapter says that was extracted from a fine-tune.
+#[derive(Debug, Clone)]
+pub struct AdapterCard<'a> {
+    /// The output's name.
+    pub title: &'a str,
+    /// The base as the user wrote it.
+    pub base: &'a str,
+    /// The fine-tune as the user wrote it.
+    pub tuned: &'a str,
+    /// Version of merganser.
+    pub version: &'a str,
+    /// Matrices with factors.
+    pub matrices: usize,
+    /// The greatest rank of them.
+    pub rank: u64,
+    /// Tensors that are stored whole.
+    pub whole: usize,
+}
+
+impl AdapterCard<'_> {
+    /// The text of `README.md`.
+    pub fn render(&self) -> String {
+        format!(
+            "---\nlibrary_name: peft\nbase_model:\n- {base_yaml}\ntags:\n- lora\n- merganser\n---\n\n# {title}\n\n\
+             A LoRA adapter (PEFT) that merganser {version} extracted: on {base} it makes {tuned}, whose changes it holds as \
+             factors of rank {rank} or less in {matrices} matrices, and whole in {whole} other tensors.\n\n\
+             `{MANIFEST_NAME}` has the rank, the captured energy and the residual of every matrix, and the digests of both \
+             models and of every tensor; `merganser verify` checks them.\n",
+            base_yaml = yaml_string(hub_name(self.base)),
+            title = plain(self.title),
+            version = plain(self.version),
+            base = code(hub_name(self.base)),
+            tuned = code(hub_name(self.tuned)),
+            rank = self.rank,
+            matrices = self.matrices,
+            whole = self.whole,
+        )
+    }
+}
+
+/// What the card of an adapter says that was merged from adapters.
+#[derive(Debug, Clone)]
+pub struct MergedAdapterCard<'a> {
+    /// The output's name.
+    pub title: &'a str,
+    /// The base of all adapters.
+    pub base: &'a str,
+    /// The models as the recipe writes them.
+    pub models: &'a [&'a str],
+    /// The method's name.
+    pub method: &'a str,
+    /// The recipe's text.
+    pub recipe: &'a str,
+    /// Version of merganser.
+    pub version: &'a str,
+}
+
+impl MergedAdapterCard<'_> {
+    /// The text of `README.md`.
+    pub fn render(&self) -> String {
+        let fence = "`".repeat(longest_backticks(self.recipe).max(2) + 1);
+        let models: Vec<String> = self.models.iter().map(|model| code(model)).collect();
+        format!(
+            "---\nlibrary_name: peft\nbase_model:\n- {base_yaml}\ntags:\n- lora\n- merge\n- merganser\n---\n\n# {title}\n\n\
+             A LoRA adapter (PEFT) for {base} that merganser {version} merged by `{method}`, in core space, from {models}.\n\n\
+             {fence}yaml\n{recipe}\n{fence}\n\n\
+             `{MANIFEST_NAME}` has the recipe as resolved and the digests of sources and tensors; `merganser verify` checks them.\n",
+            base_yaml = yaml_string(hub_name(self.base)),
+            title = plain(self.title),
+            base = code(hub_name(self.base)),
+            version = plain(self.version),
+            method = self.method,
+            models = models.join(", "),
+            recipe = self.recipe.trim_end(),
+        )
+    }
+}
+
 /// What the Hub may know a model by: `owner/name` as it is, of any other path only the last part, which tells nobody
 /// how a disk is organised.
 fn hub_name(name: &str) -> &str {

@@ -22,16 +22,27 @@ const PREFIX: &str = "base_model.model.";
 const ALPHA: f64 = 8.0;
 
 /// The tensors of an adapter that belong to one module.
-#[derive(Debug, Default)]
-struct Module {
-    a: Option<Held>,
-    b: Option<Held>,
-    magnitudes: Option<Held>,
-    is_embedding: bool,
+#[derive(Debug, Clone, Default)]
+pub(super) struct Module {
+    pub a: Option<Held>,
+    pub b: Option<Held>,
+    pub magnitudes: Option<Held>,
+    pub is_embedding: bool,
+}
+
+/// An adapter, read.
+pub(super) struct Adapter<'a> {
+    pub config: Config<'a>,
+    /// Its file.
+    pub checkpoint: Checkpoint,
+    /// Modules with factors, by their names in the base.
+    pub modules: BTreeMap<String, Module>,
+    /// Tensors that take the place of the base's, with the base's names.
+    pub whole: Vec<(String, Held)>,
 }
 
 /// What `adapter_config.json` says.
-struct Config<'a> {
+pub(super) struct Config<'a> {
     folder: &'a Path,
     settings: Map<String, Value>,
 }
@@ -41,9 +52,7 @@ struct Config<'a> {
 /// # Errors
 /// Input, for an adapter that does not fit, or does what is not known, naming it.
 pub(crate) fn apply(base: &mut Checkpoint, written: &str, folder: &Path) -> Result<Vec<String>> {
-    let config = Config::read(folder)?;
-    let weights = [WEIGHTS, PICKLED].map(|name| folder.join(name)).into_iter().find(|path| path.is_file());
-    let adapter = Checkpoint::open(&weights.unwrap_or_else(|| folder.join(WEIGHTS)))?;
+    let Adapter { config, checkpoint: adapter, modules, whole } = Adapter::read(folder)?;
     let mut warnings = Vec::new();
     if let Some(named) = config.settings.get("base_model_name_or_path").and_then(Value::as_str)
         && !named.is_empty()
@@ -55,25 +64,6 @@ pub(crate) fn apply(base: &mut Checkpoint, written: &str, folder: &Path) -> Resu
             quoted(named),
             quoted(written)
         ));
-    }
-    let mut modules: BTreeMap<String, Module> = BTreeMap::new();
-    let mut whole: Vec<(String, Held)> = Vec::new();
-    for tensor in adapter.tensors() {
-        let held = Held { shard: Arc::clone(adapter.shared_shard(tensor.shard)), tensor: tensor.clone() };
-        let name = tensor.name.strip_prefix(PREFIX).unwrap_or(&tensor.name);
-        match part_of(name) {
-            Some((module, part)) => {
-                let module = modules.entry(module.to_owned()).or_default();
-                match part {
-                    Part::A => module.a = Some(held),
-                    Part::B => module.b = Some(held),
-                    Part::EmbeddingA => (module.a, module.is_embedding) = (Some(held), true),
-                    Part::EmbeddingB => (module.b, module.is_embedding) = (Some(held), true),
-                    Part::Magnitudes => module.magnitudes = Some(held),
-                }
-            }
-            None => whole.push((name.replace(".modules_to_save.", ".").replace(".base_layer.", "."), held)),
-        }
     }
     // Whole tensors first: what replaces a base's weight is what the change is added to.
     for (name, held) in whole {
@@ -136,6 +126,38 @@ fn part_of(name: &str) -> Option<(&str, Part)> {
     None
 }
 
+impl<'a> Adapter<'a> {
+    /// Reads an adapter's configuration and the header of its file.
+    ///
+    /// # Errors
+    /// Input, for what is no adapter, or does what is not known.
+    pub fn read(folder: &'a Path) -> Result<Self> {
+        let config = Config::read(folder)?;
+        let weights = [WEIGHTS, PICKLED].map(|name| folder.join(name)).into_iter().find(|path| path.is_file());
+        let checkpoint = Checkpoint::open(&weights.unwrap_or_else(|| folder.join(WEIGHTS)))?;
+        let mut modules: BTreeMap<String, Module> = BTreeMap::new();
+        let mut whole: Vec<(String, Held)> = Vec::new();
+        for tensor in checkpoint.tensors() {
+            let held = Held { shard: Arc::clone(checkpoint.shared_shard(tensor.shard)), tensor: tensor.clone() };
+            let name = tensor.name.strip_prefix(PREFIX).unwrap_or(&tensor.name);
+            match part_of(name) {
+                Some((module, part)) => {
+                    let module = modules.entry(module.to_owned()).or_default();
+                    match part {
+                        Part::A => module.a = Some(held),
+                        Part::B => module.b = Some(held),
+                        Part::EmbeddingA => (module.a, module.is_embedding) = (Some(held), true),
+                        Part::EmbeddingB => (module.b, module.is_embedding) = (Some(held), true),
+                        Part::Magnitudes => module.magnitudes = Some(held),
+                    }
+                }
+                None => whole.push((name.replace(".modules_to_save.", ".").replace(".base_layer.", "."), held)),
+            }
+        }
+        Ok(Self { config, checkpoint, modules, whole })
+    }
+}
+
 impl<'a> Config<'a> {
     fn read(folder: &'a Path) -> Result<Self> {
         let settings = json_in(folder, CONFIG).ok_or_else(|| {
@@ -165,11 +187,11 @@ impl<'a> Config<'a> {
         Ok(config)
     }
 
-    fn error(&self, message: String) -> Error {
+    pub fn error(&self, message: String) -> Error {
         Error::input(format!("{}: {message}", quoted_path(self.folder)))
     }
 
-    fn flag(&self, key: &str) -> bool {
+    pub fn flag(&self, key: &str) -> bool {
         self.settings.get(key).and_then(Value::as_bool).unwrap_or(false)
     }
 
@@ -186,8 +208,21 @@ impl<'a> Config<'a> {
         Ok(self.settings.get(all).and_then(Value::as_f64))
     }
 
+    /// What a module's product of factors is multiplied by: alpha/r, or alpha/√r.
+    pub fn scale(&self, module: &str, rank: u64) -> Result<f64> {
+        let alpha = self.number(module, "alpha_pattern", "lora_alpha")?.unwrap_or(ALPHA);
+        let rank = rank as f64;
+        Ok(alpha / if self.flag("use_rslora") { rank.sqrt() } else { rank })
+    }
+
     /// The weight of a module with its change.
-    fn adapted(&self, base: &Checkpoint, written: &str, name: &str, module: Module) -> Result<(usize, Arc<dyn Made>)> {
+    pub fn adapted(
+        &self,
+        base: &Checkpoint,
+        written: &str,
+        name: &str,
+        module: Module,
+    ) -> Result<(usize, Arc<dyn Made>)> {
         let Module { a: Some(a), b: Some(b), magnitudes, is_embedding } = module else {
             return Err(self.error(format!("{} has half a pair of factors", quoted(name))));
         };
@@ -229,9 +264,7 @@ impl<'a> Config<'a> {
         {
             return Err(self.error(format!("factors of {} have rank {r}, and `{CONFIG}` says {rank}", quoted(name))));
         }
-        let alpha = self.number(name, "alpha_pattern", "lora_alpha")?.unwrap_or(ALPHA);
-        let rank = *r as f64;
-        let scale = (alpha / if self.flag("use_rslora") { rank.sqrt() } else { rank }) as f32;
+        let scale = self.scale(name, *r)? as f32;
         if let Some(magnitudes) = &magnitudes {
             let outputs = if is_transposed { n } else { m };
             if magnitudes.tensor.elems != *outputs || !magnitudes.tensor.dtype.is_mergeable_float() {

@@ -170,6 +170,45 @@ fn towers_are_merged_module_by_module_and_none_is_left_out_in_silence() {
 }
 
 #[test]
+fn a_module_may_have_a_method_of_its_own() {
+    let specs: [(&str, Dtype, &[u64]); 3] = [
+        ("shared.weight", Dtype::F32, &[4, 2]),
+        ("encoder.block.0.w", Dtype::F32, &[3]),
+        ("decoder.block.0.w", Dtype::F32, &[3]),
+    ];
+    let family = Family::new(crate::support::quick_folder(), &specs, 2, 6);
+    let both = "models: [{model: model-1}, {model: model-2}]";
+    let text = format!(
+        "base_model: base\nmerge_method: linear\nmodules:\n  encoder: {{merge_method: task_arithmetic, {both}, \
+         parameters: {{lambda: 0.5}}}}\n  decoder: {{merge_method: passthrough, models: [{{model: model-2}}]}}\n  shared: {{{both}, \
+         parameters: {{weight: 1}}}}\n"
+    );
+    let values = |member: usize, name: &str| family.tensor(member, name).values();
+    let of = |name: &str, value: &dyn Fn([f64; 3]) -> f64| -> Vec<f64> {
+        let (b, x, y) = (values(0, name), values(1, name), values(2, name));
+        b.iter().zip(x).zip(y).map(|((b, x), y)| value([*b, x, y])).collect()
+    };
+    // With the recipe's own method for what has none, and with none where every module has its own.
+    for (name, text) in [
+        ("mixed", text.clone()),
+        ("own", text.replace("merge_method: linear\n", "").replace("shared: {", "shared: {merge_method: linear, ")),
+    ] {
+        let merged = family.merged(name, &text);
+        assert_near(
+            &merged.values("encoder.block.0.w"),
+            &of("encoder.block.0.w", &|[b, x, y]| b + 0.5 * (x + y - 2.0 * b)),
+            name,
+        );
+        assert_eq!(merged.bytes("decoder.block.0.w"), family.tensor(2, "decoder.block.0.w").bytes);
+        assert_near(&merged.values("shared.weight"), &of("shared.weight", &|[_, x, y]| (x + y) / 2.0), name);
+        let manifest = std::fs::read_to_string(merged.out.join("merganser.json")).unwrap();
+        assert!(manifest.contains("\"merge_method\": \"task_arithmetic\""));
+    }
+    let wrong = error(&family, &text.replace("task_arithmetic", "task_arithmetik")).to_string();
+    assert!(wrong.contains("wrong.yaml:4: unknown method `task_arithmetik`"), "{wrong}");
+}
+
+#[test]
 fn the_base_alone_is_what_a_sum_of_nothing_gives() {
     let family = llamas();
     let merged = family.merged("alone", "merge_method: ties\nbase_model: base\nmodels: [{model: base}]\n");

@@ -70,7 +70,7 @@ const CASES: &[Case] = &[
         "recipe.yaml:1: unknown key `merge_methode`",
         &[
             "did you mean `merge_method`?",
-            "known keys: `merge_method`, `base_model`, `models`, `slices`, `modules`, `parameters`, `task_vector_stages`, `copy`, `dtype`, `out_dtype`, `output`, `factors`, `tokenizer_source`, `tokenizer` and `chat_template`",
+            "known keys: `merge_method`, `base_model`, `models`, `slices`, `modules`, `parameters`, `task_vector_stages`, `copy`, `dtype`, `out_dtype`, `output`, `factors`, `lora_rank`, `adapter_space`, `tokenizer_source`, `tokenizer` and `chat_template`",
         ],
     ),
     Case(
@@ -78,14 +78,14 @@ const CASES: &[Case] = &[
         "recipe.yaml:2: unknown key `stages`",
         &[
             "did you mean `task_vector_stages`?",
-            "known keys: `merge_method`, `base_model`, `models`, `slices`, `modules`, `parameters`, `task_vector_stages`, `copy`, `dtype`, `out_dtype`, `output`, `factors`, `tokenizer_source`, `tokenizer` and `chat_template`",
+            "known keys: `merge_method`, `base_model`, `models`, `slices`, `modules`, `parameters`, `task_vector_stages`, `copy`, `dtype`, `out_dtype`, `output`, `factors`, `lora_rank`, `adapter_space`, `tokenizer_source`, `tokenizer` and `chat_template`",
         ],
     ),
     Case(
         "merge_method: linear\n\"\\e[2J\": 1\n",
         "recipe.yaml:2: unknown key `\\u{1b}[2J`",
         &[
-            "known keys: `merge_method`, `base_model`, `models`, `slices`, `modules`, `parameters`, `task_vector_stages`, `copy`, `dtype`, `out_dtype`, `output`, `factors`, `tokenizer_source`, `tokenizer` and `chat_template`",
+            "known keys: `merge_method`, `base_model`, `models`, `slices`, `modules`, `parameters`, `task_vector_stages`, `copy`, `dtype`, `out_dtype`, `output`, `factors`, `lora_rank`, `adapter_space`, `tokenizer_source`, `tokenizer` and `chat_template`",
         ],
     ),
     // Several mistakes at once.
@@ -98,7 +98,7 @@ const CASES: &[Case] = &[
             "line 5: did you mean `model`?",
             "line 5: known keys: `model` and `parameters`",
             "line 6: write the path of a checkpoint: a folder, or one .safetensors file",
-            "line 7: known keys: `merge_method`, `base_model`, `models`, `slices`, `modules`, `parameters`, `task_vector_stages`, `copy`, `dtype`, `out_dtype`, `output`, `factors`, `tokenizer_source`, `tokenizer` and `chat_template`",
+            "line 7: known keys: `merge_method`, `base_model`, `models`, `slices`, `modules`, `parameters`, `task_vector_stages`, `copy`, `dtype`, `out_dtype`, `output`, `factors`, `lora_rank`, `adapter_space`, `tokenizer_source`, `tokenizer` and `chat_template`",
             "line 8: known dtypes: `float64`, `float32`, `bfloat16`, `float16`, `float8_e4m3fn` and `float8_e5m2`",
         ],
     ),
@@ -107,7 +107,7 @@ const CASES: &[Case] = &[
         "recipe.yaml:1: unknown method `frobnicate`\nrecipe.yaml:3: unknown key `frob`",
         &[
             "line 1: methods: …",
-            "line 3: known keys: `merge_method`, `base_model`, `models`, `slices`, `modules`, `parameters`, `task_vector_stages`, `copy`, `dtype`, `out_dtype`, `output`, `factors`, `tokenizer_source`, `tokenizer` and `chat_template`",
+            "line 3: known keys: `merge_method`, `base_model`, `models`, `slices`, `modules`, `parameters`, `task_vector_stages`, `copy`, `dtype`, `out_dtype`, `output`, `factors`, `lora_rank`, `adapter_space`, `tokenizer_source`, `tokenizer` and `chat_template`",
         ],
     ),
     // Slices.
