@@ -86,12 +86,12 @@ fn a_missing_tensor_is_named_and_copy_rescues() {
 #[test]
 fn an_extra_tensor_is_named_and_copy_leaves_it_out() {
     let mut family = family();
-    family.members[2].push(Tensor::new("lm_head.weight", F16, &[2, 3], &[1.0; 6]));
+    family.members[2].push(Tensor::new("extra.weight", F16, &[2, 3], &[1.0; 6]));
     family.write();
     let (message, hint) = refused(&family, &task_arithmetic());
-    assert_eq!(message, "`model-2` has the tensor `lm_head.weight` (F16 [2, 3]), which the base (`base`) lacks");
+    assert_eq!(message, "`model-2` has the tensor `extra.weight` (F16 [2, 3]), which the base (`base`) lacks");
     assert_eq!(hint, "to leave it out of the merge, list it under `copy:` in the recipe");
-    let merged = family.merged("without", &task_arithmetic().more("copy: [lm_head.weight]").yaml());
+    let merged = family.merged("without", &task_arithmetic().more("copy: [extra.weight]").yaml());
     assert_eq!(merged.tensors.len(), SPECS.len());
 }
 
