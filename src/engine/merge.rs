@@ -61,7 +61,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Of a merge that is not in parts.
-    pub(crate) fn whole(self) -> Result<Done> {
+    pub(super) fn whole(self) -> Result<Done> {
         match self {
             Self::Done(done) => Ok(*done),
             Self::Part(_) => Err(Error::internal("a whole merge was done in part")),
@@ -89,15 +89,13 @@ pub fn merge_part(request: &Request<'_>, progress: &Progress, stop: &Stop) -> Re
                 .because(Cause::Usage)
                 .hint("leave `--part` out"))
         }
-        Some(core) => {
-            crate::factors::core::merge(request, core, progress, stop).map(|done| Outcome::Done(Box::new(done)))
-        }
+        Some(core) => super::adapters::merge(request, core, progress, stop).map(|done| Outcome::Done(Box::new(done))),
         None => merge_with(request, None, progress, stop),
     }
 }
 
 /// As [`merge_part`], on the open devices that the plan was made for.
-pub(crate) fn merge_with(
+pub(super) fn merge_with(
     request: &Request<'_>,
     gpus: Option<&Gpus>,
     progress: &Progress,

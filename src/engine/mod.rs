@@ -5,6 +5,7 @@
 //! folder's journal once the tensor is whole, and give the buffer back. A thread that asks the kernel to read ahead runs a
 //! bounded distance in front.
 
+mod adapters;
 pub(crate) mod audit;
 mod buffers;
 pub(crate) mod choose;
@@ -35,7 +36,6 @@ mod writer;
 pub use crate::run::{Progress, Stop};
 pub use devices::{Gpus, Target, merge_on_devices, merge_part_on_devices, plan_for_devices};
 pub(crate) use measure::measure;
-pub(crate) use merge::merge_with;
 pub use merge::{Done, Outcome, Request, merge, merge_part};
 pub(crate) use sources::{sample_of, segments_of, stored_bytes, with_sources};
 pub use sweep::{Candidate, merge_together};

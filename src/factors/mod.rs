@@ -5,7 +5,6 @@
 //! `docs/factors.md` is the layout's description; [`Header`] is what a file states of it.
 
 pub mod adapter;
-pub(crate) mod core;
 pub mod extract;
 pub mod lora;
 mod piece;

@@ -15,10 +15,10 @@ use std::time::Instant;
 
 pub use pair::Pair;
 
-use crate::engine::Stop;
 use crate::error::{Error, Kind, Result};
 use crate::output::manifest::Manifest;
 use crate::output::{OpenOptions, Opened, WorkDir};
+use crate::run::Stop;
 use crate::run::together;
 use survey::Survey;
 use write::Writer;

@@ -206,7 +206,7 @@ pub(super) struct Runs<'a> {
     pub pair: &'a Pair,
     pub at: At,
     pub raw: &'a mut [Vec<u8>; 2],
-    pub stop: &'a crate::engine::Stop,
+    pub stop: &'a crate::run::Stop,
     /// Bytes read so far.
     pub read: &'a std::sync::atomic::AtomicU64,
 }

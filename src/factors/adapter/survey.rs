@@ -8,9 +8,9 @@ use super::pair::{At, Held, Pair};
 use super::write::{self, Scratches};
 use super::{Adaptation, in_parallel};
 use crate::checkpoint::quoted;
-use crate::engine::Stop;
 use crate::error::{Error, Result};
 use crate::factors::lora;
+use crate::run::Stop;
 
 /// How many tensors a note names.
 const NAMED: usize = 3;

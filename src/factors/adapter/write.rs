@@ -14,9 +14,8 @@ use super::{Adaptation, in_parallel};
 use crate::backend::cpu::low_rank;
 use crate::backend::cpu::prune::Scratch;
 use crate::backend::cpu::stored::{Stored, Widen};
-use crate::checkpoint::{Checkpoint, quoted};
+use crate::checkpoint::{Checkpoint, json_in, quoted};
 use crate::dtype::{Dtype, DtypeExt};
-use crate::engine::Stop;
 use crate::error::{Cause, Error, Kind, Result};
 use crate::factors::triples::Triples;
 use crate::factors::{Side, lora};
@@ -31,6 +30,7 @@ use crate::output::{
 };
 use crate::report::card::AdapterCard;
 use crate::report::time::rfc3339;
+use crate::run::Stop;
 use crate::units::format_bytes;
 
 /// Elements written at once of what is held whole.
@@ -340,7 +340,7 @@ impl<'a> Writer<'a> {
     /// `adapter_config.json`.
     pub fn config(&self) -> SmallFile {
         let pair = self.of.pair;
-        let task = crate::plan::files::config_of(&pair.base).map(Value::Object);
+        let task = pair.base.folder().and_then(|folder| json_in(folder, "config.json")).map(Value::Object);
         let task = task.as_ref().and_then(lora::task_type);
         let text = lora::config(&self.survey.modules, &pair.base_name, task);
         SmallFile { name: lora::CONFIG_NAME.into(), content: Content::Bytes(text.into_bytes()) }

@@ -8,10 +8,11 @@ use std::time::{Instant, SystemTime};
 use faer::Mat;
 use serde_json::{Value, json};
 
+use super::merge::{Done, Request, merge_with};
+use super::{Progress, Stop};
 use crate::backend::cpu::stored::{Stored, Widen};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::{Dtype, DtypeExt};
-use crate::engine::{self, Done, Progress, Request, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::factors::{Side, lora};
 use crate::linalg::triples::Triples;
@@ -128,7 +129,7 @@ fn expand(
     stop: &Stop,
 ) -> Result<(Done, Facts)> {
     let request = Request { plan, out: beside, resume: true, overwrite: true };
-    let done = engine::merge_with(&request, None, progress, stop)?.whole()?;
+    let done = merge_with(&request, None, progress, stop)?.whole()?;
     let merged = Checkpoint::open(beside)?;
     let mut facts = Vec::new();
     for (at, (module, specs)) in core.modules.iter().zip(pairs).enumerate() {
