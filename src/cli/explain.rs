@@ -43,7 +43,7 @@ impl Explain {
         let tensor = find(&plan, &self.tensor)?;
         let of = &plan.tensors[tensor];
         let index = self.index.map(|text| Index::parse(&text, &of.name, &of.shape)).transpose()?;
-        crate::checkpoint::install_bus_handler()?;
+        super::setup::bus_errors()?;
         // Before devices are planned for: an element is traced on the CPU.
         let element = index.map(|index| element(&plan, tensor, &index)).transpose()?;
         let device = device.suited_to(plan.decomposes_on_devices())?;
