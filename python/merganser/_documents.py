@@ -13,6 +13,8 @@ __all__ = [
     "Comparison",
     "Devices",
     "DevicesBatchSystem",
+    "DevicesCheck",
+    "DevicesCheckOperation",
     "DevicesCpu",
     "DevicesCpuInstructionSet",
     "DevicesCuda",
@@ -42,6 +44,7 @@ __all__ = [
     "KnownMethodParameter",
     "Merged",
     "MergedDevice",
+    "MergedDeviceAudit",
     "MergedFile",
     "MergedTimings",
     "MergedTimingsPhase",
@@ -51,11 +54,14 @@ __all__ = [
     "PartDone",
     "PartTotals",
     "Plan",
+    "PlannedAuto",
     "PlannedDevices",
     "PlannedDevicesDevice",
     "PlannedFile",
     "PlannedMatrices",
     "PlannedMemory",
+    "PlannedPrediction",
+    "PlannedPredictionPath",
     "PlannedSource",
     "PlannedTensor",
     "PlannedTotals",
@@ -67,10 +73,29 @@ __all__ = [
     "SaliencyTotalsTask",
     "SaliencyTotalsTaskPruned",
     "SaliencyTotalsTaskScores",
+    "Swept",
+    "SweptPoint",
+    "SweptTotals",
     "Verification",
     "VerifiedProblem",
     "VerifiedTotals",
 ]
+
+
+@dataclass(frozen=True)
+class MergedDeviceAudit:
+    """What of the devices' work the CPU has done again, with the same result; null for the CPU."""
+
+    segments: int
+    """Segments of tensors that are merged element by element, compared bit for bit."""
+    of_segments: int
+    """How many there are."""
+    elements: int
+    """Elements of the compared ones."""
+    matrices: int
+    """Matrices that were decomposed again."""
+    of_matrices: int
+    """How many there are."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +110,12 @@ class MergedDevice:
     """Device memory taken, in bytes; null for the CPU."""
     instructions: Optional[str]
     """The instruction set of the loops that computed on the CPU: `portable`, `avx2` or `avx512`; null of outputs that do not state it."""
+    check: Optional[str]
+    """When `merganser devices --check` last found these devices right; null where it has not."""
+    audit: Optional[MergedDeviceAudit]
+    """What of the devices' work the CPU has done again, with the same result; null for the CPU."""
+    left: Optional[str]
+    """Why devices that were to do some of it did not; null where none failed."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +204,8 @@ class Merged:
     """Tensors that an earlier run had finished."""
     device: MergedDevice
     """What computed."""
+    reproducible: bool
+    """Whether the same command gives the same bytes: not where matrices were merged elsewhere than planned."""
     threads: int
     memory_budget: int
     created: str
@@ -223,6 +256,57 @@ class PartDone:
 
 
 @dataclass(frozen=True)
+class SweptPoint:
+    """One combination of a sweep."""
+
+    values: Dict[str, str]
+    """What stands at each key, as YAML."""
+    out: str
+    """The output's folder, absolute."""
+    score: Optional[float]
+    """What --eval's command said of it; null without one, and where it failed."""
+    kept: bool
+    """Whether the output is there: with --eval only the best one is."""
+
+
+@dataclass(frozen=True)
+class SweptTotals:
+    """Sums over a sweep."""
+
+    outputs: int
+    readings: int
+    """How often the sources were read: once for all outputs that could share it."""
+    bytes_read: int
+    """Bytes read of the sources, by this run."""
+    bytes_written: int
+    """Bytes written of tensors, by this run."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """`merganser sweep --json`."""
+
+    schema: int
+    command: str
+    merganser: str
+    """The version of merganser."""
+    warnings: List[str]
+    """What the user should know, as on stderr."""
+    out: str
+    """The folder of the outputs, absolute."""
+    best: Optional[str]
+    """The best output's folder, absolute; null without --eval."""
+    points: List[SweptPoint]
+    """Every combination."""
+    table: str
+    """The table of all combinations, absolute."""
+    plot: Optional[str]
+    """The plot of their scores, absolute; null without --eval."""
+    totals: SweptTotals
+    """Sums over a sweep."""
+
+
+@dataclass(frozen=True)
 class ExtractedTask:
     """One task."""
 
@@ -252,6 +336,8 @@ class Extracted:
     """Tensors that an earlier run had finished."""
     device: MergedDevice
     """What computed."""
+    reproducible: bool
+    """Whether the same command gives the same bytes: not where matrices were merged elsewhere than planned."""
     threads: int
     memory_budget: int
     created: str
@@ -290,6 +376,8 @@ class Adapter:
     """Tensors that an earlier run had finished."""
     device: MergedDevice
     """What computed."""
+    reproducible: bool
+    """Whether the same command gives the same bytes: not where matrices were merged elsewhere than planned."""
     threads: int
     memory_budget: int
     created: str
@@ -389,6 +477,8 @@ class PlannedTotals:
     """Their elements."""
     bytes_read: int
     """Bytes read, in all passes."""
+    bytes_read_most: int
+    """Bytes read at most: more than `bytes_read` where float32 is not exact enough for a matrix."""
     bytes: int
     """Bytes written."""
     operations: float
@@ -458,6 +548,50 @@ class PlannedDevices:
 
 
 @dataclass(frozen=True)
+class PlannedAuto:
+    """What `--device auto` chose, and why; null where there was nothing to choose."""
+
+    devices: bool
+    """Whether devices merge matrices."""
+    cpu_seconds: float
+    """Seconds that the merge is predicted to take on the CPU alone."""
+    device_seconds: Optional[float]
+    """The same with matrices on the devices; null where none are merged."""
+    why: str
+    """For people."""
+
+
+@dataclass(frozen=True)
+class PlannedPredictionPath:
+    """Seconds of one way that the data takes."""
+
+    name: str
+    """`read`, `host to device`, `element-wise`, `products`, `eigenvectors`, `device to host` or `write`."""
+    seconds: float
+    """Seconds that it takes by itself."""
+
+
+@dataclass(frozen=True)
+class PlannedPrediction:
+    """What the merge is predicted to take on them, from published rates; null without devices, or for a card that is not known."""
+
+    card: str
+    """The card's name in the table."""
+    seconds: float
+    """Seconds of the whole merge where the sources are in the page cache. All ways are taken at once, so that the slowest counts; computing is one way, whatever its kinds."""
+    cold_seconds: float
+    """The same where the sources come from a disk."""
+    open_seconds: float
+    """Of those, seconds until the device is open."""
+    compute_seconds: float
+    """Seconds of the device's work of all kinds."""
+    bottleneck: str
+    """The slowest way, sources in the page cache: one of `paths`, of computing its largest kind."""
+    paths: List[PlannedPredictionPath]
+    """Seconds by way."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """`merganser plan --json`."""
 
@@ -491,6 +625,10 @@ class Plan:
     """How much is merged as matrices; null for methods that take none."""
     devices: Optional[PlannedDevices]
     """What CUDA devices do of it; null where the CPU does everything."""
+    auto: Optional[PlannedAuto]
+    """What `--device auto` chose, and why; null where there was nothing to choose."""
+    prediction: Optional[PlannedPrediction]
+    """What the merge is predicted to take on them, from published rates; null without devices, or for a card that is not known."""
 
 
 @dataclass(frozen=True)
@@ -1220,6 +1358,38 @@ class DevicesCuda:
 
 
 @dataclass(frozen=True)
+class DevicesCheckOperation:
+    """What one merge came to."""
+
+    name: str
+    """The method or stage, and the parameters in which it differs from the others of its name."""
+    same_bits: int
+    """Tensors that came out the same to the last bit."""
+    within_bound: int
+    """Matrices that are within the bound."""
+    furthest: float
+    """The largest distance of a matrix from the CPU's, relative to what its merge changes."""
+    problem: Optional[str]
+    """What differs, or why the device could not do it; null if nothing does."""
+
+
+@dataclass(frozen=True)
+class DevicesCheck:
+    """A device beside the CPU."""
+
+    device: str
+    """`cuda:0 (NAME)`."""
+    passed: bool
+    """Whether every operation came out right."""
+    seconds: float
+    """Seconds that it took."""
+    operations: List[DevicesCheckOperation]
+    """Every operation that was tried."""
+    left_out: List[str]
+    """Methods that were not, and why."""
+
+
+@dataclass(frozen=True)
 class Devices:
     """`merganser devices --json`."""
 
@@ -1238,3 +1408,5 @@ class Devices:
     batch_system: DevicesBatchSystem
     """What a batch system grants this job."""
     cuda: DevicesCuda
+    checks: Optional[List[DevicesCheck]]
+    """What `--check` found of each device; null without it."""

@@ -127,7 +127,11 @@ mod tests {
                 entries.iter().map(|e| (e.key.clone(), shown(&e.value))).collect::<serde_json::Map<_, _>>().into()
             }
             Data::List(items) => items.iter().map(|n| shown(n)).collect(),
-            Data::Scalar { text, quoted } => serde_json::json!([text, quoted]),
+            // Quotes say something where the text would be a number, a truth value or nothing without them.
+            Data::Scalar { text, quoted } => {
+                let is_text = scalar::is_null(text) || scalar::boolean(text).is_some() || scalar::number(text).is_ok();
+                serde_json::json!([text, *quoted && is_text])
+            }
         }
     }
 

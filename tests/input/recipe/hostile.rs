@@ -144,7 +144,7 @@ fn a_model_that_is_not_there_is_explained_by_its_name() {
     let relative = "a relative path starts at the recipe's folder";
     let hub = |id: &str| {
         format!(
-            "a model of the Hugging Face Hub is looked for in its cache, and is not there: `hf download {id}` fetches it"
+            "a model of the Hugging Face Hub is looked for in its cache, and is not there: --download, or `hf download {id}`, fetches it"
         )
     };
     let cases = [
