@@ -394,17 +394,22 @@ fn a_signal_ends_a_merge_within_two_seconds_whatever_it_computes() {
         if method == "cart" {
             text = text.set("energy", "0.9");
         }
-        let out = family.path(method);
-        let child = child::start(&family.recipe(method, &text.yaml()), &out, &[]);
-        // By now the Gram matrix is being made or reduced.
-        std::thread::sleep(std::time::Duration::from_millis(1500));
-        let asked = std::time::Instant::now();
-        child::signal(&child, signal);
-        let ended = child::end(child).expect(code, &["what was in hand is given up", "go on with `--resume`"]);
-        let took = asked.elapsed().as_secs_f64();
-        // Two, and what a busy machine adds.
-        assert!(took < 6.0, "{method}: {took} s");
-        assert_eq!(ended.json()["error"]["kind"], "interrupted", "{}", ended.json());
-        assert!(!out.exists());
+        let recipe = family.recipe(method, &text.yaml());
+        // How long it takes until the Gram matrix is being made or reduced is the machine's affair: later, if threads were still between units.
+        let met = [1.5, 3.0, 6.0, 12.0].iter().any(|seconds| {
+            let out = family.path(&format!("{method}-{seconds}"));
+            let child = child::start(&recipe, &out, &[]);
+            std::thread::sleep(std::time::Duration::from_secs_f64(*seconds));
+            let asked = std::time::Instant::now();
+            child::signal(&child, signal);
+            let ended = child::end(child).expect(code, &["go on with `--resume`"]);
+            let took = asked.elapsed().as_secs_f64();
+            // Two, and what a busy machine adds.
+            assert!(took < 6.0, "{method}: {took} s");
+            assert_eq!(ended.json()["error"]["kind"], "interrupted", "{}", ended.json());
+            assert!(!out.exists());
+            ended.stderr.contains("what was in hand is given up")
+        });
+        assert!(met, "{method}: no signal ever met a decomposition");
     }
 }
