@@ -229,7 +229,7 @@ fn whatever_goes_on_ends_with_the_same_output_and_nothing_beside_it() {
             wanted.extend(["README.md", "merganser.json", "model.safetensors.index.json"].map(Into::into));
             wanted.sort();
             assert_eq!(names(&out), wanted, "{state} {flags:?}");
-            if !state.contains("another interrupted over it") {
+            if !state.ends_with("interrupted over it") {
                 assert_eq!(names(dir.path()), ["out"], "{state} {flags:?}");
             }
         }
