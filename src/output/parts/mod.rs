@@ -41,7 +41,7 @@ use super::target::{OutState, Target};
 use super::workdir::{Hold, OpenOptions, Opened, WorkDir};
 use super::{finish, journal};
 use crate::error::{Error, Result};
-use crate::report::manifest::Manifest;
+use crate::output::manifest::Manifest;
 
 /// How often opening is tried again when the output is finished meanwhile.
 const ATTEMPTS: usize = 8;
