@@ -100,24 +100,24 @@ pub fn merge_part_on_devices(
         device.may_be_left() && error.cause() == Cause::Device && !error.is_of_wrong_result() && stop.signal().is_none()
     };
     for round in 0.. {
-        let gpus = match open(plan, device, device_memory) {
-            Err(error) if device.may_be_left() && plan.part.is_none() && error.kind() == Kind::Environment => {
-                return on_the_cpu(plan, error, resume);
-            }
-            opened => opened?,
+        // Devices are closed again before anything goes on: their memory is given back.
+        let (done, smallest) = {
+            let gpus = match open(plan, device, device_memory) {
+                Err(error) if device.may_be_left() && plan.part.is_none() && error.kind() == Kind::Environment => {
+                    return on_the_cpu(plan, error, resume);
+                }
+                opened => opened?,
+            };
+            let request = Request { plan, out, resume, overwrite };
+            (super::merge::merge_with(&request, Some(&gpus), progress, stop), smallest(&gpus))
         };
-        let request = Request { plan, out, resume, overwrite };
-        let done = super::merge::merge_with(&request, Some(&gpus), progress, stop);
         match done {
             Err(error) if error.is_out_of_device_memory() && round < POOL_HALVINGS => {
-                let smaller = smallest(&gpus) / 2;
+                let smaller = smallest / 2;
                 tracing::warn!("{error}; going on with {smaller} bytes of device memory");
                 (device_memory, resume) = (Some(smaller), true);
             }
-            Err(error) if plan.part.is_none() && may_go_on(&error) => {
-                drop(gpus);
-                return on_the_cpu(plan, error, true);
-            }
+            Err(error) if plan.part.is_none() && may_go_on(&error) => return on_the_cpu(plan, error, true),
             done => return done,
         }
     }
