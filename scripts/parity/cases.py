@@ -62,7 +62,6 @@ CASES = {
     "ramplus_tl-alpha": case("ramplus_tl", EQUAL, {"epsilon": 0.001, "r": 0.5, "alpha": 0.9}),
     "model_stock": case("model_stock", EQUAL),
     "model_stock-two": case("model_stock", {ONE: None, "base": None, THREE: None}),
-    "model_stock-filter_wise": case("model_stock", EQUAL, {"filter_wise": True}),
     # As of slerp: of whole models, which are all but parallel, mergekit's float32 angles and lengths are off by up to 10⁻⁴ of the change.
     "karcher": case("karcher", EQUAL, base=None, dtype="float64"),
     "karcher-base": case("karcher", {ONE: None, TWO: None}, {"max_iter": 4, "tol": 1e-8}, dtype="float64"),
@@ -71,9 +70,6 @@ CASES = {
     "multislerp-without-base": case("multislerp", {ONE: {"weight": [0.2, 1.0]}, TWO: {"weight": 0.4}}, base=None, dtype="float64"),
     "nuslerp": case("nuslerp", {ONE: {"weight": 0.3}, TWO: {"weight": 0.5}}),
     "nuslerp-without-base": case("nuslerp", {ONE: {"weight": [0.1, 0.9]}, THREE: {"weight": 0.5}}, base=None, dtype="float64"),
-    "nuslerp-by-row": case("nuslerp", {ONE: {"weight": 0.3}, TWO: {"weight": 0.5}}, {"nuslerp_flatten": False}),
-    "nuslerp-by-column": case("nuslerp", {TWO: {"weight": 0.3}, THREE: {"weight": 0.5}}, {"nuslerp_flatten": False, "nuslerp_row_wise": True}),
-    "nuslerp-by-row-without-base": case("nuslerp", {ONE: {"weight": 0.6}, THREE: {"weight": 0.5}}, {"nuslerp_flatten": False}, base=None, dtype="float64"),
     "passthrough": case("passthrough", {ONE: None}, base=None),
     "passthrough-scale": case("passthrough", {ONE: {"scale": [{"filter": "o_proj", "value": 0.0}, {"filter": "mlp", "value": [2, 3]}]}}, base=None),
 }
