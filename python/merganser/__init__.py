@@ -109,6 +109,7 @@ def merge(
     part: Optional[str] = None,
     device: Optional[str] = None,
     device_memory: Optional[Size] = None,
+    audit: Union[int, str, None] = None,
     threads: Optional[int] = None,
     memory_budget: Optional[Size] = None,
     seed: Optional[int] = None,
@@ -125,7 +126,7 @@ def merge(
     `device` is `auto`, `cpu`, `cuda` or `cuda:N`; sizes are bytes or texts such as "8GiB". `resume` goes on with an
     interrupted merge, `overwrite` replaces an output once the new one is complete, `strict` takes remarks on the recipe for errors.
     `download` fetches models of the Hub that are not in its cache; `moe_layout` (`packed` or `old`) says how a mixture of experts is
-    stored. `progress` is called from this thread:
+    stored. `audit` is how many segments that devices merged the CPU merges again, or `none`. `progress` is called from this thread:
     with nothing done first, about four times a second, and with all of it done at the end; what it raises stops
     the merge, which can be resumed, and is raised here.
 

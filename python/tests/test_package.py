@@ -259,7 +259,8 @@ except KeyboardInterrupt:
         child = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
-        while not child.stdout.readline().startswith("at "):
+        line = "at the start"
+        while line and not (line := child.stdout.readline()).startswith("at "):
             pass
         # As a terminal does: to every process of the group.
         os.killpg(child.pid, signal.SIGINT)
