@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 /// What memory is filled with when it comes and when it goes: not a number, in every floating-point type.
-pub const POISON: u8 = 0xFF;
+pub const POISON: u8 = 0x5A;
 
 /// Freed memory is kept, poisoned, up to this many bytes, so that a late read finds poison; a later block of the same size takes
 /// it again. Under the address sanitizer it is given back at once: the sanitizer then reports the read.

@@ -49,6 +49,7 @@ pub const RECIPES: &[Recipe] = &[
     recipe("ties", BF16, &[45, 67], || Text::plain("ties", 2).set("density", "0.3")),
     recipe("dare_ties", BF16, &[45, 67], || Text::plain("dare_ties", 2).set("density", "0.4")),
     recipe("dare_linear", F32, &[45, 67], || Text::plain("dare_linear", 2).set("density", "0.4")),
+    recipe("ramplus_tl", BF16, &[45, 67], || Text::plain("ramplus_tl", 2)),
     recipe("slerp", F32, &[70_001], || Text::plain("slerp", 1).set("t", "0.3")),
     recipe("rows", F32, &[37, 150], || {
         Text::plain("task_arithmetic", 2).lwptv("keep: 0.5, granularity: row, rescale: l1")

@@ -68,14 +68,14 @@ impl Merge {
     }
 }
 
-fn cart() -> Text {
-    Text::plain("cart", 2).set("rank", "2")
+fn low_rank() -> Text {
+    Text::plain("low_rank", 2).set("rank", "2")
 }
 
 #[test]
 fn auto_gives_matrices_to_a_device_where_that_ends_sooner_and_says_so() {
     let Some(_) = stand_in("auto by step") else { return };
-    let merge = Merge::of(&cart());
+    let merge = Merge::of(&low_rank());
     let document = merge.run("", &["--device", "auto"]).expect(0, &["computing on cuda:0"]).json();
     assert_eq!((&document["device"]["backend"], &document["reproducible"]), (&"cuda".into(), &true.into()));
     for tensor in merge.manifest().tensors {
@@ -117,7 +117,7 @@ fn a_merge_without_matrices_is_left_to_the_cpu_and_no_device_is_opened() {
 #[test]
 fn matrices_that_go_on_on_the_cpu_are_said_to_and_strict_refuses() {
     let Some(_) = stand_in("matrices that go on on the CPU") else { return };
-    let merge = Merge::of(&cart());
+    let merge = Merge::of(&low_rank());
     // Of opening, of memory, of a library, of a call, of the device itself.
     for fail in ["module:1+", "alloc:1+", "solver-memory:1+", "solver:1", "blas:2", "fault:3", "lost:120"] {
         let ended = merge.run(fail, &["--device", "auto", "--overwrite"]).expect(0, &[]);
@@ -152,7 +152,7 @@ fn matrices_that_go_on_on_the_cpu_are_said_to_and_strict_refuses() {
 #[test]
 fn matrices_of_one_merge_made_on_two_devices_are_not_called_reproducible() {
     let Some(_) = stand_in("matrices of two devices") else { return };
-    let merge = Merge::of(&cart());
+    let merge = Merge::of(&low_rank());
     let out = merge.family.path("out");
     // Late enough that a matrix is finished before.
     let mut left = None;

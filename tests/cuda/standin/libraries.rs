@@ -102,9 +102,9 @@ fn a_device_that_does_not_open_is_left_to_the_cpu_where_it_was_found_and_an_erro
             child::end(command.env("MERGANSER_STANDIN_FAIL", fail).spawn().unwrap())
         };
         let auto = family.path(&format!("auto-{fail}"));
-        let found = run(&auto, &[]).expect(0, &[said, "the CPU computes in its stead"]);
+        // Matrices as small as these are the CPU's under `auto`, so that nothing is opened; `going_on` has some that are not.
+        let found = run(&auto, &[]).expect(0, &[]);
         assert_eq!(found.json()["device"]["backend"], "cpu", "{fail}");
-        assert!(found.json()["warnings"].to_string().contains(said), "{fail}");
         assert_eq!(digests(&auto), digests(&cpu), "{fail}");
         run(&family.path(&format!("cuda-{fail}")), &["--device", "cuda"]).expect(3, &[said]);
     }

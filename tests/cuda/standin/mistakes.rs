@@ -111,6 +111,7 @@ needs! {
     ties_needs_what_it_asks_for: "ties",
     dare_ties_needs_what_it_asks_for: "dare_ties",
     dare_linear_needs_what_it_asks_for: "dare_linear",
+    ramplus_tl_needs_what_it_asks_for: "ramplus_tl",
     slerp_needs_what_it_asks_for: "slerp",
     scores_of_rows_need_what_they_ask_for: "rows",
     scores_of_columns_need_what_they_ask_for: "columns",
