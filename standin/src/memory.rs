@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// What memory is filled with when it comes and when it goes: not a number, in every floating-point type.
+/// What memory is filled with when it comes and when it goes: a number in every floating-point type, and none that a test merges. What
+/// is not a number would be merged again on the host.
 pub const POISON: u8 = 0x5A;
 
 /// Freed memory is kept, poisoned, up to this many bytes, so that a late read finds poison; a later block of the same size takes
