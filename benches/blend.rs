@@ -11,7 +11,7 @@ use merganser::bench::{ELEM_BYTES, Family, MODELS};
 use merganser::dtype::Dtype;
 use merganser::ops::philox::element_key;
 use merganser::ops::rules::{Numbers, RuleId};
-use merganser::ops::{Combine, Geometry, Measured, Real, Sparsify};
+use merganser::ops::{Combine, Geometry, Measured, Real, Restore, Sparsify};
 
 /// Elements of a model: five arrays of 32 KiB stay in a core's own cache, five of 32 MiB in none.
 const SIZES: [(&str, usize); 2] = [("in cache", 1 << 14), ("out of cache", 1 << 24)];
@@ -23,8 +23,8 @@ fn methods() -> Vec<(&'static str, Sparsify, Combine)> {
     let weights = vec![1.0; MODELS];
     let density = vec![0.2; MODELS];
     let keys = (0..MODELS).map(|model| element_key(0, "bench", model)).collect();
-    let random = Sparsify::Random { density: density.clone(), rescale: true, keys };
-    let trim = Sparsify::TopK { density, rescale: false };
+    let random = Sparsify::Random { density: density.clone(), restore: Restore::Inverse, keys };
+    let trim = Sparsify::TopK { density, restore: Restore::None, whole_model: false };
     let sum = || Combine::sum(weights.clone(), 1.0, 0.5);
     let elect = || {
         Combine::weighted(
@@ -61,6 +61,8 @@ fn blends(criterion: &mut Criterion) {
                 sparsify,
                 cuts: vec![CUT.key(); MODELS],
                 tops: Vec::new(),
+                chosen: Default::default(),
+                rows: Default::default(),
                 factors: vec![1.0; MODELS],
                 combine,
             };

@@ -56,6 +56,8 @@ fn masks(criterion: &mut Criterion) {
             sparsify: Sparsify::None,
             cuts: Vec::new(),
             tops: Vec::new(),
+            chosen: Default::default(),
+            rows: Default::default(),
             factors: vec![1.0; MODELS],
             combine: Combine::sum(vec![1.0; MODELS], 1.0, 0.5),
         };

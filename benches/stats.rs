@@ -10,7 +10,7 @@ use merganser::backend::cpu::pairs::{self, SignBits};
 use merganser::backend::cpu::prune::{Scratch, Sources};
 use merganser::backend::cpu::stats;
 use merganser::bench::{ELEM_BYTES, Family, MODELS};
-use merganser::ops::{Geometry, SEGMENT, Score, Vectors};
+use merganser::ops::{Combine, Geometry, Measured, SEGMENT, Score, Sparsify, Vectors};
 
 const SIZES: [(&str, usize); 2] = [("in cache", SEGMENT), ("out of cache", 1 << 24)];
 /// Elements of a row.
@@ -43,6 +43,21 @@ fn passes(
     group.finish();
 }
 
+/// A merge that drops nothing.
+fn measured(geometry: Geometry) -> Measured {
+    Measured {
+        geometry,
+        stages: Vec::new(),
+        sparsify: Sparsify::None,
+        cuts: Vec::new(),
+        tops: Vec::new(),
+        chosen: Default::default(),
+        rows: Default::default(),
+        factors: Vec::new(),
+        combine: Combine::average(vec![1.0], 1.0),
+    }
+}
+
 fn all(criterion: &mut Criterion) {
     let mut scratch = Scratch::<f32>::new(MODELS);
     passes(criterion, "norms", MODELS + 1, SEGMENT, |sources, geometry| {
@@ -60,7 +75,7 @@ fn all(criterion: &mut Criterion) {
     });
     passes(criterion, "products of two vectors", 2, SEGMENT, |sources, geometry| {
         let one = Sources { models: &sources.models[..1], ..*sources };
-        black_box(stats::gram(Vectors::Parameters, geometry, &[], &one, &mut scratch));
+        black_box(stats::gram(Vectors::Parameters, &measured(geometry), &one, &mut scratch));
     });
     let mut bits = SignBits::new(MODELS);
     passes(criterion, "pairs", MODELS + 1, SEGMENT, |sources, _| {

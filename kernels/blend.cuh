@@ -1,11 +1,9 @@
-// The element-wise merge: parameters, what a method drops, and what ends it.
+// The element-wise merge: parameters, and what ends it.
 //
 // CPU twin: src/backend/cpu/blend.rs.
 #pragma once
-#include "elementwise.cuh"
+#include "sparsify.cuh"
 
-// What a method drops from each task vector, as the host numbers it.
-[[maybe_unused]] constexpr u32 NOTHING = 0, OUTSIDE_CUTS = 1, AT_RANDOM = 2;
 // The numbers of a rule that are the same for every element. Twin: Numbers in src/ops/rules/mod.rs; mirrored in ops/blend.rs.
 struct Numbers {
   double divisor, lambda, base, threshold;
@@ -20,17 +18,15 @@ struct Numbers {
 struct Blend {
   Load load;
   double weights[MAX_MODELS];
-  u64 limits[MAX_MODELS];      // key of the cut, or threshold of random words
-  u64 tops[MAX_MODELS];        // key of the largest magnitude that is kept
   double factors[MAX_MODELS];  // what is kept of a task vector is multiplied by this
-  u32 keys[MAX_MODELS][2];     // of random words
+  Sparse sparse;
   Numbers numbers;
   u8* out;
-  u64* facts;  // NaN or infinite results; those with finite sources; elements kept at random, by model
+  u64* facts;  // NaN or infinite results; those with finite sources; elements kept, by model, where they are counted here
   u32 out_dtype;
-  u32 sparsify;
+  u32 pad;
 };
-static_assert(sizeof(Blend) == 3280, "as in blend.rs");
+static_assert(sizeof(Blend) == 3320, "as in blend.rs");
 
 // Of results that are NaN or infinite: how many, and how many of them no source accounts for.
 DEV void count_nonfinite(const Sources& s, u64* facts, u64 e, u32 bad) {
@@ -80,21 +76,18 @@ DEV void finish(const Blend& p, u64 e, int n, const C (&base)[V], const typename
   if (bad) count_nonfinite(p.load.sources, p.facts, e, bad);
 }
 
-// Drops what the method drops from one task vector; returns how many elements random words kept.
-template <typename C> DEV u32 sparsify(const Blend& p, u32 t, u64 e, int n, C (&x)[V]) {
-  if (p.sparsify == NOTHING) return 0;
-  u32 kept = 0;
-  if (p.sparsify == OUTSIDE_CUTS) {
-#pragma unroll
-    for (int v = 0; v < V; ++v) kept |= is_within(x[v], p.limits[t], p.tops[t]) ? 1u << v : 0u;
-  } else {
-    kept = kept_at_random(p.load.sources.start + e, p.keys[t][0], p.keys[t][1], p.limits[t]);
-  }
+// Drops what the method drops from one task vector; returns how many elements were kept, where that is counted.
+template <bool ALL, typename C> DEV u32 sparsify(const Blend& p, u32 t, u64 e, int n, C (&x)[V]) {
+  if (p.sparse.kind == NOTHING) return 0;
+  const u32 kept = kept_of<ALL>(p.sparse, p.load.sources.start, t, e, n, x);
   const C factor = (C)p.factors[t];
 #pragma unroll
   for (int v = 0; v < V; ++v) {
     x[v] = kept >> v & 1 ? x[v] : (C)0;
     if (p.factors[t] != 1.0) x[v] = x[v] * factor;
+    if constexpr (ALL) {
+      if (p.sparse.kind == BY_SCALES && (kept >> v & 1)) x[v] = x[v] * (C)scale_at(p.sparse, t, p.load.sources.start + e + v);
+    }
   }
-  return p.sparsify == AT_RANDOM ? __popc(kept & ((1u << n) - 1)) : 0;
+  return counts_kept(p.sparse) ? __popc(kept & ((1u << n) - 1)) : 0;
 }

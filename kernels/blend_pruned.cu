@@ -36,12 +36,12 @@ template <typename R, bool STAGED, int D, typename C> DEV void blend_pruned(cons
       for (u32 i = 0; i < l.stages; ++i)
         prune(l, reinterpret_cast<const Stage*>(l.blob)[i * l.sources.count + t], units, n, base, none, none, x);
     }
-    const u32 count = sparsify(p, t, e, n, x);
-    if (p.sparsify == AT_RANDOM) add_of_warp(&kept[t], count);
+    const u32 count = sparsify<STAGED>(p, t, e, n, x);
+    if (counts_kept(p.sparse)) add_of_warp(&kept[t], count);
     take<R>(p, t, x, accs);
   });
   if (n > 0) finish<R>(p, e, n, base, accs);
-  if (p.sparsify != AT_RANDOM) return;
+  if (!counts_kept(p.sparse)) return;
   __syncthreads();
   if (threadIdx.x < l.sources.count && kept[threadIdx.x]) atomicAdd(&p.facts[2 + threadIdx.x], (u64)kept[threadIdx.x]);
 }

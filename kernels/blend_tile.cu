@@ -12,7 +12,6 @@
 // Source   arXiv 2306.01708 (elect), 2311.03099 (random words), 2506.09093 (stages, as docs define them).
 // CPU twin src/backend/cpu/blend.rs, merge_block; vector.rs, elect.
 #include "blend.cuh"
-#include "tile.cuh"
 
 template <typename R, int D, typename C> DEV void blend_tile(const Blend& p, u32* kept) {
   extern __shared__ double blend_tile_slots[];
@@ -26,14 +25,20 @@ template <typename R, int D, typename C> DEV void blend_tile(const Blend& p, u32
   __syncthreads();
   C base[V];
   load_tile<D>(l, e, n, tau, base);
-  if (p.sparsify != NOTHING) {
+  if (p.sparse.kind == BELOW_SPREAD) {
+    drop_below_spread(tau, models, p.sparse.limits[0]);
+  } else if (p.sparse.kind != NOTHING) {
 #pragma unroll 1
     for (u32 t = 0; t < models; ++t) {
+      if (p.sparse.kind >= BY_BITS) {
+        add_of_warp(&kept[t], drop_one_by_one(p.sparse, l.sources.start, t, e, n, (C)p.factors[t], tau));
+        continue;
+      }
       C x[V];
 #pragma unroll
       for (int v = 0; v < V; ++v) x[v] = tau(t, v);
-      const u32 count = sparsify(p, t, e, n, x);
-      if (p.sparsify == AT_RANDOM) add_of_warp(&kept[t], count);
+      const u32 count = sparsify<false>(p, t, e, n, x);
+      if (counts_kept(p.sparse)) add_of_warp(&kept[t], count);
 #pragma unroll
       for (int v = 0; v < V; ++v) tau(t, v) = x[v];
     }
@@ -56,7 +61,7 @@ template <typename R, int D, typename C> DEV void blend_tile(const Blend& p, u32
     }
   }
   if (n > 0) finish<R>(p, e, n, base, accs);
-  if (p.sparsify != AT_RANDOM) return;
+  if (!counts_kept(p.sparse)) return;
   __syncthreads();
   for (u32 t = threadIdx.x; t < models; t += blockDim.x)
     if (kept[t]) atomicAdd(&p.facts[2 + t], (u64)kept[t]);

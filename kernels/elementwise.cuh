@@ -6,6 +6,8 @@
 
 // Saliency scores, as the host numbers them.
 [[maybe_unused]] constexpr u32 MAGNITUDE = 0, RELATIVE = 1, DEVIATION = 2, AGREEMENT = 3, TALL = 4;
+// What a search ranks beside scores: the standard deviation over the models, and magnitudes weighed by their rows.
+[[maybe_unused]] constexpr u32 SPREAD = 5, IMPORTANCE = 6;
 // Kinds of masks.
 [[maybe_unused]] constexpr u32 KEEP_ALL = 0, KEEP_NONE = 1, KEEP_ROWS = 2, KEEP_COLUMNS = 3, KEEP_ELEMENTS = 4;
 

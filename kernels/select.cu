@@ -14,7 +14,7 @@
 //          model counted at once. Blocks walk over the run. Grid y: models in groups. advance: 256 threads, a block a model.
 // Source   radix select; the definition of the cut is that of arXiv 2306.01708, ties kept.
 // CPU twin src/backend/cpu/select.rs, which brackets the cut from a sample first; the result is the same.
-#include "tile.cuh"
+#include "sparsify.cuh"
 
 constexpr u32 BINS = 2048;
 // Models that `select_plain` counts at once.
@@ -33,9 +33,11 @@ struct SelectState {
   u32 bits;    // of this pass
   u32 lowest;
   u32 status;
-  u64 pad;
+  u64 zeros;     // keys that are 0, as the first pass counts them where the rank hangs on it
+  double share;  // the rank as a share of the keys that are not 0; negative where the rank is known
+  u64 elems;     // of which that is a share
 };
-static_assert(sizeof(SelectState) == 64, "as in select.rs");
+static_assert(sizeof(SelectState) == 80, "as in select.rs");
 
 struct Select {
   Load load;
@@ -43,18 +45,22 @@ struct Select {
   u64* bins;
   u32 score;  // MAGNITUDE where |τ| is ranked
   u32 group;  // models counted at once
+  u32 narrow; // whether keys are those of f32, whatever is computed
+  u32 pad;
+  const double* rows;  // what magnitudes are multiplied by where importance is ranked
+  u64 row_elems;       // elements of such a row
 };
-static_assert(sizeof(Select) == 680, "as in select.rs");
+static_assert(sizeof(Select) == 704, "as in select.rs");
 
 // What a block needs to know of a search.
 struct Range {
   u64 prefix;
   u32 shift, bits;
-  bool searching;
+  bool searching, counts_zeros;
 };
 
 DEV Range range_of(const SelectState& s) {
-  return {s.lo >> (s.shift + s.bits), s.shift, s.bits, s.status == SEARCHING};
+  return {s.lo >> (s.shift + s.bits), s.shift, s.bits, s.status == SEARCHING, s.share >= 0.0};
 }
 
 // Counts n keys.
@@ -111,7 +117,16 @@ template <typename C> DEV void select_tile(const Select& p) {
     const int n = vector_of(e, s.len);
     C base[V];
     load_tile<ANY>(p.load, e, n, tau, base);
-    score_tile(p.score, s.count, tau, base);
+    if (p.score == IMPORTANCE) {
+      C x[V], by[V];
+#pragma unroll
+      for (int v = 0; v < V; ++v) x[v] = tau(0, v);
+      importance(p.rows, p.row_elems, s.start + e, n, x, by);
+#pragma unroll
+      for (int v = 0; v < V; ++v) tau(0, v) = by[v];
+    } else {
+      score_tile(p.score, s.count, tau, base);
+    }
 #pragma unroll 1
     for (u32 t = 0; t < count; ++t) {
       const Range range = range_of(p.states[first + t]);
@@ -119,7 +134,20 @@ template <typename C> DEV void select_tile(const Select& p) {
       C x[V];
 #pragma unroll
       for (int v = 0; v < V; ++v) x[v] = tau(first + t, v);
-      tally(range, bins + t * BINS, x, n);
+      if (p.narrow) {
+        float narrow[V];
+#pragma unroll
+        for (int v = 0; v < V; ++v) narrow[v] = (float)x[v];
+        tally(range, bins + t * BINS, narrow, n);
+      } else {
+        tally(range, bins + t * BINS, x, n);
+      }
+      if (range.counts_zeros) {
+        u64 zeros = 0;
+#pragma unroll
+        for (int v = 0; v < V; ++v) zeros += v < n && key_of(x[v]) == 0;
+        if (zeros) atomicAdd(&p.states[first + t].zeros, zeros);
+      }
     }
   }
   __syncthreads();
@@ -156,6 +184,10 @@ extern "C" __launch_bounds__(256) __global__ void select_advance(SelectState* st
   SelectState s = states[blockIdx.x];
   u64* counts = bins + (u64)blockIdx.x * BINS;
   if (s.status == SEARCHING) {
+    if (s.share >= 0.0) {
+      s.rank = (u64)(s.share * (double)(s.elems - s.zeros));
+      s.share = -1.0;
+    }
     // Thread i looks at the EACH bins from i·EACH on, counted from the end where the cut is searched.
     u64 own[EACH], sum = 0;
 #pragma unroll
@@ -176,6 +208,12 @@ extern "C" __launch_bounds__(256) __global__ void select_advance(SelectState* st
     }
     __syncthreads();
     u64 passed = before[threadIdx.x];
+    if (s.rank == 0 && threadIdx.x == 0) {
+      // A key beyond all: nothing is kept.
+      s.key = ~0ull;
+      s.status = FOUND;
+      states[blockIdx.x] = s;
+    }
     // Only one thread holds the bin.
     if (passed < s.rank && passed + sum >= s.rank) {
       u32 bin = 0;

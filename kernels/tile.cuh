@@ -65,8 +65,38 @@ template <int D, typename C> DEV void load_tile(const Load& l, u64 e, int n, con
   }
 }
 
-// Puts scores in place of the task vectors.
+// The spread over the models of element v of the thread's, measured from the first model, so that it is exactly 0 where all are equal.
+// CPU twin: src/backend/cpu/sparsify.rs, spread.
+template <typename C> DEV C spread_of(const Slots<C>& tau, u32 models, int v) {
+  const double count = (double)models, first = (double)tau(0, v);
+  double sum = 0.0, squares = 0.0;
+#pragma unroll 1
+  for (u32 t = 0; t < models; ++t) sum = sum + ((double)tau(t, v) - first);
+#pragma unroll 1
+  for (u32 t = 0; t < models; ++t) {
+    const double off = ((double)tau(t, v) - first) - sum / count;
+    squares = squares + off * off;
+  }
+  return (C)sqrt(squares / count);
+}
+
+// Drops the elements whose spread lies below the cut from every task vector.
+template <typename C> DEV void drop_below_spread(const Slots<C>& tau, u32 models, u64 cut) {
+#pragma unroll 1
+  for (int v = 0; v < V; ++v) {
+    if (key_of(spread_of(tau, models, v)) >= cut) continue;
+#pragma unroll 1
+    for (u32 t = 0; t < models; ++t) tau(t, v) = (C)0;
+  }
+}
+
+// Puts scores in place of the task vectors; a spread in place of the first.
 template <typename C> DEV void score_tile(u32 score, u32 models, const Slots<C>& tau, const C (&base)[V]) {
+  if (score == SPREAD) {
+#pragma unroll 1
+    for (int v = 0; v < V; ++v) tau(0, v) = spread_of(tau, models, v);
+    return;
+  }
   double sums[V] = {}, sizes[V] = {};
   if (is_relational(score)) sum_models(tau, models, sums, sizes);
 #pragma unroll 1

@@ -74,6 +74,11 @@ CASES = {
     "nuslerp-by-row": case("nuslerp", {ONE: {"weight": 0.3}, TWO: {"weight": 0.5}}, {"nuslerp_flatten": False}),
     "nuslerp-by-column": case("nuslerp", {TWO: {"weight": 0.3}, THREE: {"weight": 0.5}}, {"nuslerp_flatten": False, "nuslerp_row_wise": True}),
     "nuslerp-by-row-without-base": case("nuslerp", {ONE: {"weight": 0.6}, THREE: {"weight": 0.5}}, {"nuslerp_flatten": False}, base=None, dtype="float64"),
+    "sce": case("sce", EQUAL),
+    # In float32 the divergence of near rows is noise in mergekit.
+    "arcee_fusion": case("arcee_fusion", {ONE: None}, dtype="float64"),
+    # With ties at the cut mergekit keeps an arbitrary choice of them.
+    "sce-topk": case("sce", EQUAL, {"select_topk": 0.2}, families=FLOAT32_ONLY),
     "passthrough": case("passthrough", {ONE: None}, base=None),
     "passthrough-scale": case("passthrough", {ONE: {"scale": [{"filter": "o_proj", "value": 0.0}, {"filter": "mlp", "value": [2, 3]}]}}, base=None),
 }

@@ -37,12 +37,17 @@ def split(value):
     return value & 0xFFFFFFFF, value >> 32
 
 
+def words(seed, tensor, model, count):
+    """The random words of a flattened tensor's elements."""
+    stream = philox(split(seed), (*split(fnv1a(tensor)), model, DOMAIN))
+    key = [int(word) for word in stream[:2]]
+    blocks = np.arange(-(-count // 4), dtype=np.uint64)
+    found = philox(key, (blocks & LOW, blocks >> HALF, np.zeros_like(blocks), np.zeros_like(blocks)))
+    return np.stack(found, axis=-1).reshape(-1)[:count]
+
+
 def kept(seed, tensor, model, count, density):
     """Which of a flattened tensor's elements DARE keeps, as booleans."""
     if density >= 1:
         return np.ones(count, dtype=bool)
-    stream = philox(split(seed), (*split(fnv1a(tensor)), model, DOMAIN))
-    key = [int(word) for word in stream[:2]]
-    blocks = np.arange(-(-count // 4), dtype=np.uint64)
-    words = philox(key, (blocks & LOW, blocks >> HALF, np.zeros_like(blocks), np.zeros_like(blocks)))
-    return np.stack(words, axis=-1).reshape(-1)[:count] < int(density * 2**32)
+    return words(seed, tensor, model, count) < int(density * 2**32)

@@ -11,7 +11,7 @@ from checkpoint import RECIPE_NAMES, Checkpoint
 DEFAULTS = {
     "linear": {"weight": 1.0, "normalize": True},
     "task_arithmetic": {"weight": 1.0, "lambda": 1.0, "normalize": False, "int8_mask": False},
-    "ties": {"weight": 1.0, "density": 1.0, "lambda": 1.0, "normalize": True, "rescale": False, "int8_mask": False},
+    "ties": {"weight": 1.0, "density": 1.0, "lambda": 1.0, "normalize": True, "rescale": False, "scope": "tensor", "int8_mask": False},
     "dare_linear": {"weight": 1.0, "density": 1.0, "lambda": 1.0, "normalize": False, "rescale": True, "int8_mask": False},
     "dare_ties": {"weight": 1.0, "density": 1.0, "lambda": 1.0, "normalize": False, "rescale": True, "int8_mask": False},
     "breadcrumbs": {"weight": 1.0, "density": 1.0, "gamma": 0.01, "lambda": 1.0, "normalize": False, "rescale": False, "int8_mask": False},
@@ -21,6 +21,10 @@ DEFAULTS = {
     "ramplus_tl": {"epsilon": 1e-5, "r": 0.1, "alpha": 0.2},
     "slerp": {"t": ...},
     "nearswap": {"t": ...},
+    "della_linear": {"weight": 1.0, "density": 1.0, "epsilon": 0.15, "lambda": 1.0, "normalize": False, "rescale": True, "int8_mask": False},
+    "della": {"weight": 1.0, "density": 1.0, "epsilon": 0.15, "lambda": 1.0, "normalize": True, "rescale": True, "int8_mask": False},
+    "arcee_fusion": {},
+    "sce": {"select_topk": 1.0, "int8_mask": False},
     "model_stock": {"filter_wise": False, "clamp": False},
     "karcher": {"max_iter": 10.0, "tol": 1e-5},
     "multislerp": {"weight": ..., "normalize_weights": True, "eps": 1e-8},
@@ -33,7 +37,7 @@ DEFAULTS = {
     "iso_cts": {"weight": 1.0, "lambda": 1.0, "common_space_fraction": 0.8, "eligible": None},
     "lwptv": {"score": "magnitude", "granularity": "tensor", "keep": 0.5, "order": "keep_salient", "rescale": "none"},
 }
-NEEDS_BASE = ("task_arithmetic", "ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties", "magmax", "ram", "ramplus_tl", "slerp", "nearswap", "model_stock", "low_rank", "tsv_m", "iso_c", "iso_cts")
+NEEDS_BASE = ("task_arithmetic", "ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties", "magmax", "ram", "ramplus_tl", "slerp", "arcee_fusion", "sce", "della_linear", "della", "nearswap", "model_stock", "low_rank", "tsv_m", "iso_c", "iso_cts")
 # How near merganser comes to the reference, relative to the size of the change: methods that keep a part of a spectrum
 # depend on its gap.
 TOLERANCES = {"cart": 1e-4, "low_rank": 1e-4}
@@ -110,7 +114,7 @@ class Recipe:
             raise ValueError("this recipe needs a base_model")
         if self.method == "passthrough" and not self.models:
             self.models, self.model_parameters = [self.base], [self.base_entry[1]]
-        if self.method in ("slerp", "nearswap", "passthrough") and len(self.models) != 1:
+        if self.method in ("slerp", "nearswap", "arcee_fusion", "passthrough") and len(self.models) != 1:
             raise ValueError(f"{self.method} takes one model besides the base")
         self.tolerance = TOLERANCES.get(self.method, 1e-5)
         self.depth = {}  # blocks under each prefix, counted as the highest index plus one

@@ -1,6 +1,7 @@
 """Runs a recipe in float64: one `Merged` for every tensor of the output."""
 
 import dataclasses
+import functools
 import os
 import sys
 
@@ -60,13 +61,14 @@ def merge(recipe):
     """Yields every tensor of the output, in the lead's order."""
     names = [name for name in recipe.lead if not recipe.copied(name)]
     staged, unsure = run_stages(recipe, names) if recipe.stages else ({}, {})
+    whole = functools.cache(lambda: staged if recipe.stages else {name: load(recipe, name)[2] for name in names})
     for name in recipe.lead:
         dtype = recipe.lead.dtype(name)
         if recipe.copied(name):
             yield Merged(name, dtype, copied=recipe.lead.raw(name))
             continue
         base, models, deltas = load(recipe, name)
-        case = Case(recipe, name, base, models, staged.get(name, deltas), staged=bool(recipe.stages))
+        case = Case(recipe, name, base, models, staged.get(name, deltas), staged=bool(recipe.stages), whole=whole)
         result = RULES[recipe.method](case)
         value, doubtful = result if isinstance(result, tuple) else (result, np.zeros(result.shape, dtype=bool))
         if name in unsure:

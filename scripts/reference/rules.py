@@ -10,6 +10,7 @@ import numpy as np
 
 import angles
 import philox
+import selections
 from spectral import is_eligible, iso_c, iso_cts, low_rank, rank_kept, top, tsv_m
 
 
@@ -23,6 +24,7 @@ class Case:
     models: list  # the fine-tunes' values, pruning not applied
     deltas: list | None  # task vectors after the stages; None without a base
     staged: bool
+    whole: object = None  # gives the task vectors of every merged tensor: {name: deltas}
     margins: list = dataclasses.field(default_factory=list)  # how far the choices of decompositions were from rounding
 
     def shared(self, key):
@@ -118,17 +120,27 @@ def trim(delta, density):
     return np.where(size >= cut, delta, 0.0)
 
 
-def with_norm_of(delta, kept):
-    """What is kept, scaled to the L1 norm of all."""
-    before, after = np.abs(delta).sum(), np.abs(kept).sum()
-    return kept * (before / after) if before >= 1e-7 and after >= 1e-7 else kept
+def restored(kept, delta, density, rescale):
+    """What is kept, rescaled as `rescale` says."""
+    if rescale == "l1":
+        before, after = np.abs(delta).sum(), np.abs(kept).sum()
+        return kept * (before / after) if before >= 1e-7 and after >= 1e-7 else kept
+    return kept / density if rescale == "inverse_p" and 0 < density < 1 else kept
+
+
+def rescale_of(case, truth):
+    value = case.shared("rescale")
+    return truth if value is True else "none" if value is False else value
 
 
 def ties(case):
     trimmed = []
-    for delta, density in zip(case.deltas, case.per_model("density")):
-        kept = trim(delta, density)
-        trimmed.append(with_norm_of(delta, kept) if case.shared("rescale") else kept)
+    for model, (delta, density) in enumerate(zip(case.deltas, case.per_model("density"))):
+        if case.shared("scope") == "model":
+            kept = np.where(np.abs(delta) >= selections.cut_of_model(case, model, density), delta, 0.0)
+        else:
+            kept = trim(delta, density)
+        trimmed.append(restored(kept, delta, density, rescale_of(case, "l1")))
     return add_elected(case, trimmed)
 
 
@@ -148,8 +160,8 @@ def band(delta, density, gamma):
 def bands(case):
     """Task vectors as `breadcrumbs` leaves them."""
     shares = zip(case.deltas, case.per_model("density"), case.per_model("gamma"))
-    kept = [(delta, band(delta, density, gamma)) for delta, density, gamma in shares]
-    return [with_norm_of(delta, stays) if case.shared("rescale") else stays for delta, stays in kept]
+    rescale = rescale_of(case, "l1")
+    return [restored(band(delta, density, gamma), delta, density, rescale) for delta, density, gamma in shares]
 
 
 def ram(case, weights):
@@ -185,8 +197,7 @@ def dropped(case):
     out = []
     for model, (delta, density) in enumerate(zip(case.deltas, case.per_model("density"))):
         keep = philox.kept(case.recipe.seed, case.name, model, delta.size, density).reshape(delta.shape)
-        factor = 1 / density if case.shared("rescale") and density > 0 else 1.0
-        out.append(np.where(keep, delta * factor, 0.0))
+        out.append(restored(np.where(keep, delta, 0.0), delta, density, rescale_of(case, "inverse_p")))
     return out
 
 
@@ -232,6 +243,8 @@ RULES = {
     "dare_ties": lambda case: add_elected(case, dropped(case)),
     "breadcrumbs": lambda case: add_summed(case, bands(case)),
     "breadcrumbs_ties": lambda case: add_elected(case, bands(case)),
+    "della_linear": lambda case: add_summed(case, selections.dropped_by_rank(case)),
+    "della": lambda case: add_elected(case, selections.dropped_by_rank(case)),
     "magmax": magmax,
     "ram": lambda case: ram(case, lambda changed, count: [1.0] * len(changed)),
     "ramplus_tl": lambda case: ram(case, alone_weights(case)),
@@ -239,6 +252,7 @@ RULES = {
     "nearswap": nearswap,
     "passthrough": passthrough,
     **angles.RULES,
+    **selections.RULES,
     "cart": cart,
     "low_rank": low_rank,
     "tsv_m": tsv_m,

@@ -59,15 +59,18 @@ pub struct Run<'a> {
 }
 
 /// What is measured of a run.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Pass<'a> {
     /// By segment and model: Σ|τ|, Σ τ², Σ|τ − mean|, Σ τ R, Σ R², Σ θ₀², with R the sum of the other models' τ.
     Norms,
-    /// By segment and model: Σ|τ| before and after what lies below the first keys is dropped, and what lies above the second where
-    /// there are any; a key a model.
-    TrimNorms([&'a [u64]; 2]),
-    /// By segment: the products of every two vectors.
-    Gram(Vectors),
+    /// By segment and model: Σ|τ| before and after the method drops what it drops.
+    TrimNorms(&'a Measured),
+    /// By segment: the products of every two vectors; of task vectors as the method leaves them.
+    Gram(Vectors, &'a Measured),
+    /// By model and element of whole rows along the last dimension: what is chosen by rank multiplies it by, 0 where it is dropped.
+    Chosen(&'a Measured),
+    /// By row along the last dimension: how far the first model's lies from the base's, as distributions.
+    Divergence(&'a Measured),
     /// By model: how many τ above this threshold no other model's is above, and how many others'.
     Changes(f64),
     /// By model and row: the mean score.
@@ -85,7 +88,7 @@ pub trait Lane {
     ///
     /// # Errors
     /// If the device fails; here and below.
-    fn cuts(&mut self, run: &Run<'_>, ranked: Ranked, searches: &[Option<Search>]) -> Result<Vec<Option<Cut>>>;
+    fn cuts(&mut self, run: &Run<'_>, ranked: Ranked<'_>, searches: &[Option<Search>]) -> Result<Vec<Option<Cut>>>;
 
     /// What a pass measures, one value after the other.
     fn pass(&mut self, run: &Run<'_>, pass: Pass<'_>) -> Result<Vec<f64>>;

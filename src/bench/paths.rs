@@ -17,7 +17,7 @@ use crate::methods::slerp::combine as slerp;
 use crate::ops::philox::element_key;
 use crate::ops::rules::{Numbers, RuleId};
 use crate::ops::search::{COUNTERS, Cut, Ranked, Search, Totals};
-use crate::ops::{Combine, Geometry, Gram, Measured, SEGMENT, Sparsify, kept_of};
+use crate::ops::{Combine, Geometry, Gram, Measured, Restore, SEGMENT, Sparsify, kept_of};
 use crate::output::source_digest;
 
 /// The share of elements that trimming and dropping keep.
@@ -48,8 +48,12 @@ pub(super) fn paths() -> Vec<Path> {
     vec![
         of_all("linear", Sparsify::None, Combine::average(weights.clone(), MODELS as f64)),
         sum(),
-        of_all("ties, density 0.2", Sparsify::TopK { density: density.clone(), rescale: false }, elect()),
-        of_all("dare_ties, density 0.2", Sparsify::Random { density, rescale: true, keys }, elect()),
+        of_all(
+            "ties, density 0.2",
+            Sparsify::TopK { density: density.clone(), restore: Restore::None, whole_model: false },
+            elect(),
+        ),
+        of_all("dare_ties, density 0.2", Sparsify::Random { density, restore: Restore::Inverse, keys }, elect()),
         Path { name: "slerp", models: 1, sparsify: Sparsify::None, combine: slerp(0.4) },
     ]
 }
@@ -110,6 +114,8 @@ impl Path {
             sparsify: self.sparsify.clone(),
             cuts: Vec::new(),
             tops: Vec::new(),
+            chosen: Default::default(),
+            rows: Default::default(),
             factors: vec![1.0; MODELS],
             combine: self.combine.clone(),
         };
@@ -122,7 +128,7 @@ impl Path {
             workers.iter_mut().for_each(|worker| worker.products = vec![0.0; Gram::len(vectors)]);
             seconds += over_segments(models, out, workers, stop, |worker, sources, _| {
                 let sources = Sources { models: &sources.models[..self.models], ..*sources };
-                for products in stats::gram(fit.of, measured.geometry, &[], &sources, &mut worker.scratch) {
+                for products in stats::gram(fit.of, &measured, &sources, &mut worker.scratch) {
                     worker.products.iter_mut().zip(products).for_each(|(total, product)| *total += product);
                 }
             })?;

@@ -189,6 +189,7 @@ fn kind(kind: ParamKind) -> String {
         ParamKind::Float { min, max } => format!("number in [{}, {}]", number(min), number(max)),
         ParamKind::Int { min, max } => format!("whole number in [{min}, {max}]"),
         ParamKind::Bool => "true or false".into(),
+        ParamKind::Switch(words) => format!("true | false | {}", words.join(" | ")),
         ParamKind::Choice(words) => words.join(" | "),
         ParamKind::Patterns => "list of regular expressions".into(),
     }
@@ -301,6 +302,7 @@ fn parameter(spec: &ParamSpec) -> Parameter {
         ParamKind::Float { min, max } => ("float", Some((min.into(), max.into())), None),
         ParamKind::Int { min, max } => ("int", Some((min.into(), max.into())), None),
         ParamKind::Bool => ("bool", None, None),
+        ParamKind::Switch(words) => ("switch", None, Some([&["true", "false"][..], words].concat())),
         ParamKind::Choice(words) => ("choice", None, Some(words.to_vec())),
         ParamKind::Patterns => ("patterns", None, None),
     };

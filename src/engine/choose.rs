@@ -1,7 +1,7 @@
 //! What a stage keeps, once its scores are known: the same choice for a merge and for whoever asks what it would be.
 
 use crate::ops::search::{Cut, Search, Totals};
-use crate::ops::{Blend, Geometry, Granularity, Mask, Program, Prune, Rescale, Sparsify, Sums, band_of, kept_of};
+use crate::ops::{Blend, Geometry, Granularity, Mask, Program, Prune, Real, Rescale, Sparsify, Sums, band_of, kept_of};
 use crate::plan::TensorPlan;
 
 /// 1 for the `k` highest (or lowest) scores, 0 for the rest; of equal scores the lower index comes first, and NaN ranks
@@ -61,8 +61,28 @@ pub(crate) fn cut_searches(tensor: &TensorPlan) -> Vec<Option<Search>> {
             let largest = bands().map(|(_, b)| held(b).and_then(|(_, upto)| search_rank(tensor, upto, true)));
             least.chain(largest).collect()
         }
+        Program::Blend(Blend { sparsify: Sparsify::Spread { share }, .. }) => {
+            let new = if tensor.wide { Search::of_nonzero::<f64> } else { Search::of_nonzero::<f32> };
+            vec![(*share > 0.0 && n > 0).then(|| new(n, *share))]
+        }
+        Program::Blend(Blend { sparsify: Sparsify::Importance, .. }) => {
+            let new = if tensor.wide { Search::new::<f64> } else { Search::new::<f32> };
+            let at = |quantile: f64| (quantile * (n - 1) as f64) as u64 + 1;
+            QUARTILES.iter().map(|quantile| (n > 0).then(|| new(n, at(*quantile), true))).collect()
+        }
         _ => Vec::new(),
     }
+}
+
+/// The quantiles that a threshold of importance follows from.
+const QUARTILES: [f64; 3] = [0.25, 0.5, 0.75];
+
+/// The least key of values at or above median + 1.5·(third − first quartile), of keys of the three; a NaN where one of them is.
+fn threshold_of<C: Real>(keys: [u64; 3]) -> u64 {
+    let [first, median, third] = keys.map(|key| C::from_key(key).f64());
+    let threshold = median + 1.5 * (third - first);
+    let key = C::of(threshold).key();
+    if C::from_key(key).f64() < threshold { key + 1 } else { key }
 }
 
 /// What a method's cuts keep, by model.
@@ -104,6 +124,14 @@ pub(crate) fn cut_elements(tensor: &TensorPlan, found: &[Option<Cut>]) -> Kept {
                 // Every element lies at or beyond one of the two.
                 kept.elems.push(if is_empty { 0 } else { (least.kept + largest.kept).saturating_sub(n) });
             }
+        }
+        Program::Blend(Blend { sparsify: Sparsify::Spread { .. }, .. }) => {
+            let Cut { key, kept: elems } = cut(0).unwrap_or(Cut { key: u64::MAX, kept: 0 });
+            (kept.cuts, kept.elems) = (vec![key], vec![elems; tensor.models.len()]);
+        }
+        Program::Blend(Blend { sparsify: Sparsify::Importance, .. }) => {
+            let keys = [0, 1, 2].map(|i| cut(i).map_or(0, |cut| cut.key));
+            kept.cuts = vec![if tensor.wide { threshold_of::<f64>(keys) } else { threshold_of::<f32>(keys) }];
         }
         _ => {}
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, mpsc};
 use super::buffers::Buffers;
 use super::schedule::Schedule;
 use super::tensor::TensorRun;
+use super::whole::WholeCuts;
 use super::worker::Worker;
 use super::{Engine, Progress, Stop};
 use crate::error::Result;
@@ -28,6 +29,7 @@ pub(crate) fn measure(plan: &Plan, tensor: usize) -> Result<Arc<Measured>> {
         schedule: Schedule::new(plan, &is_done, None, &stop),
         is_done,
         tensors: plan.tensors.iter().map(TensorRun::new).collect(),
+        whole: WholeCuts::new(plan),
         buffers: Buffers::new(0, 0)?,
     };
     let (to_writers, _pieces) = mpsc::sync_channel(1);

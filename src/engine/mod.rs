@@ -24,6 +24,7 @@ mod settle;
 mod sink;
 mod sources;
 mod tensor;
+mod whole;
 mod worker;
 mod writer;
 
@@ -77,7 +78,8 @@ pub fn run(plan: &Plan, gpus: Option<&Gpus>, work: &WorkDir, progress: &Progress
     let schedule = Schedule::new(plan, &is_done, parted::order(plan, work), stop);
     let tensors: Vec<TensorRun> = plan.tensors.iter().map(TensorRun::new).collect();
     let buffers = Buffers::new(plan.memory.buffers, plan.memory.buffer_bytes as usize)?;
-    let engine = Engine { plan, gpus, work: Some(work), progress, schedule, is_done, tensors, buffers };
+    let whole = whole::WholeCuts::new(plan);
+    let engine = Engine { plan, gpus, work: Some(work), progress, schedule, is_done, tensors, whole, buffers };
     engine.note_places();
     let (to_writers, pieces) = mpsc::sync_channel(plan.memory.buffers);
     let pieces = Mutex::new(pieces);
@@ -118,6 +120,7 @@ struct Engine<'a> {
     /// Tensors that an earlier run has finished, or that another process makes.
     is_done: Vec<bool>,
     tensors: Vec<TensorRun>,
+    whole: whole::WholeCuts,
     buffers: Buffers,
 }
 

@@ -127,8 +127,7 @@ impl<'a> Schedule<'a> {
     /// Whether a step is one for this taker.
     fn suits(&self, state: &State, id: StepId, taker: Taker) -> bool {
         let step = &self.plan.graph.steps[id];
-        let works_on_tensor = !matches!(step.kind, Kind::Rank(_) | Kind::Restore { .. });
-        let on_device = works_on_tensor && self.plan.devices.as_ref().is_some_and(|d| d.has(step.tensor));
+        let on_device = step.kind.has_data() && self.plan.devices.as_ref().is_some_and(|d| d.has(step.tensor));
         match taker {
             Taker::Host => !on_device,
             Taker::Device(device) => on_device && state.homes[step.tensor].is_none_or(|home| home == device),

@@ -3,9 +3,9 @@
 use super::Engine;
 use super::groups::{rank, restore};
 use crate::error::{Error, Result};
-use crate::ops::Prune;
+use crate::ops::{Program, Prune};
 use crate::plan::TensorPlan;
-use crate::plan::graph::{Kind, Step};
+use crate::plan::graph::{COUNT_ROUNDS, Kind, Step};
 
 /// Settles a step whose units are all done. Whether it has ended; if not, it must run again.
 pub(super) fn settle(engine: &Engine<'_>, step: &Step, tensor: &TensorPlan) -> Result<bool> {
@@ -19,6 +19,17 @@ pub(super) fn settle(engine: &Engine<'_>, step: &Step, tensor: &TensorPlan) -> R
         Kind::Norms(_) => {
             run.settle_norms(tensor);
             engine.share(step)?;
+        }
+        Kind::Count(_) => {}
+        Kind::Choose => run.settle_chosen(),
+        Kind::Divergence => run.settle_divergence(),
+        Kind::Narrow(round) => {
+            engine.whole.narrow();
+            if round + 1 == COUNT_ROUNDS {
+                let cut = |t: &TensorPlan| matches!(&t.program, Program::Blend(b) if b.sparsify.cuts_whole_models());
+                let tensors = engine.plan.tensors.iter().zip(&engine.tensors).filter(|(t, _)| cut(t));
+                tensors.for_each(|(tensor, run)| run.set_whole_cuts(engine.whole.keys(tensor.wide)));
+            }
         }
         Kind::TrimNorms => run.settle_trim_norms(tensor),
         Kind::Gram => run.settle_fit(tensor),

@@ -10,8 +10,8 @@ use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Error, Result};
 use crate::ops::search::{Cut, Search, Totals};
 use crate::ops::{
-    Changes, Combine, Geometry, Gram, LowRankFacts, Mask, Measured, Program, Prune, RunFacts, Sparsify, StageState,
-    Sums,
+    Changes, Chosen, Combine, Geometry, Gram, LowRankFacts, Mask, Measured, Program, Prune, Real, RunFacts, Sparsify,
+    StageState, Sums,
 };
 use crate::output::source_digest::to_hex;
 use crate::output::{BlockDigests, JournalEntry, Nonfinite, PieceDigests, SourceTensorDigest};
@@ -54,6 +54,8 @@ enum Tally {
     Norms([Vec<Vec<Sums>>; 2]),
     /// By model and row or column.
     Scores(Vec<Vec<f64>>),
+    /// By model.
+    Chosen(Vec<Chosen>),
     /// By segment and model.
     Pairs(Vec<Vec<[f64; 2]>>),
     /// By segment, products in the order of [`Gram::pairs`].
@@ -91,6 +93,8 @@ impl TensorRun {
             sparsify,
             cuts: Vec::new(),
             tops: Vec::new(),
+            chosen: Default::default(),
+            rows: Default::default(),
             factors: vec![1.0; models],
             combine,
         };
@@ -178,6 +182,35 @@ impl TensorRun {
         }
     }
 
+    /// Adds what was chosen of `elems` elements from `first` on, by model.
+    pub fn add_chosen(&self, tensor: &TensorPlan, first: u64, elems: u64, part: &[Chosen]) {
+        let mut state = self.lock();
+        if !matches!(state.tally, Tally::Chosen(_)) {
+            let none = || Chosen::none(tensor.elems as usize, tensor.chooses_scales());
+            state.tally = Tally::Chosen(part.iter().map(|_| none()).collect());
+        }
+        if let Tally::Chosen(all) = &mut state.tally {
+            all.iter_mut().zip(part).for_each(|(all, part)| all.add(first as usize, elems as usize, part));
+        }
+    }
+
+    /// Notes the divergence of every row.
+    pub fn settle_divergence(&self) {
+        let mut state = self.lock();
+        if let Tally::Scores(rows) = std::mem::replace(&mut state.tally, Tally::None) {
+            let rows = rows.into_iter().next().unwrap_or_default();
+            Arc::make_mut(&mut state.measured).rows = Arc::new(rows);
+        }
+    }
+
+    /// Notes what was chosen of all elements.
+    pub fn settle_chosen(&self) {
+        let mut state = self.lock();
+        if let Tally::Chosen(chosen) = std::mem::replace(&mut state.tally, Tally::None) {
+            Arc::make_mut(&mut state.measured).chosen = Arc::new(chosen);
+        }
+    }
+
     pub fn set_pairs(&self, segments: usize, first: usize, pairs: Vec<Vec<[f64; 2]>>) {
         let mut state = self.lock();
         if !matches!(state.tally, Tally::Pairs(_)) {
@@ -244,6 +277,11 @@ impl TensorRun {
         true
     }
 
+    /// The cuts that the tensor shares with all others.
+    pub fn set_whole_cuts(&self, keys: Vec<u64>) {
+        Arc::make_mut(&mut self.lock().measured).cuts = keys;
+    }
+
     /// Ranks rows or columns, and keeps the best.
     pub fn settle_scores(&self, tensor: &TensorPlan, prune: Prune) {
         let mut state = self.lock();
@@ -278,7 +316,9 @@ impl TensorRun {
         let Tally::Pairs(segments) = std::mem::replace(&mut state.tally, Tally::None) else { return };
         let factors = (0..tensor.models.len()).map(|t| {
             let [before, after] = segments.iter().fold([0.0; 2], |sum, s| [sum[0] + s[t][0], sum[1] + s[t][1]]);
-            if before < TINY || after < TINY { 1.0 } else { before / after }
+            // Where a NaN or an infinity is among them there is no norm to restore.
+            let factor = before / after;
+            if before < TINY || after < TINY || !factor.is_finite() { 1.0 } else { factor }
         });
         Arc::make_mut(&mut state.measured).factors = factors.collect();
     }
@@ -387,7 +427,12 @@ impl TensorRun {
         let mut state = self.lock();
         state.output(plan, tensor)?.left -= 1;
         // The masks have served.
-        state.measured = Arc::new(Measured { stages: Vec::new(), ..(*state.measured).clone() });
+        state.measured = Arc::new(Measured {
+            stages: Vec::new(),
+            chosen: Arc::default(),
+            rows: Arc::default(),
+            ..(*state.measured).clone()
+        });
         state.entry(plan, tensor)
     }
 
@@ -465,8 +510,15 @@ impl State {
         if let Program::Blend(blend) = &tensor.program {
             let kept = match blend.sparsify {
                 Sparsify::None => None,
-                Sparsify::TopK { .. } | Sparsify::Band { .. } => Some(&self.trimmed),
-                Sparsify::Random { .. } => Some(&output.facts.kept),
+                Sparsify::TopK { whole_model: true, .. } => {
+                    let value = |key: &u64| if tensor.wide { f64::from_key(*key) } else { f32::from_key(*key).f64() };
+                    // None where a model keeps nothing.
+                    let cuts = self.measured.cuts.iter().map(|key| (*key != u64::MAX).then(|| value(key)));
+                    facts.insert("cut".into(), cuts.collect());
+                    None
+                }
+                Sparsify::TopK { .. } | Sparsify::Band { .. } | Sparsify::Spread { .. } => Some(&self.trimmed),
+                Sparsify::Random { .. } | Sparsify::Ranked { .. } | Sparsify::Importance => Some(&output.facts.kept),
             };
             if let Some(kept) = kept {
                 facts.insert("kept".into(), json!(kept));

@@ -1,5 +1,6 @@
 //! A computing thread: takes units, runs the backend on them, and settles a step when its last unit is done.
 
+use std::ops::Range;
 use std::sync::mpsc::SyncSender;
 
 use faer::MatRef;
@@ -14,19 +15,21 @@ use super::sources::{for_segments, in_part, nonfinite_source, sample_of, segment
 use super::writer::Written;
 use super::{Engine, factors, scores};
 use crate::backend::cpu::blend::blend;
+use crate::backend::cpu::divergence;
 use crate::backend::cpu::low_rank;
 use crate::backend::cpu::overlap;
 use crate::backend::cpu::prune::{Scratch, Sources};
+use crate::backend::cpu::ranks::{self, Sorter};
 use crate::backend::cpu::select;
 use crate::backend::cpu::stats;
 use crate::backend::cpu::stored::Widen;
 use crate::error::{Error, Result};
 use crate::ops::search::{COUNTERS, Ranked, Search};
-use crate::ops::{Changes, LowRank, Program, Rescale, RunFacts, SEGMENT};
+use crate::ops::{Changes, Chosen, LowRank, Measured, Program, Rescale, RunFacts, SEGMENT};
 use crate::output::nonfinite;
 use crate::output::source_digest::{BLOCK_ELEMS, block};
 use crate::plan::TensorPlan;
-use crate::plan::graph::{Kind, Step, StepId, unit_columns, unit_rows};
+use crate::plan::graph::{Kind, Step, StepId, unit_columns, unit_ranked_rows, unit_rows};
 
 // A segment is a digest block, so that what a unit reads can be hashed while it is in cache.
 const _: () = assert!(SEGMENT as u64 == BLOCK_ELEMS);
@@ -42,6 +45,7 @@ pub(super) struct Worker<'a, 'p> {
     wide: Scratch<f64>,
     counts: Vec<Vec<u32>>,
     raw: Vec<Vec<u8>>,
+    sorter: Sorter,
 }
 
 /// The thread's buffers for a computing type.
@@ -71,6 +75,7 @@ impl<'a, 'p> Worker<'a, 'p> {
             wide: Scratch::new(models),
             counts: Vec::new(),
             raw: vec![Vec::new(); models + 1],
+            sorter: Sorter::default(),
         }
     }
 
@@ -128,7 +133,7 @@ impl<'a, 'p> Worker<'a, 'p> {
         let segment = start as usize / SEGMENT;
         let segments = tensor.elems.div_ceil(SEGMENT as u64) as usize;
         match step.kind {
-            Kind::Rank(_) | Kind::Restore { .. } => Ok(()),
+            Kind::Rank(_) | Kind::Restore { .. } | Kind::Narrow(_) => Ok(()),
             Kind::Merge => match &tensor.program {
                 Program::Copy => self.copy(step.tensor, unit, start, end, is_first),
                 Program::Blend(_) => self.blend::<C>(step.tensor, unit, start, end, is_first),
@@ -146,38 +151,23 @@ impl<'a, 'p> Worker<'a, 'p> {
                         let (before, prune) = stage_of(tensor, stage)?;
                         (Ranked::Score(prune.score), before)
                     }
-                    None => (Ranked::Magnitude, measured.stages.len()),
+                    None => (measured.ranked(), measured.stages.len()),
                 };
-                let (scratch, raw, counts) = self.parts();
-                counts.resize_with(searches.len().max(counts.len()), || vec![0; COUNTERS]);
-                let counts = &mut counts[..searches.len()];
-                let (geometry, stages, models) = (measured.geometry, &measured.stages[..before], tensor.models.len());
-                // A method may cut a model more than once.
-                let count = |sources: &Sources<'_>, counts: &mut [Vec<u32>], scratch: &mut Scratch<C>| {
-                    for (searches, counts) in searches.chunks(models).zip(counts.chunks_mut(models)) {
-                        select::count(ranked, searches, geometry, stages, sources, counts, scratch);
-                    }
-                };
-                if searches.iter().flatten().all(Search::samples) {
-                    for (segment, at) in segments_of(start, end) {
-                        for at in sample_of(segment, at) {
-                            with_sources(plan, tensor, at.start, at.end, raw, |sources| {
-                                count(sources, counts, scratch);
-                            })?;
-                        }
-                    }
-                    run.add_counts(&searches, counts);
-                    // A sample touches every page, so that readahead must keep ahead of it; but it reads little.
-                    if is_first {
-                        self.engine.progress.add_first_read(self.bytes_of(tensor, end - start));
-                    }
+                let counts = |counts: &mut [Vec<u32>]| run.add_counts(&searches, counts);
+                self.count::<C>(tensor, &measured, (ranked, before), &searches, start..end, is_first, counts)
+            }
+            Kind::Count(_) => {
+                let (whole, measured) = (&self.engine.whole, run.measured());
+                let searches = whole.searches();
+                if searches.iter().all(Option::is_none) {
                     return Ok(());
                 }
-                for_segments(plan, tensor, start, end, raw, |sources| count(sources, counts, scratch))?;
-                run.add_counts(&searches, counts);
-                self.note_read(tensor, end - start, is_first);
-                Ok(())
+                let of = (Ranked::Magnitude, measured.stages.len());
+                let counts = |counts: &mut [Vec<u32>]| whole.add(&searches, counts);
+                self.count::<C>(tensor, &measured, of, &searches, start..end, is_first, counts)
             }
+            Kind::Divergence => self.divergence::<C>(step.tensor, tensor, unit, is_first),
+            Kind::Choose => self.choose::<C>(step.tensor, tensor, unit, is_first),
             Kind::Norms(stage) => {
                 let measured = run.measured();
                 let (place, prune) = stage_of(tensor, stage)?;
@@ -210,7 +200,7 @@ impl<'a, 'p> Worker<'a, 'p> {
                 let mut products = Vec::new();
                 let (scratch, raw, _) = self.parts();
                 for_segments(plan, tensor, start, end, raw, |sources| {
-                    products.extend(stats::gram(of, measured.geometry, &measured.stages, sources, scratch));
+                    products.extend(stats::gram(of, &measured, sources, scratch));
                 })?;
                 run.set_products(segments, segment, products);
                 self.note_read(tensor, end - start, is_first);
@@ -231,6 +221,107 @@ impl<'a, 'p> Worker<'a, 'p> {
             Kind::Rows(stage) => self.rows::<C>(step, tensor, stage, unit, is_first),
             Kind::Columns(stage) => self.columns::<C>(step, tensor, stage, unit, is_first),
         }
+    }
+
+    /// Counts the keys of a unit for searches: of what is ranked, behind so many stages.
+    #[allow(clippy::too_many_arguments)]
+    fn count<C: Widen>(
+        &mut self,
+        tensor: &TensorPlan,
+        measured: &Measured,
+        (ranked, before): (Ranked<'_>, usize),
+        searches: &[Option<Search>],
+        at: Range<u64>,
+        is_first: bool,
+        add: impl FnOnce(&mut [Vec<u32>]),
+    ) -> Result<()>
+    where
+        Self: ScratchFor<C>,
+    {
+        let plan = self.engine.plan;
+        let (scratch, raw, counts) = self.parts();
+        counts.resize_with(searches.len().max(counts.len()), || vec![0; COUNTERS]);
+        let counts = &mut counts[..searches.len()];
+        let (geometry, stages, models) = (measured.geometry, &measured.stages[..before], tensor.models.len());
+        // A method may cut a model more than once.
+        let count = |sources: &Sources<'_>, counts: &mut [Vec<u32>], scratch: &mut Scratch<C>| {
+            for (searches, counts) in searches.chunks(models).zip(counts.chunks_mut(models)) {
+                select::count(ranked, searches, geometry, stages, sources, counts, scratch);
+            }
+        };
+        if searches.iter().flatten().all(Search::samples) {
+            for (segment, at) in segments_of(at.start, at.end) {
+                for at in sample_of(segment, at) {
+                    with_sources(plan, tensor, at.start, at.end, raw, |sources| {
+                        count(sources, counts, scratch);
+                    })?;
+                }
+            }
+            add(counts);
+            // A sample touches every page, so that readahead must keep ahead of it; but it reads little.
+            if is_first {
+                self.engine.progress.add_first_read(self.bytes_of(tensor, at.end - at.start));
+            }
+            return Ok(());
+        }
+        for_segments(plan, tensor, at.start, at.end, raw, |sources| count(sources, counts, scratch))?;
+        add(counts);
+        self.note_read(tensor, at.end - at.start, is_first);
+        Ok(())
+    }
+
+    /// Chooses among the elements of the rows of a unit.
+    fn choose<C: Widen>(&mut self, index: usize, tensor: &TensorPlan, unit: u64, is_first: bool) -> Result<()>
+    where
+        Self: ScratchFor<C>,
+    {
+        let (plan, run) = (self.engine.plan, &self.engine.tensors[index]);
+        let measured = run.measured();
+        let row = measured.geometry.last.max(1);
+        let unit_elems = unit_ranked_rows(measured.geometry, plan.memory.chunk_elems) * row;
+        let at = unit * unit_elems..((unit + 1) * unit_elems).min(tensor.elems);
+        let elems = at.end - at.start;
+        let mut chosen = vec![Chosen::none(elems as usize, tensor.chooses_scales()); tensor.models.len()];
+        // Whole rows at a time, as many as a segment holds.
+        let at_once = (SEGMENT as u64 / row).max(1) * row;
+        let mut sorter = std::mem::take(&mut self.sorter);
+        let (scratch, raw, _) = self.parts();
+        for first in at.clone().step_by(at_once as usize) {
+            let last = (first + at_once).min(at.end);
+            with_sources(plan, tensor, first, last, raw, |sources| {
+                let mut part = vec![Chosen::none(sources.len, tensor.chooses_scales()); tensor.models.len()];
+                ranks::choose(&measured, sources, &mut part, &mut sorter, scratch);
+                let place = (first - at.start) as usize;
+                chosen.iter_mut().zip(&part).for_each(|(all, part)| all.add(place, sources.len, part));
+            })?;
+        }
+        self.sorter = sorter;
+        run.add_chosen(tensor, at.start, elems, &chosen);
+        self.note_read(tensor, elems, is_first);
+        Ok(())
+    }
+
+    /// How far the rows of a unit lie from the base's.
+    fn divergence<C: Widen>(&mut self, index: usize, tensor: &TensorPlan, unit: u64, is_first: bool) -> Result<()>
+    where
+        Self: ScratchFor<C>,
+    {
+        let (plan, run) = (self.engine.plan, &self.engine.tensors[index]);
+        let measured = run.measured();
+        let row = measured.geometry.last.max(1);
+        let unit_elems = unit_ranked_rows(measured.geometry, plan.memory.chunk_elems) * row;
+        let at = unit * unit_elems..((unit + 1) * unit_elems).min(tensor.elems);
+        let at_once = (SEGMENT as u64 / row).max(1) * row;
+        let mut found = Vec::with_capacity(((at.end - at.start) / row) as usize);
+        let (scratch, raw, _) = self.parts();
+        for first in at.clone().step_by(at_once as usize) {
+            with_sources(plan, tensor, first, (first + at_once).min(at.end), raw, |sources| {
+                found.extend(divergence::rows(&measured, sources, scratch));
+            })?;
+        }
+        run.set_scores((tensor.elems / row) as usize, (at.start / row) as usize, &[found]);
+        self.note_read(tensor, at.end - at.start, is_first);
+        Ok(())
     }
 
     fn rows<C: Widen>(

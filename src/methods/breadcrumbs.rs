@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::ops::spec::*;
-use crate::ops::{Program, Sparsify, TensorContext};
+use crate::ops::{Program, Restore, Sparsify, TensorContext};
 
 pub(super) static LINEAR: MethodSpec = MethodSpec {
     name: "breadcrumbs",
@@ -48,7 +48,7 @@ const PARAMETERS: &[ParamSpec] = &[
     },
     super::LAMBDA,
     super::task_arithmetic::NORMALIZE,
-    super::ties::RESCALE,
+    ParamSpec { default: ParamDefault::Bool(false), ..super::ties::RESCALE },
     super::INT8_MASK,
 ];
 
@@ -71,5 +71,9 @@ fn trim(tensor: &TensorContext<'_>) -> Result<Sparsify> {
     if density.iter().all(|d| *d >= 1.0) {
         return Ok(Sparsify::None);
     }
-    Ok(Sparsify::Band { density, gamma: tensor.each_float("gamma")?, rescale: tensor.bool("rescale")? })
+    Ok(Sparsify::Band {
+        density,
+        gamma: tensor.each_float("gamma")?,
+        restore: super::ties::restore(tensor, Restore::L1)?,
+    })
 }

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::ops::philox::element_key;
 use crate::ops::spec::*;
-use crate::ops::{Program, Sparsify, TensorContext};
+use crate::ops::{Program, Restore, Sparsify, TensorContext};
 
 pub(super) static LINEAR: MethodSpec = MethodSpec {
     name: "dare_linear",
@@ -42,18 +42,12 @@ const PARAMETERS: &[ParamSpec] = &[
     super::ties::DENSITY,
     super::LAMBDA,
     super::task_arithmetic::NORMALIZE,
-    ParamSpec {
-        name: "rescale",
-        kind: ParamKind::Bool,
-        scope: Scope::Global,
-        default: ParamDefault::Bool(true),
-        help: "multiply what is kept by 1/density",
-    },
+    super::ties::RESCALE,
     super::INT8_MASK,
 ];
 
-const NOTES: &str = "The mask is Philox4x32-10, keyed by seed, tensor name, model index and element index. mergekit \
-                     rescales to the tensor's L1 norm instead of by 1/density: the same in expectation.";
+const NOTES: &str = "The mask is Philox4x32-10, keyed by seed, tensor name, model index and element index. `rescale: true` \
+                     is `inverse_p`, by 1/density; mergekit rescales to the tensor's L1 norm, the same in expectation: `l1`.";
 
 fn linear(tensor: &TensorContext<'_>) -> Result<Program> {
     super::task_arithmetic::sum(tensor, drop_at_random(tensor)?)
@@ -69,5 +63,5 @@ fn drop_at_random(tensor: &TensorContext<'_>) -> Result<Sparsify> {
         return Ok(Sparsify::None);
     }
     let keys = (0..density.len()).map(|model| element_key(tensor.seed, tensor.tensor, model)).collect();
-    Ok(Sparsify::Random { density, rescale: tensor.bool("rescale")?, keys })
+    Ok(Sparsify::Random { density, restore: super::ties::restore(tensor, Restore::Inverse)?, keys })
 }

@@ -4,9 +4,11 @@ use crate::error::{Error, Result};
 use crate::ops::TensorContext;
 use crate::ops::spec::*;
 
+mod arcee_fusion;
 mod breadcrumbs;
 mod cart;
 mod dare;
+mod della;
 mod iso;
 mod karcher;
 mod linear;
@@ -20,6 +22,7 @@ mod nearswap;
 mod nuslerp;
 mod passthrough;
 mod ram;
+mod sce;
 pub(crate) mod slerp;
 mod task_arithmetic;
 mod ties;
@@ -32,6 +35,8 @@ pub static REGISTRY: &[&MethodSpec] = &[
     &ties::SPEC,
     &dare::LINEAR,
     &dare::TIES,
+    &della::LINEAR,
+    &della::TIES,
     &breadcrumbs::LINEAR,
     &breadcrumbs::TIES,
     &magmax::SPEC,
@@ -39,6 +44,8 @@ pub static REGISTRY: &[&MethodSpec] = &[
     &ram::RAMPLUS_TL,
     &slerp::SPEC,
     &nearswap::SPEC,
+    &sce::SPEC,
+    &arcee_fusion::SPEC,
     &model_stock::SPEC,
     &karcher::SPEC,
     &multislerp::SPEC,

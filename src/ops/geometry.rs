@@ -14,17 +14,20 @@ pub struct Geometry {
     pub columns: u64,
     /// Consecutive elements that share row and column.
     pub inner: u64,
+    /// Elements along the last dimension; 1 of a number.
+    pub last: u64,
 }
 
 impl Geometry {
     /// Of a tensor of this shape.
     pub fn of(shape: &[u64]) -> Self {
         let n: u64 = shape.iter().product();
+        let last = shape.last().copied().unwrap_or(1);
         match shape {
-            [] | [_] => Self { rows: n, row_elems: 1, columns: n, inner: 1 },
+            [] | [_] => Self { rows: n, row_elems: 1, columns: n, inner: 1, last },
             [rows, columns, rest @ ..] => {
                 let inner = rest.iter().product();
-                Self { rows: *rows, row_elems: columns * inner, columns: *columns, inner }
+                Self { rows: *rows, row_elems: columns * inner, columns: *columns, inner, last }
             }
         }
     }

@@ -1,6 +1,9 @@
 //! What has been measured of a tensor before its merge, and what the merge found.
 
-use super::{Combine, Geometry, Prune, Sparsify};
+use std::sync::Arc;
+
+use super::search::Ranked;
+use super::{Chosen, Combine, Geometry, Prune, Sparsify};
 
 /// What a stage keeps of one model's task vector in one tensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,15 +43,36 @@ pub struct Measured {
     pub stages: Vec<(Prune, StageState)>,
     /// What the method drops.
     pub sparsify: Sparsify,
-    /// Keys of the least magnitudes that are kept, by model, for [`Sparsify::TopK`] and [`Sparsify::Band`]; a model that keeps
-    /// nothing has a key beyond all.
+    /// Keys of the least magnitudes that are kept, by model, for [`Sparsify::TopK`] and [`Sparsify::Band`]; of the least
+    /// spread, for [`Sparsify::Spread`]. What keeps nothing has a key beyond all.
     pub cuts: Vec<u64>,
     /// Keys of the largest magnitudes that are kept, by model, for [`Sparsify::Band`]; empty without.
     pub tops: Vec<u64>,
     /// Factors that restore the L1 norm after [`Sparsify::TopK`] and [`Sparsify::Band`], by model.
     pub factors: Vec<f64>,
+    /// What was chosen element by element, by model, for [`Sparsify::Ranked`]; empty without.
+    pub chosen: Arc<Vec<Chosen>>,
+    /// Of each row along the last dimension, for [`Sparsify::Importance`]: what magnitudes are multiplied by; empty without.
+    pub rows: Arc<Vec<f64>>,
     /// How the models are combined, with the numbers that have been measured.
     pub combine: Combine,
+}
+
+impl Measured {
+    /// What the method's cuts are keys of.
+    pub fn ranked(&self) -> Ranked<'_> {
+        match &self.sparsify {
+            Sparsify::Spread { .. } => Ranked::Spread,
+            Sparsify::Importance => Ranked::Importance(&self.rows),
+            _ => Ranked::Magnitude,
+        }
+    }
+
+    /// What is kept of a model's task vector is multiplied by this.
+    pub fn factor(&self, model: usize) -> f64 {
+        let measured = self.factors.get(model).copied();
+        self.sparsify.inverse(model).or(measured).unwrap_or(1.0)
+    }
 }
 
 /// What a merge of a run found.

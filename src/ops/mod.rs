@@ -4,6 +4,7 @@
 //! module imports nothing but element types and errors, and knows neither recipes nor files, threads or instruction sets.
 //! What a method declares of itself ([`MethodSpec`]) and what it is told of a tensor ([`TensorContext`]) belong to it.
 
+mod chosen;
 mod fit;
 mod geometry;
 mod matrix;
@@ -22,13 +23,14 @@ mod sums;
 mod value;
 mod values;
 
+pub use chosen::Chosen;
 pub use fit::{Fit, Gram, Vectors};
 pub use geometry::Geometry;
 pub use matrix::{Centre, LowRank, LowRankFacts, MatrixRule, Rank};
 pub use measured::{Mask, Measured, RunFacts, StageState};
 pub use overlap::{Changes, Overlap};
 pub use patterns::Patterns;
-pub use program::{Blend, Combine, Program, Side, Sparsify};
+pub use program::{Blend, Combine, Program, Restore, Side, Slope, Sparsify};
 pub use real::Real;
 pub use spec::{BaseModel, Matrices, MethodSpec, ParamDefault, ParamKind, ParamSpec, Role, Rule, Scope};
 pub use stage::{Granularity, Prune, RELATIVE_EPSILON, Rescale, Score, band_of, kept_of};

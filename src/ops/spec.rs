@@ -121,6 +121,8 @@ pub enum ParamKind {
     },
     /// `true` or `false`.
     Bool,
+    /// `true`, `false`, or one of a few words.
+    Switch(&'static [&'static str]),
     /// One of a few words.
     Choice(&'static [&'static str]),
     /// A list of regular expressions over tensor names (never a gradient).

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 
 /// The values of a method's or a stage's parameters for one tensor, all of them resolved.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Values(Vec<(&'static str, Resolved)>);
+pub struct Values(Vec<(&'static str, Resolved, Option<usize>)>);
 
 /// The value of one parameter.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,9 +17,14 @@ pub enum Resolved {
 }
 
 impl Values {
-    /// Notes a parameter's value.
-    pub fn push(&mut self, name: &'static str, value: Resolved) {
-        self.0.push((name, value));
+    /// Notes a parameter's value, and the line of the recipe that gives it; none where that is the default.
+    pub fn push(&mut self, name: &'static str, value: Resolved, line: Option<usize>) {
+        self.0.push((name, value, line));
+    }
+
+    /// The line that gives a parameter its value.
+    fn line(&self, name: &str) -> Option<usize> {
+        self.0.iter().find(|(known, ..)| *known == name).and_then(|(_, _, line)| *line)
     }
 
     /// The value of a parameter of the whole merge.
@@ -42,13 +47,15 @@ impl Values {
     }
 
     fn find(&self, name: &str) -> Option<&Resolved> {
-        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+        self.0.iter().find(|(known, ..)| *known == name).map(|(_, value, _)| value)
     }
 }
 
 /// One output tensor, for a method.
 #[derive(Debug)]
 pub struct TensorContext<'a> {
+    /// How errors name the recipe.
+    pub recipe: &'a str,
     /// The tensor's name.
     pub tensor: &'a str,
     /// Its shape.
@@ -92,6 +99,12 @@ impl TensorContext<'_> {
     /// A number of each participant. Errors as [`Self::global`].
     pub fn each_float(&self, name: &str) -> Result<Vec<f64>> {
         self.values.each(name)?.iter().map(Value::float).collect()
+    }
+
+    /// The error for values of parameters that do not go together: it stands at the line of the first of them that the recipe gives.
+    pub fn mistake(&self, parameters: &[&str], message: impl std::fmt::Display) -> Error {
+        let line = parameters.iter().find_map(|name| self.values.line(name)).unwrap_or(1);
+        Error::input(format!("{}:{line}: {message}, for `{}`", self.recipe, self.tensor))
     }
 
     /// The sum of weights that an average divides by.

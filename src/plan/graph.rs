@@ -36,6 +36,14 @@ pub enum Kind {
         /// The layer.
         layer: usize,
     },
+    /// Chooses elements by their ranks in their rows.
+    Choose,
+    /// How far the rows of the model lie from the base's, as distributions.
+    Divergence,
+    /// Counts magnitudes for cuts that are one for all tensors of a model, for the so-many-th time.
+    Count(u32),
+    /// Narrows those cuts by what all tensors have counted (no tensor of its own).
+    Narrow(u32),
     /// Norms before and after trimming, to restore the L1 norm.
     TrimNorms,
     /// Products of the vectors that are combined ([`crate::ops::Fit`]).
@@ -53,6 +61,7 @@ impl Kind {
             Self::Select { stage } => stage,
             Self::Rows(stage) | Self::Columns(stage) | Self::Norms(stage) | Self::Rank(stage) => Some(stage),
             Self::Restore { stage, .. } => Some(stage),
+            Self::Choose | Self::Divergence | Self::Count(_) | Self::Narrow(_) => None,
             Self::TrimNorms | Self::Gram | Self::Overlap | Self::Merge => None,
         }
     }
@@ -62,6 +71,10 @@ impl Kind {
         match self {
             Self::Select { stage: Some(_) } => "search for the cut of a stage's scores",
             Self::Select { stage: None } => "search for the cut of the magnitudes",
+            Self::Choose => "choice by ranks within rows",
+            Self::Divergence => "divergence of rows",
+            Self::Count(_) => "count for the cuts of whole models",
+            Self::Narrow(_) => "cuts of whole models, narrowed",
             Self::Rows(_) => "scores of rows",
             Self::Columns(_) => "scores of columns",
             Self::Norms(_) => "norms around a stage",
@@ -80,7 +93,7 @@ impl Kind {
 pub struct Step {
     /// What it does.
     pub kind: Kind,
-    /// The tensor that it works on; for [`Kind::Rank`] and [`Kind::Restore`] unused.
+    /// The tensor that it works on; unused where it has none of its own.
     pub tensor: usize,
     /// Parts that may run at the same time; 1 for steps without data.
     pub units: u64,
@@ -89,6 +102,17 @@ pub struct Step {
     /// Steps that must end before it starts.
     pub needs: Vec<StepId>,
 }
+
+impl Kind {
+    /// Whether it works on a tensor's data.
+    pub fn has_data(self) -> bool {
+        !matches!(self, Kind::Rank(_) | Kind::Restore { .. } | Kind::Narrow(_))
+    }
+}
+
+/// Rounds of [`Kind::Count`] that a search takes at most: a sample; its bracket, or where that missed the side on which the cut is; the
+/// bin that holds it; its keys. Devices take one less.
+pub const COUNT_ROUNDS: u32 = 4;
 
 /// All steps, in the order in which they should run.
 #[derive(Debug, Default)]
@@ -107,7 +131,7 @@ impl Graph {
         };
         let groups_all = |t: &TensorPlan| t.stages().iter().copied().any(ranks_groups);
         let groups_layer = |t: &TensorPlan| t.stages().iter().any(|p| p.rescale != Rescale::None);
-        if tensors.iter().any(groups_all) {
+        if tensors.iter().any(groups_all) || tensors.iter().any(cuts_whole_models) {
             builder.together(tensors, &(0..tensors.len()).collect::<Vec<_>>());
         } else if tensors.iter().any(groups_layer) {
             for layer in 0..layers.groups().len() {
@@ -197,11 +221,33 @@ impl Builder {
                 members.iter().zip(&mut waits).filter(|(t, _)| here(**t)).for_each(|(_, w)| *w = vec![restore]);
             }
         }
+        self.whole_cuts(tensors, members, &mut waits);
         for (t, wait) in members.iter().zip(waits) {
             // Factors come about in the step of their matrix.
             if !matches!(tensors[*t].program, Program::Factor { .. }) {
                 self.merge(&tensors[*t], *t, wait);
             }
+        }
+    }
+
+    /// The rounds of a search over all tensors of a model.
+    fn whole_cuts(&mut self, tensors: &[TensorPlan], members: &[usize], waits: &mut [Vec<StepId>]) {
+        let cut: Vec<usize> = (0..members.len()).filter(|i| cuts_whole_models(&tensors[members[*i]])).collect();
+        let rounds = if cut.is_empty() { 0 } else { COUNT_ROUNDS };
+        for round in 0..rounds {
+            for i in &cut {
+                let (t, wait) = (members[*i], &mut waits[*i]);
+                let units = self.chunks(tensors[t].elems);
+                if round == 0 {
+                    self.pass(Kind::Count(round), t, units, 0, wait);
+                } else {
+                    // As a search's own passes after its first, these are not counted: most find that nothing is left to do.
+                    *wait = vec![self.push(Kind::Count(round), t, units, 0, std::mem::take(wait))];
+                }
+            }
+            let needs = cut.iter().flat_map(|i| waits[*i].clone()).collect();
+            let narrow = self.push(Kind::Narrow(round), members[cut[0]], 1, 0, needs);
+            cut.iter().for_each(|i| waits[*i] = vec![narrow]);
         }
     }
 
@@ -233,11 +279,21 @@ impl Builder {
             Program::Copy => self.chunks(tensor.elems),
             Program::LowRank(_) | Program::Factor { .. } => 1,
             Program::Blend(blend) => {
-                if blend.sparsify.cuts() > 0 {
+                if tensor.weighs_rows() {
+                    let rows = tensor.elems / Geometry::of(&tensor.shape).last.max(1);
+                    let units = rows.div_ceil(self.unit_ranked_rows(tensor));
+                    self.pass(Kind::Divergence, t, units, 8 * rows, &mut wait);
+                }
+                if blend.sparsify.cuts() > 0 && !blend.sparsify.cuts_whole_models() {
                     self.select(tensor, t, None, &mut wait);
-                    if blend.sparsify.restores_norm() {
-                        self.norms(Kind::TrimNorms, tensor, t, &mut wait);
-                    }
+                }
+                if tensor.chooses() {
+                    let rows = tensor.elems / Geometry::of(&tensor.shape).last.max(1);
+                    let units = rows.div_ceil(self.unit_ranked_rows(tensor));
+                    self.pass(Kind::Choose, t, units, super::memory::chosen_bytes(tensor), &mut wait);
+                }
+                if blend.sparsify.restores_norm() {
+                    self.norms(Kind::TrimNorms, tensor, t, &mut wait);
                 }
                 if blend.combine.fit.is_some() {
                     self.pass(Kind::Gram, t, self.chunks(tensor.elems), gram_bytes(tensor), &mut wait);
@@ -285,9 +341,18 @@ impl Builder {
         elems.div_ceil(self.chunk_elems)
     }
 
+    fn unit_ranked_rows(&self, tensor: &TensorPlan) -> u64 {
+        unit_ranked_rows(Geometry::of(&tensor.shape), self.chunk_elems)
+    }
+
     fn unit_rows(&self, geometry: Geometry) -> u64 {
         unit_rows(geometry, self.chunk_elems)
     }
+}
+
+/// Whether the magnitudes of all tensors of a model are cut at one key.
+fn cuts_whole_models(tensor: &TensorPlan) -> bool {
+    matches!(&tensor.program, Program::Blend(blend) if blend.sparsify.cuts_whole_models())
 }
 
 /// Whether a stage keeps or drops whole layers or tensors, which it must rank against each other.
@@ -319,6 +384,11 @@ pub(super) fn norms_bytes(elems: u64, models: u64) -> u64 {
 pub(super) fn gram_bytes(tensor: &TensorPlan) -> u64 {
     let products = crate::ops::Gram::len(tensor.fitted_vectors()) as u64;
     tensor.elems.div_ceil(SEGMENT as u64) * (size_of::<Vec<f64>>() as u64 + 8 * products)
+}
+
+/// Rows along the last dimension that one unit of [`Kind::Choose`] or [`Kind::Divergence`] takes.
+pub fn unit_ranked_rows(geometry: Geometry, chunk_elems: u64) -> u64 {
+    (chunk_elems / geometry.last.max(1)).max(1)
 }
 
 /// Rows that one unit of [`Kind::Rows`] scores.

@@ -4,10 +4,11 @@ use super::graph::{gram_bytes, norms_bytes, searches, select_bytes};
 use super::{Options, TensorPlan};
 use crate::backend::cpu::low_rank;
 use crate::backend::cpu::prune::Scratch;
+use crate::backend::cpu::ranks::Sorter;
 use crate::backend::device::LANE_SLOTS;
 use crate::error::{Cause, Error, Result};
 use crate::ops::search::COUNTERS;
-use crate::ops::{Changes, Geometry, Granularity, MatrixRule, Program, SEGMENT};
+use crate::ops::{Changes, Chosen, Geometry, Granularity, MatrixRule, Program, SEGMENT};
 use crate::units::format_bytes;
 
 /// Elements of an output buffer, at most and at least. Powers of two, and multiples of [`SEGMENT`].
@@ -101,12 +102,20 @@ impl Memory {
         let counts = tensors.iter().map(searches).max().unwrap_or_default() * 4 * COUNTERS as u64;
         // What a run of sources takes where they cannot be mapped and are read instead.
         let longest_row = tensors.iter().filter(|t| t.stages().iter().any(|p| p.granularity == Granularity::Row));
-        let longest_run = longest_row.map(|t| Geometry::of(&t.shape).row_elems).fold(SEGMENT as u64, u64::max);
+        let ranked_row = tensors.iter().filter(|t| t.chooses() || t.weighs_rows()).map(|t| Geometry::of(&t.shape).last);
+        let rows = longest_row.map(|t| Geometry::of(&t.shape).row_elems).chain(ranked_row);
+        let longest_run = rows.fold(SEGMENT as u64, u64::max);
+        let ranking = tensors.iter().map(|t| ranking_bytes(t, chunk_elems)).max().unwrap_or_default();
         let runs = sources * longest_run * if tensors.iter().any(|t| t.wide) { 8 } else { 4 };
         let low_rank = tensors.iter().filter(|t| matches!(t.program, Program::LowRank(_))).map(TensorPlan::matrix);
         let packing = low_rank.map(|(m, n)| low_rank::packing_bytes(m, n)).max().unwrap_or_default();
-        let per_thread =
-            Scratch::<f32>::bytes(models) + 2 * Scratch::<f64>::bytes(models) + counts + runs + packing + THREAD_BYTES;
+        let per_thread = Scratch::<f32>::bytes(models)
+            + 2 * Scratch::<f64>::bytes(models)
+            + counts
+            + runs
+            + packing
+            + ranking
+            + THREAD_BYTES;
         let masks = tensors.iter().map(mask_bytes).max().unwrap_or_default();
         let held_masks: u64 =
             if tensors.iter().any(|t| t.stages().iter().any(|p| p.rescale != crate::ops::Rescale::None)) {
@@ -118,7 +127,9 @@ impl Memory {
             tensors.iter().partition(|t| matches!(t.program, Program::Factor { .. }));
         // A factor stands in the output's tables alone; its name is in the header, the index and the manifest.
         let entries = own.len() as u64 * (sources + 2) + factors.len() as u64 * 3;
-        let tables = PROGRAM_BYTES + entries * ENTRY_BYTES + held_masks;
+        let is_whole = |t: &TensorPlan| matches!(&t.program, Program::Blend(b) if b.sparsify.cuts_whole_models());
+        let whole = if tensors.iter().any(is_whole) { select_bytes(models as u64) } else { 0 };
+        let tables = PROGRAM_BYTES + entries * ENTRY_BYTES + held_masks + whole;
         let of_step = |(i, t)| if lanes.on_device.get(i) == Some(&true) { device_bytes(t) } else { step_bytes(t) };
         let largest_step = tensors.iter().enumerate().map(of_step).max().unwrap_or_default();
         let [up, down] = LANE_SLOTS.map(|slots| slots as u64);
@@ -146,6 +157,23 @@ impl Memory {
     }
 }
 
+/// Bytes of what is chosen of a tensor's elements, one by one, of all models; or of what its rows are weighed by.
+pub(super) fn chosen_bytes(tensor: &TensorPlan) -> u64 {
+    let of = |elems| Chosen::bytes(elems, tensor.chooses_scales());
+    if tensor.weighs_rows() {
+        return 8 * (tensor.elems / Geometry::of(&tensor.shape).last.max(1));
+    }
+    if tensor.chooses() { tensor.models.len() as u64 * of(tensor.elems) } else { 0 }
+}
+
+/// What a thread takes that ranks a tensor's elements: its longest row, and what it has chosen of a unit.
+fn ranking_bytes(tensor: &TensorPlan, chunk_elems: u64) -> u64 {
+    let (models, row) = (tensor.models.len() as u64, Geometry::of(&tensor.shape).last);
+    let unit = row.max(chunk_elems).min(tensor.elems);
+    let of_unit = models * Chosen::bytes(unit, tensor.chooses_scales());
+    if tensor.chooses() { Sorter::bytes(row, models) + of_unit } else { 0 }
+}
+
 /// Bytes of the masks of rows and columns of all models.
 fn mask_bytes(tensor: &TensorPlan) -> u64 {
     let geometry = Geometry::of(&tensor.shape);
@@ -154,7 +182,7 @@ fn mask_bytes(tensor: &TensorPlan) -> u64 {
         Granularity::Column => geometry.columns,
         _ => 0,
     };
-    tensor.models.len() as u64 * tensor.stages().iter().map(|p| of(p.granularity)).sum::<u64>()
+    tensor.models.len() as u64 * tensor.stages().iter().map(|p| of(p.granularity)).sum::<u64>() + chosen_bytes(tensor)
 }
 
 /// The most that a step of this tensor needs beside threads and buffers.

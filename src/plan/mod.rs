@@ -27,7 +27,8 @@ use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Cause, Error, Result};
 use crate::instructions::Instructions;
 use crate::ops::{
-    Blend, Combine, Fit, ParamKind, Program, Prune, Rule, Sparsify, StageContext, TensorContext, Value, Vectors,
+    Blend, Combine, Fit, ParamKind, Program, Prune, Restore, Rule, Sparsify, StageContext, TensorContext, Value,
+    Vectors,
 };
 use crate::output::{Layout, Share, TensorSpec};
 use crate::recipe::{Recipe, compile_names};
@@ -139,6 +140,22 @@ impl TensorPlan {
         self.fit().map_or(0, |fit| self.models.len() + usize::from(has_base(fit)))
     }
 
+    /// Whether its elements are chosen one by one, in rows along the last dimension.
+    pub fn chooses(&self) -> bool {
+        matches!(&self.program, Program::Blend(blend) if matches!(blend.sparsify, Sparsify::Ranked { .. }))
+    }
+
+    /// Whether its elements are weighed by the divergence of their rows.
+    pub fn weighs_rows(&self) -> bool {
+        matches!(&self.program, Program::Blend(blend) if blend.sparsify == Sparsify::Importance)
+    }
+
+    /// Whether what is chosen of its elements is noted with a factor for each.
+    pub fn chooses_scales(&self) -> bool {
+        let is_so = |s: &Sparsify| matches!(s, Sparsify::Ranked { restore: Restore::Inverse, .. });
+        matches!(&self.program, Program::Blend(blend) if is_so(&blend.sparsify))
+    }
+
     /// Rows and columns of a matrix; (elements, 1) else.
     pub fn matrix(&self) -> (u64, u64) {
         if let [m, n] = self.shape[..] { (m, n) } else { (self.elems, 1) }
@@ -220,6 +237,7 @@ impl Plan {
             .map(|output| planner.tensor(output, layers.group(&output.name).unwrap_or_default()))
             .collect::<Result<Vec<_>>>()?;
         check_stages(&recipe, &tensors)?;
+        check_whole_cuts(&recipe, &tensors)?;
         wholeness::copied_whole(&recipe, &parts.sources, &tensors).map_err(|e| e.input_is(Cause::Checkpoint))?;
         let Parts { sources, parts, warnings: of_sources, .. } = parts;
         let factors = Factors::plan(&recipe, &parts[0].participants, &sources, &mut tensors)?;
@@ -392,8 +410,10 @@ impl Planner<'_> {
         let Rule::Method(rule) = recipe.method.rule else {
             return Err(Error::internal(format!("`{}` is not a method", recipe.method.name)));
         };
+        let file = recipe.path.display().to_string();
         let inputs: Vec<&str> = output.inputs.iter().map(|at| self.stored(*at).name.as_str()).collect();
         rule(&TensorContext {
+            recipe: &file,
             tensor: &output.name,
             shape: &self.stored(output.reference).shape,
             seed: self.options.seed,
@@ -424,6 +444,38 @@ impl Planner<'_> {
             factors: Vec::new(),
         }
     }
+}
+
+/// A cut that is one for all tensors of a model needs one density for all of them, and the same models.
+fn check_whole_cuts(recipe: &Recipe, tensors: &[TensorPlan]) -> Result<()> {
+    let cut = |t: &TensorPlan| match &t.program {
+        Program::Blend(Blend { sparsify: Sparsify::TopK { density, whole_model: true, .. }, .. }) => {
+            Some(density.clone())
+        }
+        _ => None,
+    };
+    let mut merged = tensors.iter().filter(|t| matches!(t.program, Program::Blend(_)));
+    let Some((first, density)) = tensors.iter().find_map(|t| Some((t, cut(t)?))) else { return Ok(()) };
+    let sources = |t: &TensorPlan| t.models.iter().map(|at| at.source).collect::<Vec<_>>();
+    let Some(other) = merged.find(|t| cut(t).as_ref() != Some(&density) || sources(t) != sources(first)) else {
+        return Ok(());
+    };
+    let (parameter, differs) = match cut(other) {
+        None => ("scope", "`scope` differs".to_owned()),
+        Some(found) if found == density => ("scope", "the models differ".to_owned()),
+        Some(found) => {
+            let model = density.iter().zip(&found).position(|(a, b)| a != b).unwrap_or_default();
+            ("density", format!("`density` of model {} is {} and {}", model + 1, density[model], found[model]))
+        }
+    };
+    let line = recipe.line_of(parameter).unwrap_or(1);
+    Err(Error::input(format!(
+        "{}:{line}: `scope: model` cuts all tensors of a model at one magnitude, but {differs} for `{}` and `{}`",
+        recipe.path.display(),
+        first.name,
+        other.name
+    ))
+    .hint("give each model one density, without filters and gradients, or trim each tensor by itself: `scope: tensor`"))
 }
 
 /// Ranking whole layers or tensors needs one rule for all of them.

@@ -45,8 +45,12 @@ pub(super) fn describe(tensor: &TensorPlan) -> String {
         Program::Blend(Blend { sparsify, combine, .. }) => {
             let sparsify = match sparsify {
                 Sparsify::None => "",
+                Sparsify::TopK { whole_model: true, .. } => "trim by one cut a model + ",
                 Sparsify::TopK { .. } => "trim + ",
                 Sparsify::Band { .. } => "trim both ends + ",
+                Sparsify::Spread { .. } => "keep where models differ + ",
+                Sparsify::Importance => "keep what matters to its row + ",
+                Sparsify::Ranked { .. } => "drop at random by rank + ",
                 Sparsify::Random { .. } => "drop at random + ",
             };
             let combine = match &combine.fit {

@@ -224,9 +224,16 @@ impl Recipe {
                     Resolved::Each(participants.iter().enumerate().map(of).collect::<Result<_>>()?)
                 }
             };
-            values.push(spec.name, value);
+            values.push(spec.name, value, self.line_of(spec.name));
         }
         Ok(values)
+    }
+
+    /// The line of a parameter of the method: where a model gives it, else the slice, else the whole recipe.
+    pub fn line_of(&self, name: &str) -> Option<usize> {
+        let own = self.models.iter().map(|model| &model.parameters);
+        let all = own.chain(&self.around).chain([&self.parameters]);
+        all.filter_map(|parameters| parameters.setting(name)).map(|setting| setting.line).next()
     }
 
     /// Every model that the recipe names, the base too.
@@ -284,7 +291,8 @@ impl Stage {
     pub fn values(&self, tensor: &str, t: f64) -> Result<Values> {
         let mut values = Values::default();
         for spec in self.spec.parameters {
-            values.push(spec.name, Resolved::One(self.global(spec.name, tensor, t)?));
+            let line = self.parameters.setting(spec.name).map(|setting| setting.line);
+            values.push(spec.name, Resolved::One(self.global(spec.name, tensor, t)?), line);
         }
         Ok(values)
     }

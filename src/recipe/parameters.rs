@@ -308,6 +308,14 @@ fn value(reader: &Reader, spec: &'static ParamSpec, node: &Node) -> Result<Value
             };
             if (min..=max).contains(&v) { Ok(Value::Int(v)) } else { Err(outside(format!("[{min}, {max}]"))) }
         }
+        ParamKind::Switch(words) => match (words.iter().find(|w| *w == text), scalar::boolean(text)) {
+            (Some(word), _) => Ok(Value::Word(word)),
+            (None, Some(truth)) => Ok(Value::Bool(truth)),
+            (None, None) => {
+                let all = ["true", "false"].into_iter().chain(words.iter().copied());
+                Err(wrong(&format!("one of {}", list_of_names(all, "or"))))
+            }
+        },
         ParamKind::Bool => scalar::boolean(text).map(Value::Bool).ok_or_else(|| wrong(expected(spec.kind))),
         ParamKind::Choice(words) => match words.iter().find(|w| *w == text) {
             Some(word) => Ok(Value::Word(word)),
@@ -328,6 +336,7 @@ fn expected(kind: ParamKind) -> &'static str {
         ParamKind::Float { .. } => "a number",
         ParamKind::Int { .. } => "a whole number",
         ParamKind::Bool => "true or false",
+        ParamKind::Switch(_) => "true, false or a word",
         ParamKind::Choice(_) => "a word",
         ParamKind::Patterns => "a list of regular expressions",
     }

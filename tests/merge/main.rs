@@ -5,6 +5,7 @@
 mod support;
 
 mod bad_input;
+mod choices;
 mod cuts;
 mod environment;
 mod factors;

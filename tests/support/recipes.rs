@@ -135,7 +135,7 @@ fn telling_value(parameter: &ParamSpec) -> Option<String> {
         (_, kind, ParamDefault::Required) => Some(match kind {
             ParamKind::Float { min, max } => 0.3_f64.clamp(min, max).to_string(),
             ParamKind::Int { min, max } => 2.clamp(min, max).to_string(),
-            ParamKind::Bool => "true".into(),
+            ParamKind::Bool | ParamKind::Switch(_) => "true".into(),
             ParamKind::Choice(words) => words[0].into(),
             ParamKind::Patterns => "['.*']".into(),
         }),

@@ -4,9 +4,9 @@ use super::portable::Block;
 use super::prune::{self, Scratch, Sources};
 use super::simd::{self, Level};
 use super::stored::{Stored, Widen};
-use super::{BLOCK, in_registers, vector};
+use super::{BLOCK, in_registers, sparsify};
 use crate::dtype::Dtype;
-use crate::ops::{Combine, Geometry, Measured, Prune, Real, RunFacts, Sparsify, StageState, philox};
+use crate::ops::{Combine, Geometry, Measured, Prune, Real, RunFacts, StageState};
 
 /// Merges a run and stores it in `out` as `dtype`.
 pub fn blend<C: Widen>(
@@ -59,47 +59,8 @@ fn merge_block<C: Widen>(
     }
     let first = sources.start + at as u64;
     load_pruned(m.geometry, &m.stages, sources, at, n, scratch);
-    sparsify(m, first, n, scratch, kept);
+    sparsify::apply(m, sources.models.len(), first, n, scratch, kept);
     combine(m, sources.models.len(), n, scratch);
-}
-
-/// Drops what the method drops of the task vectors of `n` elements from element `first` of the tensor.
-pub(super) fn sparsify<C: Real>(m: &Measured, first: u64, n: usize, scratch: &mut Scratch<C>, kept: &mut [u64]) {
-    match &m.sparsify {
-        Sparsify::None => {}
-        Sparsify::TopK { .. } => {
-            for (t, (cut, factor)) in m.cuts.iter().zip(&m.factors).enumerate() {
-                let tau = &mut scratch.tau[t][..n];
-                vector::trim(tau, *cut);
-                if *factor != 1.0 {
-                    vector::scale(tau, C::of(*factor));
-                }
-            }
-        }
-        Sparsify::Band { .. } => trim_bands(m, n, scratch),
-        Sparsify::Random { density, rescale, keys } => {
-            for (t, (density, key)) in density.iter().zip(keys).enumerate() {
-                let (tau, words) = (&mut scratch.tau[t][..n], &mut scratch.words[..n]);
-                philox::fill(words, first, *key);
-                kept[t] += vector::drop_random(tau, words, philox::threshold(*density));
-                if *rescale && *density > 0.0 && *density < 1.0 {
-                    vector::scale(tau, C::of(1.0 / *density));
-                }
-            }
-        }
-    }
-}
-
-/// Drops what lies outside the measured bands of a block's task vectors, and scales what is kept.
-pub(super) fn trim_bands<C: Real>(m: &Measured, n: usize, scratch: &mut Scratch<C>) {
-    let bands = m.cuts.iter().zip(&m.tops).zip(&m.factors);
-    for (tau, ((cut, top), factor)) in scratch.tau.iter_mut().zip(bands) {
-        let tau = &mut tau[..n];
-        vector::trim_band(tau, *cut, *top);
-        if *factor != 1.0 {
-            vector::scale(tau, C::of(*factor));
-        }
-    }
 }
 
 /// Combines a block by the rule, from `scratch.base` and `scratch.tau` into `scratch.c`.

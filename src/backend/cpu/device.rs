@@ -2,15 +2,16 @@
 
 use super::blend::blend_with;
 use super::prune::{Scratch, Sources};
+use super::ranks::{self, Sorter};
 use super::simd::{self, Level};
 use super::stored::{Stored, Widen};
-use super::{features, low_rank, overlap, select, stats};
+use super::{divergence, features, low_rank, overlap, select, stats};
 use crate::backend::contract::{Device, Job, Lane, Pass, Run, Support};
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::Result;
 use crate::instructions::Instructions;
 use crate::ops::search::{COUNTERS, Cut, Ranked, Search, Totals};
-use crate::ops::{Changes, Combine, Measured, Program, RunFacts, Sparsify, Sums};
+use crate::ops::{Changes, Chosen, Measured, Program, Restore, RunFacts, Sparsify, Sums};
 
 /// The CPU, on an instruction set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +49,7 @@ impl Lane for CpuLane {
         format!("the CPU's {} loops", self.set)
     }
 
-    fn cuts(&mut self, run: &Run<'_>, ranked: Ranked, searches: &[Option<Search>]) -> Result<Vec<Option<Cut>>> {
+    fn cuts(&mut self, run: &Run<'_>, ranked: Ranked<'_>, searches: &[Option<Search>]) -> Result<Vec<Option<Cut>>> {
         Ok(if run.wide {
             self.cuts_in::<f64>(run, ranked, searches)
         } else {
@@ -78,12 +79,12 @@ impl Lane for CpuLane {
 }
 
 impl CpuLane {
-    fn cuts_in<C: Widen>(&self, run: &Run<'_>, ranked: Ranked, searches: &[Option<Search>]) -> Vec<Option<Cut>> {
+    fn cuts_in<C: Widen>(&self, run: &Run<'_>, ranked: Ranked<'_>, searches: &[Option<Search>]) -> Vec<Option<Cut>> {
         let models = run.sources.models.len();
         let mut scratch = Scratch::<C>::new(models);
-        let (mut left, mut cuts) = (searches.to_vec(), vec![None; models]);
+        let (mut left, mut cuts) = (searches.to_vec(), vec![None; searches.len()]);
         while left.iter().any(Option::is_some) {
-            let mut counts = vec![vec![0; COUNTERS]; models];
+            let mut counts = vec![vec![0; COUNTERS]; searches.len()];
             let Run { geometry, stages, sources, .. } = *run;
             select::count_with(self.level, ranked, &left, geometry, stages, sources, &mut counts, &mut scratch);
             for ((search, counts), cut) in left.iter_mut().zip(&mut counts).zip(&mut cuts) {
@@ -112,19 +113,16 @@ impl CpuLane {
                 overlap::count(threshold, geometry, stages, sources, &mut changes, &mut scratch);
                 changes.iter().flat_map(|c| [c.alone as f64, c.shared as f64]).collect()
             }
-            Pass::TrimNorms([cuts, tops]) => {
-                let m = Measured {
-                    geometry,
-                    stages: stages.to_vec(),
-                    sparsify: Sparsify::None,
-                    cuts: cuts.to_vec(),
-                    tops: tops.to_vec(),
-                    factors: Vec::new(),
-                    combine: Combine::average(Vec::new(), 1.0),
-                };
-                stats::trim_norms(&m, sources, &mut scratch).into_iter().flatten().flatten().collect()
+            Pass::TrimNorms(m) => stats::trim_norms(m, sources, &mut scratch).into_iter().flatten().flatten().collect(),
+            Pass::Gram(of, m) => stats::gram(of, m, sources, &mut scratch).concat(),
+            Pass::Chosen(m) => {
+                let scales = matches!(m.sparsify, Sparsify::Ranked { restore: Restore::Inverse, .. });
+                let mut chosen = vec![Chosen::none(sources.len, scales); sources.models.len()];
+                ranks::choose(m, sources, &mut chosen, &mut Sorter::default(), &mut scratch);
+                let scale = |(of, element): (&Chosen, usize)| of.scale(element).map_or(0.0, f64::from);
+                chosen.iter().flat_map(|of| (0..sources.len).map(move |element| scale((of, element)))).collect()
             }
-            Pass::Gram(of) => stats::gram(of, geometry, stages, sources, &mut scratch).concat(),
+            Pass::Divergence(m) => divergence::rows(m, sources, &mut scratch),
             Pass::Rows(score) => stats::row_scores(score, geometry, stages, sources, &mut scratch).concat(),
             Pass::Columns(score) => {
                 let mut totals = vec![vec![0.0; geometry.columns as usize]; sources.models.len()];

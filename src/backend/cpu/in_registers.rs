@@ -1,10 +1,10 @@
 //! Which merges and sums the loops of [`super::simd`] take, and how; they leave the rest to the portable loops.
 
-use super::blend::{count_nonfinite, load_pruned, trim_bands};
+use super::blend::{count_nonfinite, load_pruned};
 use super::prune::{Scratch, Sources};
 use super::simd::{self, Columns, Keep, Level, Merge, Model, STEP, Source};
 use super::stored::{Stored, Widen};
-use super::{BLOCK, vector};
+use super::{BLOCK, sparsify};
 use crate::dtype::Dtype;
 use crate::ops::{Geometry, Mask, Measured, Prune, Real, RunFacts, Score, Sparsify, StageState, philox};
 
@@ -29,7 +29,7 @@ pub(super) fn blend<C: Widen>(
         && sources.models.len() * MASK <= scratch.words.len()
     {
         at_random(level, m, sources, n, dtype, out, &mut scratch.words, facts)
-    } else if matches!(m.sparsify, Sparsify::Random { .. } | Sparsify::Band { .. })
+    } else if !matches!(m.sparsify, Sparsify::None | Sparsify::TopK { .. })
         || !m.stages.iter().all(|(_, s)| is_columns(s, m.geometry))
     {
         by_blocks(level, m, sources, n, dtype, out, scratch, facts)
@@ -112,7 +112,7 @@ fn at_random(
     masks: &mut [u32],
     facts: &mut RunFacts,
 ) -> Option<bool> {
-    let Sparsify::Random { density, rescale, keys } = &m.sparsify else { return None };
+    let Sparsify::Random { density, keys, .. } = &m.sparsify else { return None };
     let stored: Vec<Source<'_>> = sources.models.iter().map(Source::stored).collect::<Option<_>>()?;
     let base = Source::stored(sources.base.as_ref()?)?;
     let size = dtype.bitsize() / 8;
@@ -130,7 +130,7 @@ fn at_random(
             models.push(Model {
                 source: source.part(at, len),
                 keep: Keep::Bits(mask),
-                factor: factor_of(density[t], *rescale) as f32,
+                factor: m.factor(t) as f32,
                 ..model_of(m, t)
             });
         }
@@ -138,11 +138,6 @@ fn at_random(
         is_bad |= merge.run(level, m.combine.rule, len, &mut out[at * size..(at + len) * size]);
     }
     Some(is_bad)
-}
-
-/// What elements that are kept at random are multiplied by.
-fn factor_of(density: f64, rescale: bool) -> f64 {
-    if rescale && density > 0.0 && density < 1.0 { 1.0 / density } else { 1.0 }
 }
 
 /// Merges block by block, from task vectors that are made before. As [`at_once`].
@@ -165,23 +160,11 @@ fn by_blocks<C: Widen>(
         let len = BLOCK.min(n - at);
         let first = sources.start + at as u64;
         load_pruned(m.geometry, &m.stages, sources, at, len, scratch);
-        if let Sparsify::Band { .. } = &m.sparsify {
-            trim_bands(m, len, scratch);
-        } else if let Sparsify::Random { density, rescale, keys } = &m.sparsify {
-            for (t, (density, key)) in density.iter().zip(keys).enumerate() {
-                let (tau, words) = (&mut scratch.tau[t][..len], &mut scratch.words[..len]);
-                philox::fill(words, first, *key);
-                facts.kept[t] += vector::drop_random(tau, words, philox::threshold(*density));
-                let factor = factor_of(*density, *rescale);
-                if factor != 1.0 {
-                    vector::scale(tau, C::of(factor));
-                }
-            }
-        }
+        sparsify::apply(m, stored.len(), first, len, scratch, &mut facts.kept);
         let tau = scratch.tau.iter().take(stored.len());
         let models: Vec<Model<'_>> = tau
             .enumerate()
-            .map(|(t, tau)| Some(Model { source: Source::values(C::f32s(&tau[..len])?), ..model_of(m, t) }))
+            .map(|(t, tau)| Some(Model { source: Source::values(C::f32s(&tau[..len])?), ..weighted(m, t) }))
             .collect::<Option<_>>()?;
         let merge = Merge::new(base.part(at, len), None, &models, m.combine.numbers, dtype)?;
         is_bad |= merge.run(level, m.combine.rule, len, &mut out[at * size..(at + len) * size]);
@@ -189,16 +172,20 @@ fn by_blocks<C: Widen>(
     Some(is_bad)
 }
 
+/// A model of which nothing is dropped here.
+fn weighted(m: &Measured, t: usize) -> Model<'static> {
+    let weight = m.combine.weights.get(t).map_or(1.0, |w| *w as f32);
+    Model { source: Source::values(&[]), weight, keep: Keep::All, cut: None, factor: 1.0 }
+}
+
 /// A model's weight and, where it is trimmed, its cut and factor.
 fn model_of(m: &Measured, t: usize) -> Model<'static> {
     let trims = matches!(m.sparsify, Sparsify::TopK { .. });
-    Model {
-        source: Source::values(&[]),
-        weight: m.combine.weights.get(t).map_or(1.0, |w| *w as f32),
-        keep: Keep::All,
-        cut: trims.then(|| m.cuts[t].min(1 << f32::KEY_BITS) as u32),
-        factor: if trims { m.factors[t] as f32 } else { 1.0 },
+    if !trims {
+        return weighted(m, t);
     }
+    let cut = Some(m.cuts[t].min(1 << f32::KEY_BITS) as u32);
+    Model { cut, factor: m.factor(t) as f32, ..weighted(m, t) }
 }
 
 /// Adds the scores of the first elements of a run to the totals of their columns, and returns of how many; see

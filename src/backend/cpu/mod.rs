@@ -6,6 +6,7 @@
 pub mod allocator;
 pub mod blend;
 pub mod device;
+pub mod divergence;
 pub mod features;
 mod in_registers;
 pub mod low_rank;
@@ -14,8 +15,10 @@ pub mod pairs;
 mod portable;
 pub mod prune;
 pub mod ram;
+pub mod ranks;
 pub mod select;
 mod simd;
+mod sparsify;
 pub mod stats;
 pub mod stored;
 pub mod trace;

@@ -7,6 +7,7 @@ use super::BLOCK;
 use super::blend::load_pruned;
 use super::prune::{self, Scratch, Sources};
 use super::simd::{self, Level};
+use super::sparsify;
 use super::stored::Widen;
 use crate::ops::{Geometry, Prune, Real, StageState};
 
@@ -103,7 +104,7 @@ enum Of<'a, C> {
 /// Counts a run, for every model with a search, into `counts` ([`COUNTERS`](crate::ops::search::COUNTERS) a model, zeroed by the caller).
 #[allow(clippy::too_many_arguments)]
 pub fn count<C: Widen>(
-    ranked: Ranked,
+    ranked: Ranked<'_>,
     searches: &[Option<Search>],
     geometry: Geometry,
     stages: &[(Prune, StageState)],
@@ -118,7 +119,7 @@ pub fn count<C: Widen>(
 #[allow(clippy::too_many_arguments)]
 pub(super) fn count_with<C: Widen>(
     level: Option<Level>,
-    ranked: Ranked,
+    ranked: Ranked<'_>,
     searches: &[Option<Search>],
     geometry: Geometry,
     stages: &[(Prune, StageState)],
@@ -149,15 +150,29 @@ pub(super) fn count_with<C: Widen>(
         if let Ranked::Score(score) = ranked {
             prune::sum_models(score, models, n, scratch);
         }
+        match ranked {
+            Ranked::Spread => sparsify::spread(models, n, scratch),
+            Ranked::Importance(rows) => {
+                sparsify::importance(rows, geometry.last, sources.start + at as u64, n, scratch);
+            }
+            Ranked::Magnitude | Ranked::Score(_) => {}
+        }
         for (t, (search, counts)) in searches.iter().zip(counts.iter_mut()).enumerate() {
             let Some(search) = search else { continue };
             let values = match ranked {
                 Ranked::Magnitude => &scratch.tau[t][done..n],
+                Ranked::Spread | Ranked::Importance(_) => &scratch.a[done..n],
                 Ranked::Score(score) => {
                     prune::score(score, t, models, n, scratch);
                     &scratch.a[done..n]
                 }
             };
+            if C::KEY_BITS != f32::KEY_BITS && search.is_of::<f32>() {
+                // A search over tensors of several types compares all of them as f32.
+                let narrow: Vec<f32> = values.iter().map(|x| x.f64() as f32).collect();
+                tally(search, &narrow, counts);
+                continue;
+            }
             let counted = tally_in_registers(level, search, Of::Values(values), values.len(), counts, &mut keys);
             tally(search, &values[counted..], counts);
         }

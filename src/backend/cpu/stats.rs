@@ -7,7 +7,7 @@ use super::blend::load_pruned;
 use super::prune::{self, Scratch, Sources};
 use super::stored::Widen;
 use super::vector::{dot, lane_sum, task_sums};
-use super::{BLOCK, in_registers, simd};
+use super::{BLOCK, in_registers, simd, sparsify};
 use crate::ops::{Geometry, Gram, Measured, Prune, SEGMENT, Score, StageState, Sums, Vectors};
 
 /// Norms of a run that starts at a segment, by segment and model, of the task vectors that `stages` leave.
@@ -172,40 +172,32 @@ fn score_block<C: Widen>(
     }
 }
 
-/// Σ |τ| before and after trimming at the measured cuts, by segment of a run that starts at one, and by model.
+/// Σ |τ| before and after the method drops what it drops, by segment of a run that starts at one, and by model.
 pub fn trim_norms<C: Widen>(m: &Measured, sources: &Sources<'_>, scratch: &mut Scratch<C>) -> Vec<Vec<[f64; 2]>> {
+    let models = sources.models.len();
+    let mut kept = vec![0; models];
     let mut segments = Vec::with_capacity(sources.len.div_ceil(SEGMENT));
     for segment in (0..sources.len).step_by(SEGMENT) {
         let end = (segment + SEGMENT).min(sources.len);
-        let mut totals = vec![[0.0; 2]; sources.models.len()];
+        let mut totals = vec![[0.0; 2]; models];
         for at in (segment..end).step_by(BLOCK) {
             let n = BLOCK.min(end - at);
             load_pruned(m.geometry, &m.stages, sources, at, n, scratch);
-            for (t, ((total, tau), cut)) in totals.iter_mut().zip(&mut scratch.tau).zip(&m.cuts).enumerate() {
-                let tau = &mut tau[..n];
-                total[0] += lane_sum(n, |i| tau[i].abs().f64());
-                match m.tops.get(t) {
-                    Some(top) => super::vector::trim_band(tau, *cut, *top),
-                    None => super::vector::trim(tau, *cut),
-                }
-                total[1] += lane_sum(n, |i| tau[i].abs().f64());
-            }
+            let l1 = |tau: &[C]| lane_sum(n, |i| tau[i].abs().f64());
+            totals.iter_mut().zip(&scratch.tau).for_each(|(total, tau)| total[0] += l1(tau));
+            sparsify::drop(m, models, sources.start + at as u64, n, scratch, &mut kept);
+            totals.iter_mut().zip(&scratch.tau).for_each(|(total, tau)| total[1] += l1(tau));
         }
         segments.push(totals);
     }
     segments
 }
 
-/// Products of every two vectors in the order of [`Gram::pairs`], by segment of a run that starts at one. `stages` are those in
-/// front of task vectors.
-pub fn gram<C: Widen>(
-    of: Vectors,
-    geometry: Geometry,
-    stages: &[(Prune, StageState)],
-    sources: &Sources<'_>,
-    scratch: &mut Scratch<C>,
-) -> Vec<Vec<f64>> {
+/// Products of every two vectors in the order of [`Gram::pairs`], by segment of a run that starts at one; of task vectors as stages
+/// and the method leave them.
+pub fn gram<C: Widen>(of: Vectors, m: &Measured, sources: &Sources<'_>, scratch: &mut Scratch<C>) -> Vec<Vec<f64>> {
     let models = sources.models.len();
+    let mut kept = vec![0; models];
     let has_base = of != Vectors::TaskVectors && sources.base.is_some();
     let vectors = models + usize::from(has_base);
     let mut segments = Vec::with_capacity(sources.len.div_ceil(SEGMENT));
@@ -216,7 +208,8 @@ pub fn gram<C: Widen>(
             let n = BLOCK.min(end - at);
             match of {
                 Vectors::TaskVectors | Vectors::BaseAndTaskVectors => {
-                    load_pruned(geometry, stages, sources, at, n, scratch)
+                    load_pruned(m.geometry, &m.stages, sources, at, n, scratch);
+                    sparsify::apply(m, models, sources.start + at as u64, n, scratch, &mut kept);
                 }
                 Vectors::Parameters => prune::load_parameters(sources, at, n, scratch),
             }

@@ -1,10 +1,11 @@
 //! One element's way through an element-wise merge, step by step: the portable loops on a run of one element, and beside them
 //! the same formulas in f64.
 
-use super::blend::{combine, sparsify};
+use super::blend::combine;
 use super::portable::Block;
 use super::prune::{self, Scratch, Sources};
 use super::simd;
+use super::sparsify;
 use super::stored::{Stored, Widen};
 use crate::dtype::Dtype;
 use crate::instructions::Instructions;
@@ -63,8 +64,8 @@ pub fn trace<C: Widen>(m: &Measured, sources: &Sources<'_>, dtype: Dtype) -> Tra
     if takes_task_vectors {
         (stages, pair) = through_stages(m.geometry, &m.stages, sources, &mut scratch);
         if m.sparsify != Sparsify::None {
-            sparsify(m, sources.start, 1, &mut scratch, &mut vec![0; models]);
-            sparsified = Some(pair.follow(&scratch, &factors(m, models)));
+            sparsify::apply(m, models, sources.start, 1, &mut scratch, &mut vec![0; models]);
+            sparsified = Some(pair.follow(&scratch, &factors(m, models, sources.start)));
         }
     } else {
         prune::load_parameters(sources, 0, 1, &mut scratch);
@@ -142,16 +143,10 @@ fn through_stages<C: Widen>(
     (behind, pair)
 }
 
-/// What is multiplied with what the method has not dropped, by model.
-fn factors(m: &Measured, models: usize) -> Vec<f64> {
-    match &m.sparsify {
-        Sparsify::None => vec![1.0; models],
-        Sparsify::TopK { .. } | Sparsify::Band { .. } => m.factors.clone(),
-        Sparsify::Random { density, rescale, .. } => {
-            let factor = |d: &f64| if *rescale && *d > 0.0 && *d < 1.0 { 1.0 / d } else { 1.0 };
-            density.iter().map(factor).collect()
-        }
-    }
+/// What the one element that the method has not dropped is multiplied by, by model.
+fn factors(m: &Measured, models: usize, element: u64) -> Vec<f64> {
+    let own = |t: usize| m.chosen.get(t).and_then(|chosen| chosen.scale(element as usize)).map_or(1.0, f64::from);
+    (0..models).map(|t| m.factor(t) * own(t)).collect()
 }
 
 /// The instruction set whose loops merge tensors of these stored types, as far as that is known before anything is measured:

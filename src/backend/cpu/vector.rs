@@ -94,6 +94,35 @@ vectorised! {
         }
     }
 
+    /// sum ← sum + (x − first), in f64.
+    fn add_offsets<C: Real>(sum: &mut [f64], x: &[C], first: &[C]) {
+        for ((s, x), first) in sum.iter_mut().zip(x).zip(first) {
+            *s += x.f64() - first.f64();
+        }
+    }
+
+    /// squares ← squares + (x − first − sum/n)², in f64.
+    fn add_deviations<C: Real>(squares: &mut [f64], x: &[C], first: &[C], sum: &[f64], n: f64) {
+        for (((q, x), first), s) in squares.iter_mut().zip(x).zip(first).zip(sum) {
+            let off = (x.f64() - first.f64()) - *s / n;
+            *q += off * off;
+        }
+    }
+
+    /// (squares/n)^½
+    fn score_spread<C: Real>(out: &mut [C], squares: &[f64], n: f64) {
+        for (o, q) in out.iter_mut().zip(squares) {
+            *o = C::of((*q / n).sqrt());
+        }
+    }
+
+    /// x ← 0 where the score lies below the cut; a NaN counts as the largest.
+    fn drop_below<C: Real>(x: &mut [C], scores: &[C], cut: u64) {
+        for (x, s) in x.iter_mut().zip(scores) {
+            *x = if s.key() >= cut { *x } else { C::ZERO };
+        }
+    }
+
     /// |x|
     fn score_magnitude<C: Real>(out: &mut [C], x: &[C]) {
         for (o, x) in out.iter_mut().zip(x) {

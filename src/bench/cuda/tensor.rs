@@ -130,6 +130,8 @@ impl Tensor<'_> {
             sparsify: path.method.sparsify.clone(),
             cuts: Vec::new(),
             tops: Vec::new(),
+            chosen: Default::default(),
+            rows: Default::default(),
             factors: vec![1.0; MODELS],
             combine: path.method.combine.clone(),
         };
@@ -148,8 +150,8 @@ impl Tensor<'_> {
             let len = Gram::len(vectors);
             let (scratch, out) = (self.at(3)?, self.at(4)?);
             self.with(path, (0, self.elems), |sources| {
-                let (kernels, geometry) = (self.gpu.kernels(), measured.geometry);
-                sums::gram(kernels, lane.stream(), false, fit.of, geometry, Stages::default(), sources, scratch, out)
+                let kernels = self.gpu.kernels();
+                sums::gram(kernels, lane.stream(), false, fit.of, &measured, Stages::default(), sources, scratch, out)
             })?;
             let mut parts = vec![0f64; self.elems.div_ceil(SEGMENT) * len];
             lane.get(self.gpu, self.work.0[4], 0, bytemuck::cast_slice_mut(&mut parts))?;
@@ -188,7 +190,7 @@ impl Tensor<'_> {
     }
 
     /// The exact cut of every model that keeps this share.
-    fn cuts(&self, lane: &mut Lane, path: &Path, ranked: Ranked, share: f64) -> Result<Vec<Option<Cut>>> {
+    fn cuts(&self, lane: &mut Lane, path: &Path, ranked: Ranked<'_>, share: f64) -> Result<Vec<Option<Cut>>> {
         let (kernels, stages) = (self.gpu.kernels(), Stages::default());
         let rank = kept_of(share, self.elems as u64);
         let mut states = vec![SelectState::new(rank, false, false); MODELS];
@@ -198,7 +200,7 @@ impl Tensor<'_> {
         for _ in 0..select::levels(false) {
             self.with(path, (0, self.elems), |sources| {
                 let geometry = geometry(self.elems);
-                select::count(kernels, lane.stream(), ranked, false, geometry, stages, sources, at, bins)
+                select::count(kernels, lane.stream(), ranked, false, geometry, stages, sources, at, bins, false, 0)
             })?;
             select::advance(kernels, lane.stream(), MODELS, at, bins)?;
         }
@@ -219,7 +221,8 @@ impl Tensor<'_> {
         let out =
             Place { dtype: Dtype::BF16, ptr: place(self.gpu, out, 0, (run.1 * crate::bench::ELEM_BYTES) as u64)? };
         self.with(path, run, |sources| {
-            ops::blend::blend(self.gpu.kernels(), lane.stream(), measured, false, stages, sources, out, facts)
+            let (kernels, stream, chosen) = (self.gpu.kernels(), lane.stream(), ops::ChosenAt::default());
+            ops::blend::blend(kernels, stream, measured, false, stages, chosen, sources, out, facts)
         })
     }
 

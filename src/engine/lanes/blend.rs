@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::LaneWorker;
 use super::output::Pieces;
 use super::sources::Stage;
-use super::stats::runs;
+use super::stats::{put_chosen, runs};
 use crate::backend::cuda::lane::place;
 use crate::backend::cuda::ops::{self, Place, StageBlob};
 use crate::error::Result;
@@ -19,11 +19,12 @@ impl LaneWorker<'_, '_> {
         let (measured, models) = (run.measured(), tensor.models.len());
         let blob = StageBlob::new(&measured.stages, models);
         let Some((mut loaded, chunk)) = self.load(stage, index, Kind::Merge, &blob)? else { return Ok(()) };
-        let (stages_at, facts_at) = (loaded.lease.work[0], loaded.lease.work[1]);
-        let outs: Vec<_> = loaded.lease.work[2..].to_vec();
+        let [stages_at, facts_at, chosen_at] = [0, 1, 2].map(|i| loaded.lease.work[i]);
+        let outs: Vec<_> = loaded.lease.work[3..].to_vec();
         let (gpu, lane) = (self.gpu, &mut self.lane);
         lane.put(gpu, stages_at, 0, &blob.bytes)?;
         lane.clear(gpu, facts_at)?;
+        let chosen = put_chosen(lane, gpu, chosen_at, &measured, tensor)?;
         let mut pieces = Pieces::new(self.engine, index, &self.to_writers);
         let mut under_way = VecDeque::new();
         loaded.each_run(stage, lane, &mut self.raw, runs(Kind::Merge, tensor, chunk), &mut |lane, sources, turn| {
@@ -33,7 +34,8 @@ impl LaneWorker<'_, '_> {
             lane.compute_after_fetch(turn)?;
             let out = Place { dtype: tensor.dtype, ptr: place(gpu, outs[turn], 0, sources.len * tensor.elem_bytes)? };
             let (stages, facts) = (blob.at(place(gpu, stages_at, 0, 0)?), place(gpu, facts_at, 0, 0)?);
-            ops::blend::blend(gpu.kernels(), lane.stream(), &measured, tensor.wide, stages, sources, out, facts)?;
+            let (kernels, stream) = (gpu.kernels(), lane.stream());
+            ops::blend::blend(kernels, stream, &measured, tensor.wide, stages, chosen, sources, out, facts)?;
             under_way.push_back(lane.fetch(gpu, outs[turn], 0, (sources.len * tensor.elem_bytes) as usize, turn)?);
             Ok(())
         })?;

@@ -101,7 +101,12 @@ impl<'a, 'p> LaneWorker<'a, 'p> {
             hashes_chunks: step.kind == Kind::Merge && is_blend,
         };
         match step.kind {
-            Kind::Rank(_) | Kind::Restore { .. } => Err(Error::internal("a device has nothing to rank")),
+            Kind::Rank(_) | Kind::Restore { .. } | Kind::Narrow(_) => {
+                Err(Error::internal("a device has nothing to rank"))
+            }
+            Kind::Divergence => self.divergence(&stage, index, step.kind),
+            Kind::Choose => self.choose(&stage, index, step.kind),
+            Kind::Count(_) => self.count(&stage, index, step.kind),
             Kind::Select { stage: of } => {
                 let of = of.map(|id| stage_of(tensor, id)).transpose()?;
                 self.select(&stage, index, step.kind, of)

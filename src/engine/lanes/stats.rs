@@ -4,19 +4,31 @@ use std::ops::Range;
 
 use super::LaneWorker;
 use super::sources::Stage;
-use crate::backend::cuda::lane::{TURNS, place};
+use crate::backend::cuda::gpu::Gpu;
+use crate::backend::cuda::lane::{Lane, TURNS, place};
 use crate::backend::cuda::ops::overlap::counts_bytes;
+use crate::backend::cuda::ops::ranks::{self, Places};
 use crate::backend::cuda::ops::select::{SelectState, bins_bytes};
-use crate::backend::cuda::ops::sums::{Stat, scratch_bytes};
-use crate::backend::cuda::ops::{self, StageBlob};
+use crate::backend::cuda::ops::sums::{Stat, row_pairs_bytes, scratch_bytes};
+use crate::backend::cuda::ops::{self, ChosenAt, StageBlob};
+use crate::backend::cuda::pool::Span;
 use crate::error::Result;
-use crate::ops::search::{Ranked, Search};
-use crate::ops::{Changes, Geometry, Gram, Prune, Rescale, SEGMENT, Score, Sums};
+use crate::ops::search::{Levels, Ranked, Search};
+use crate::ops::{Changes, Chosen, Geometry, Gram, Measured, Prune, Rescale, SEGMENT, Score, Sums};
 use crate::plan::TensorPlan;
 use crate::plan::graph::Kind;
 
 /// Bytes of an `f64`.
 const F64: u64 = 8;
+
+/// Bytes on the device of what is chosen of a tensor's elements, one by one, or of what its rows are weighed by.
+fn chosen_bytes(tensor: &TensorPlan) -> u64 {
+    let stride = ranks::stride(tensor.elems, tensor.chooses_scales());
+    if tensor.weighs_rows() {
+        return tensor.elems / Geometry::of(&tensor.shape).last.max(1) * F64;
+    }
+    if tensor.chooses() { tensor.models.len() as u64 * stride } else { 0 }
+}
 
 fn segments(elems: u64) -> u64 {
     elems.div_ceil(SEGMENT as u64)
@@ -28,12 +40,25 @@ pub(super) fn work(kind: Kind, tensor: &TensorPlan, blob: u64, chunk: u64) -> Ve
     let m = models as u64;
     let scratch = |stat| scratch_bytes(stat, geometry, run_of(kind, geometry, chunk), models);
     match kind {
-        Kind::Select { .. } => vec![blob, m * size_of::<SelectState>() as u64, bins_bytes(models)],
+        Kind::Select { .. } | Kind::Count(_) => {
+            vec![blob, m * size_of::<SelectState>() as u64, bins_bytes(models), chosen_bytes(tensor)]
+        }
+        Kind::Divergence => {
+            let row = geometry.last.max(1);
+            let pairs = row_pairs_bytes(run_of(kind, geometry, chunk) / row);
+            vec![blob, scratch(Stat::Maxima), pairs, pairs, tensor.elems / row * F64]
+        }
         Kind::Norms(_) => {
             let sums = segments(tensor.elems) * m * 6 * F64;
             vec![blob, blob, scratch(Stat::Norms), sums, sums]
         }
-        Kind::TrimNorms => vec![blob, scratch(Stat::TrimNorms), segments(tensor.elems) * m * 2 * F64],
+        Kind::TrimNorms => {
+            vec![blob, scratch(Stat::TrimNorms), segments(tensor.elems) * m * 2 * F64, chosen_bytes(tensor)]
+        }
+        Kind::Choose => {
+            let [keys, order] = ranks::scratch_bytes(run_of(kind, geometry, chunk), models, tensor.wide);
+            vec![blob, keys, order, chosen_bytes(tensor)]
+        }
         Kind::Gram => {
             vec![blob, scratch(Stat::Gram), segments(tensor.elems) * Gram::len(tensor.fitted_vectors()) as u64 * F64]
         }
@@ -41,18 +66,20 @@ pub(super) fn work(kind: Kind, tensor: &TensorPlan, blob: u64, chunk: u64) -> Ve
         Kind::Rows(_) => vec![blob, scratch(Stat::Rows), m * geometry.rows * F64],
         Kind::Columns(_) => vec![blob, m * geometry.columns * F64],
         Kind::Merge => {
-            let mut work = vec![blob, (2 + m) * 8];
+            let mut work = vec![blob, (2 + m) * 8, chosen_bytes(tensor)];
             work.extend([chunk * tensor.elem_bytes; TURNS]);
             work
         }
-        Kind::Rank(_) | Kind::Restore { .. } => Vec::new(),
+        Kind::Rank(_) | Kind::Restore { .. } | Kind::Narrow(_) => Vec::new(),
     }
 }
 
 /// Elements of a run that a chunk of so many elements holds: whole rows, where a step scores rows or columns.
 pub(super) fn run_of(kind: Kind, geometry: Geometry, chunk: u64) -> u64 {
     match kind {
-        Kind::Rows(_) | Kind::Columns(_) => row_run(kind, geometry, chunk) * row_of(kind, geometry),
+        Kind::Rows(_) | Kind::Columns(_) | Kind::Choose | Kind::Divergence => {
+            row_run(kind, geometry, chunk) * row_of(kind, geometry)
+        }
         _ => chunk,
     }
 }
@@ -61,6 +88,7 @@ pub(super) fn run_of(kind: Kind, geometry: Geometry, chunk: u64) -> u64 {
 fn row_of(kind: Kind, geometry: Geometry) -> u64 {
     match kind {
         Kind::Columns(_) => (geometry.columns * geometry.inner).max(1),
+        Kind::Choose | Kind::Divergence => geometry.last.max(1),
         _ => geometry.row_elems.max(1),
     }
 }
@@ -75,7 +103,79 @@ pub(super) fn runs(kind: Kind, tensor: &TensorPlan, chunk: u64) -> impl Iterator
     (0..elems).step_by(run as usize).map(move |start| start..(start + run).min(elems))
 }
 
+/// Sends what was chosen element by element, or what rows are weighed by, to the device.
+pub(super) fn put_chosen(
+    lane: &mut Lane,
+    gpu: &Gpu,
+    to: Span,
+    measured: &Measured,
+    tensor: &TensorPlan,
+) -> Result<ChosenAt> {
+    let stride = ranks::stride(tensor.elems, tensor.chooses_scales());
+    for (model, chosen) in measured.chosen.iter().enumerate() {
+        let bytes: &[u8] = match chosen {
+            Chosen::Bits(bits) => bits,
+            Chosen::Scales(scales) => bytemuck::cast_slice(scales),
+        };
+        lane.put(gpu, to, model as u64 * stride, bytes)?;
+    }
+    lane.put(gpu, to, 0, bytemuck::cast_slice(&measured.rows[..]))?;
+    let is_there = !measured.chosen.is_empty() || !measured.rows.is_empty();
+    let ptr = if is_there { place(gpu, to, 0, 0)? } else { 0 };
+    Ok(ChosenAt { ptr, stride })
+}
+
 impl LaneWorker<'_, '_> {
+    /// Chooses elements by their ranks in their rows.
+    pub(super) fn choose(&mut self, stage: &Stage<'_, '_>, index: usize, kind: Kind) -> Result<()> {
+        let (run, tensor) = (&self.engine.tensors[index], stage.tensor);
+        let (measured, models) = (run.measured(), tensor.models.len());
+        let blob = StageBlob::new(&measured.stages, models);
+        let Some((mut loaded, chunk)) = self.load(stage, index, kind, &blob)? else { return Ok(()) };
+        let [stages_at, keys, order, chosen_at] = [0, 1, 2, 3].map(|i| loaded.lease.work[i]);
+        let (gpu, lane) = (self.gpu, &mut self.lane);
+        lane.put(gpu, stages_at, 0, &blob.bytes)?;
+        lane.clear(gpu, chosen_at)?;
+        let scales = tensor.chooses_scales();
+        let stride = ranks::stride(tensor.elems, scales);
+        loaded.each_run(stage, lane, &mut self.raw, runs(kind, tensor, chunk), &mut |lane, sources, _| {
+            let at = |span| place(gpu, span, 0, 0);
+            let places = Places { scratch: [at(keys)?, at(order)?], chosen: at(chosen_at)?, stride };
+            let stages = blob.at(at(stages_at)?);
+            ranks::choose(gpu.kernels(), lane.stream(), &measured, tensor.wide, stages, sources, places)
+        })?;
+        let mut bytes = vec![0; (models as u64 * stride) as usize];
+        lane.get(gpu, chosen_at, 0, &mut bytes)?;
+        loaded.finish(stage, lane, index, true)?;
+        let of = |bytes: &[u8]| ranks::chosen_of(bytes, tensor.elems, scales);
+        let chosen: Vec<Chosen> = bytes.chunks(stride.max(1) as usize).map(of).collect();
+        run.add_chosen(tensor, 0, tensor.elems, &chosen);
+        Ok(())
+    }
+
+    /// How far the rows of the model lie from the base's.
+    pub(super) fn divergence(&mut self, stage: &Stage<'_, '_>, index: usize, kind: Kind) -> Result<()> {
+        let (run, tensor) = (&self.engine.tensors[index], stage.tensor);
+        let measured = run.measured();
+        let blob = StageBlob::new(&measured.stages, tensor.models.len());
+        let Some((mut loaded, chunk)) = self.load(stage, index, kind, &blob)? else { return Ok(()) };
+        let [stages_at, scratch, maxima, exponentials, out] = [0, 1, 2, 3, 4].map(|i| loaded.lease.work[i]);
+        let (gpu, lane, row) = (self.gpu, &mut self.lane, measured.geometry.last.max(1));
+        lane.put(gpu, stages_at, 0, &blob.bytes)?;
+        loaded.each_run(stage, lane, &mut self.raw, runs(kind, tensor, chunk), &mut |lane, sources, _| {
+            let at = |span| place(gpu, span, 0, 0);
+            let (stages, rows) = (blob.at(at(stages_at)?), [at(maxima)?, at(exponentials)?]);
+            let to = place(gpu, out, sources.start / row * F64, 0)?;
+            let (kernels, stream, geometry, wide) = (gpu.kernels(), lane.stream(), measured.geometry, tensor.wide);
+            ops::sums::divergence(kernels, stream, wide, geometry, stages, sources, at(scratch)?, rows, to)
+        })?;
+        let mut rows = vec![0f64; (tensor.elems / row) as usize];
+        lane.get(gpu, out, 0, bytemuck::cast_slice_mut(&mut rows))?;
+        loaded.finish(stage, lane, index, true)?;
+        run.set_scores(rows.len(), 0, &[rows]);
+        Ok(())
+    }
+
     /// The exact cut of every model that searches for one.
     pub(super) fn select(
         &mut self,
@@ -92,21 +192,22 @@ impl LaneWorker<'_, '_> {
         let measured = run.measured();
         let (ranked, before) = match of {
             Some((place, prune)) => (Ranked::Score(prune.score), place),
-            None => (Ranked::Magnitude, measured.stages.len()),
+            None => (measured.ranked(), measured.stages.len()),
         };
         let models = tensor.models.len();
         let blob = StageBlob::new(&measured.stages[..before], models);
-        let state = |search: &Option<Search>| match search.as_ref().map(Search::wanted) {
-            Some((rank, lowest)) => SelectState::new(rank, lowest, tensor.wide),
-            None => SelectState::none(),
-        };
+        let state =
+            |search: &Option<Search>| search.as_ref().map_or(SelectState::none(), |s| SelectState::of(s, tensor.wide));
         let mut found: Vec<SelectState> = searches.iter().map(state).collect();
+        // A search for all models is the first one's.
+        found.resize(found.len().next_multiple_of(models), SelectState::none());
         let Some((mut loaded, chunk)) = self.load(stage, index, kind, &blob)? else { return Ok(()) };
-        let [stages_at, states_at, bins] = [0, 1, 2].map(|i| loaded.lease.work[i]);
+        let [stages_at, states_at, bins, rows_at] = [0, 1, 2, 3].map(|i| loaded.lease.work[i]);
         let (gpu, lane) = (self.gpu, &mut self.lane);
         let at = |span| place(gpu, span, 0, 0);
         lane.put(gpu, stages_at, 0, &blob.bytes)?;
         lane.clear(gpu, bins)?;
+        let rows = put_chosen(lane, gpu, rows_at, &measured, tensor)?.ptr;
         // A method may cut a model more than once; counters are zero again after a search.
         for states in found.chunks_mut(models) {
             if states.iter().all(|state| *state == SelectState::none()) {
@@ -118,7 +219,9 @@ impl LaneWorker<'_, '_> {
                     let stages = blob.at(at(stages_at)?);
                     let (wide, geometry) = (tensor.wide, measured.geometry);
                     let (kernels, stream, states, bins) = (gpu.kernels(), lane.stream(), at(states_at)?, at(bins)?);
-                    ops::select::count(kernels, stream, ranked, wide, geometry, stages, sources, states, bins)
+                    ops::select::count(
+                        kernels, stream, ranked, wide, geometry, stages, sources, states, bins, false, rows,
+                    )
                 })?;
                 ops::select::advance(gpu.kernels(), lane.stream(), models, at(states_at)?, at(bins)?)?;
             }
@@ -127,6 +230,38 @@ impl LaneWorker<'_, '_> {
         loaded.finish(stage, lane, index, true)?;
         let cut = |(state, search): (&SelectState, &Option<Search>)| search.as_ref().and_then(|_| state.cut());
         run.set_cuts(found.iter().zip(searches.iter()).map(cut).collect());
+        Ok(())
+    }
+
+    /// Counts magnitudes for cuts that are one for all tensors of a model.
+    pub(super) fn count(&mut self, stage: &Stage<'_, '_>, index: usize, kind: Kind) -> Result<()> {
+        let (run, tensor) = (&self.engine.tensors[index], stage.tensor);
+        let searches = self.engine.whole.levels();
+        if searches.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let measured = run.measured();
+        let models = tensor.models.len();
+        let blob = StageBlob::new(&measured.stages, models);
+        let states: Vec<SelectState> =
+            searches.iter().map(|s| s.as_ref().map_or(SelectState::none(), SelectState::at)).collect();
+        let Some((mut loaded, chunk)) = self.load(stage, index, kind, &blob)? else { return Ok(()) };
+        let [stages_at, states_at, bins_at] = [0, 1, 2].map(|i| loaded.lease.work[i]);
+        let (gpu, lane) = (self.gpu, &mut self.lane);
+        lane.put(gpu, stages_at, 0, &blob.bytes)?;
+        lane.put(gpu, states_at, 0, bytemuck::cast_slice(&states))?;
+        lane.clear(gpu, bins_at)?;
+        loaded.each_run(stage, lane, &mut self.raw, runs(kind, tensor, chunk), &mut |lane, sources, _| {
+            let stages = blob.at(place(gpu, stages_at, 0, 0)?);
+            let (states, bins) = (place(gpu, states_at, 0, 0)?, place(gpu, bins_at, 0, 0)?);
+            let (kernels, stream, geometry) = (gpu.kernels(), lane.stream(), measured.geometry);
+            let ranked = Ranked::Magnitude;
+            ops::select::count(kernels, stream, ranked, tensor.wide, geometry, stages, sources, states, bins, true, 0)
+        })?;
+        let mut bins = vec![0u64; models * Levels::BINS];
+        lane.get(gpu, bins_at, 0, bytemuck::cast_slice_mut(&mut bins))?;
+        loaded.finish(stage, lane, index, true)?;
+        self.engine.whole.add_bins(&bins);
         Ok(())
     }
 
@@ -183,15 +318,15 @@ impl LaneWorker<'_, '_> {
         let (measured, models) = (run.measured(), tensor.models.len());
         let blob = StageBlob::new(&measured.stages, models);
         let Some((mut loaded, chunk)) = self.load(stage, index, kind, &blob)? else { return Ok(()) };
-        let [stages_at, scratch, out] = [0, 1, 2].map(|i| loaded.lease.work[i]);
+        let [stages_at, scratch, out, chosen_at] = [0, 1, 2, 3].map(|i| loaded.lease.work[i]);
         let (gpu, lane) = (self.gpu, &mut self.lane);
         lane.put(gpu, stages_at, 0, &blob.bytes)?;
+        let chosen = put_chosen(lane, gpu, chosen_at, &measured, tensor)?;
         loaded.each_run(stage, lane, &mut self.raw, runs(kind, tensor, chunk), &mut |lane, sources, _| {
             let stages = blob.at(place(gpu, stages_at, 0, 0)?);
             let to = place(gpu, out, sources.start / SEGMENT as u64 * models as u64 * 2 * F64, 0)?;
-            let (wide, geometry, cuts) = (tensor.wide, measured.geometry, [&measured.cuts[..], &measured.tops[..]]);
-            let scratch = place(gpu, scratch, 0, 0)?;
-            ops::sums::trim_norms(gpu.kernels(), lane.stream(), wide, geometry, stages, cuts, sources, scratch, to)
+            let (wide, scratch, stream) = (tensor.wide, place(gpu, scratch, 0, 0)?, lane.stream());
+            ops::sums::trim_norms(gpu.kernels(), stream, wide, &measured, stages, chosen, sources, scratch, to)
         })?;
         let count = segments(tensor.elems) as usize;
         let mut values = vec![[0f64; 2]; count * models];
@@ -213,9 +348,8 @@ impl LaneWorker<'_, '_> {
         let stages = blob.at(place(gpu, stages_at, 0, 0)?);
         loaded.each_run(stage, lane, &mut self.raw, runs(kind, tensor, chunk), &mut |lane, sources, _| {
             let to = place(gpu, out, sources.start / SEGMENT as u64 * len as u64 * F64, 0)?;
-            let (scratch, geometry) = (place(gpu, scratch, 0, 0)?, measured.geometry);
-            let stream = lane.stream();
-            ops::sums::gram(gpu.kernels(), stream, tensor.wide, of, geometry, stages, sources, scratch, to)
+            let (scratch, stream) = (place(gpu, scratch, 0, 0)?, lane.stream());
+            ops::sums::gram(gpu.kernels(), stream, tensor.wide, of, &measured, stages, sources, scratch, to)
         })?;
         let mut values = vec![0f64; segments(tensor.elems) as usize * len];
         lane.get(gpu, out, 0, bytemuck::cast_slice_mut(&mut values))?;

@@ -4,6 +4,7 @@
 //! this folder too and makes the entry points of the kernels from the table: so nothing here imports anything else of the crate.
 
 mod affine;
+mod agree;
 mod average;
 mod elect;
 mod magmax;
@@ -13,6 +14,7 @@ mod ram;
 mod sum;
 
 pub use affine::Affine;
+pub use agree::Agree;
 pub use average::Average;
 pub use elect::Elect;
 pub use magmax::MaxMagnitude;
@@ -208,6 +210,8 @@ rules! {
     magmax: MaxMagnitude { plain: Each, staged: Any, tile: Any }
     /// θ₀ + λ · (sum or weighted mean of the w τ that have the elected sign).
     elect: Elect { tile: Each }
+    /// θ₀ + (Σ w τ) / (Σ w) of the τ that have the sign of Σ τ.
+    agree: Agree { tile: Each }
     /// (base · θ₀ + Σ w θ) / divisor.
     mix: Mix { plain: Any }
     /// θ₀ + ((base − 1) · θ₀ + Σ w τ) / divisor.

@@ -8,8 +8,10 @@
 //! frequent key in the bracket, the *pivot*, is counted without a bin, which spares most of the work that is left.
 //! Counting commutes, so chunks may come in any order, and the result is exact whatever the sample was.
 
+mod levels;
 mod totals;
 
+pub use levels::Levels;
 pub use totals::Totals;
 
 use super::{Real, Score};
@@ -38,20 +40,27 @@ pub(crate) const MARGIN: f64 = 6.0;
 
 /// What is ranked.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Ranked {
+pub enum Ranked<'a> {
     /// |τ| after all stages.
     Magnitude,
     /// The score of a stage, of the task vectors that enter it.
     Score(Score),
+    /// The standard deviation of the models' τ at an element, after all stages: one search for all models. Where they are equal it is 0,
+    /// whatever their number.
+    Spread,
+    /// |τ| after all stages, times the number of its row along the last dimension, in f64, rounded once.
+    Importance(&'a [f64]),
 }
 
 /// The search for one model's cut. Its counters are kept apart, so that workers can share it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Search {
     /// Elements that are ranked.
     elems: u64,
     /// Rank of the wanted key, from 1.
     rank: u64,
+    /// The rank as a share of the keys that are not 0, until the first pass has counted them.
+    share: Option<f64>,
     pub(crate) lowest: bool,
     /// Keys that the cut may be, the last one excluded.
     pub(crate) lo: u64,
@@ -80,7 +89,13 @@ impl Search {
     pub fn new<C: Real>(elems: u64, rank: u64, lowest: bool) -> Self {
         let top = 1 << C::KEY_BITS;
         let (shift, samples) = (shift_for(top), elems >= SAMPLED_ELEMS);
-        Self { elems, rank, lowest, lo: 0, hi: top, top, shift, pivot: NO_PIVOT, samples }
+        Self { elems, rank, share: None, lowest, lo: 0, hi: top, top, shift, pivot: NO_PIVOT, samples }
+    }
+
+    /// For the last of the `share` largest of those keys of type `C` that are not 0; where that is none, a key beyond all is found.
+    pub fn of_nonzero<C: Real>(elems: u64, share: f64) -> Self {
+        // No sample: the first pass counts zeros, the first key of its first bin.
+        Self { share: Some(share), samples: false, ..Self::new::<C>(elems, 1, false) }
     }
 
     /// Whether this pass only looks at a sample.
@@ -88,9 +103,19 @@ impl Search {
         self.samples
     }
 
+    /// Whether keys are those of `C`.
+    pub fn is_of<C: Real>(&self) -> bool {
+        self.top == 1 << C::KEY_BITS
+    }
+
     /// The rank of the wanted key, from 1, and whether it counts from the smallest.
     pub fn wanted(&self) -> (u64, bool) {
         (self.rank, self.lowest)
+    }
+
+    /// How the rank of the wanted key follows from the count of those that are not 0, where it is not known.
+    pub fn wanted_share(&self) -> Option<(f64, u64)> {
+        self.share.map(|share| (share, self.elems))
     }
 
     /// Ends a pass that counted this: the cut, once the range has come down to one key.
@@ -99,6 +124,12 @@ impl Search {
             self.samples = false;
             self.bracket(counts);
             return None;
+        }
+        if let Some(share) = self.share.take() {
+            self.rank = (share * (self.elems - counts.bin(0)[0].min(self.elems)) as f64) as u64;
+            if self.rank == 0 {
+                return Some(Cut { key: u64::MAX, kept: 0 });
+            }
         }
         let beyond = counts.beyond;
         let found = self.find(counts, self.rank.saturating_sub(beyond)).filter(|_| beyond < self.rank);

@@ -56,6 +56,21 @@ fn a_search_goes_through_stages_and_through_many_models() {
 }
 
 #[test]
+fn cuts_over_all_models_and_by_rows_are_the_cpus() {
+    agree(operations::cuts_over_all_models_and_by_rows, &[0, 1]);
+}
+
+#[test]
+fn the_same_elements_are_chosen_by_rank() {
+    agree(operations::ranks_within_rows, &[0]);
+}
+
+#[test]
+fn rows_diverge_by_the_cpus_bits() {
+    agree(operations::divergence_of_rows, &[0, 1]);
+}
+
+#[test]
 fn norms_and_products_have_the_cpus_bits() {
     agree(operations::norms_and_products, &[0, 1, 2]);
 }

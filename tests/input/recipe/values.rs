@@ -354,7 +354,7 @@ fn every_method_resolves_every_parameter_from_its_defaults() {
             .map(|p| match p.kind {
                 ParamKind::Float { min, max } => format!("  {}: {}\n", p.name, 0.5_f64.clamp(min, max)),
                 ParamKind::Int { min, .. } => format!("  {}: {min}\n", p.name),
-                ParamKind::Bool => format!("  {}: true\n", p.name),
+                ParamKind::Bool | ParamKind::Switch(_) => format!("  {}: true\n", p.name),
                 ParamKind::Choice(words) => format!("  {}: {}\n", p.name, words[0]),
                 ParamKind::Patterns => format!("  {}: a\n", p.name),
             })
@@ -375,7 +375,8 @@ fn every_method_resolves_every_parameter_from_its_defaults() {
                 (Value::Absent, _) => p.default == ParamDefault::Absent,
                 (Value::Float(v), ParamKind::Float { min, max }) => (min..=max).contains(v),
                 (Value::Int(v), ParamKind::Int { min, max }) => (min..=max).contains(v),
-                (Value::Bool(_), ParamKind::Bool) | (Value::Patterns(_), ParamKind::Patterns) => true,
+                (Value::Bool(_), ParamKind::Bool | ParamKind::Switch(_))
+                | (Value::Patterns(_), ParamKind::Patterns) => true,
                 (Value::Word(w), ParamKind::Choice(words)) => words.contains(w),
                 _ => false,
             };

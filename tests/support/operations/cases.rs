@@ -18,6 +18,8 @@ pub fn measured(geometry: Geometry, sparsify: Sparsify, combine: Combine, models
         sparsify,
         cuts: Vec::new(),
         tops: Vec::new(),
+        chosen: Default::default(),
+        rows: Default::default(),
         factors: vec![1.0; models],
         combine,
     }

@@ -9,10 +9,11 @@ use super::Family;
 use super::cases::{SCORES, mixes, stages};
 
 /// Scores (or τ) of every element and model as keys: rows of a vector are its elements.
-fn keys(lane: &mut dyn Lane, family: &Family, ranked: Ranked, stages: &[(Prune, StageState)]) -> Vec<Vec<u64>> {
+fn keys(lane: &mut dyn Lane, family: &Family, ranked: Ranked<'_>, stages: &[(Prune, StageState)]) -> Vec<Vec<u64>> {
     let score = match ranked {
         Ranked::Magnitude => Score::Magnitude,
         Ranked::Score(score) => score,
+        Ranked::Spread | Ranked::Importance(_) => panic!("no score of one model"),
     };
     let geometry = Geometry::of(&[family.len as u64]);
     let scores = family.run(geometry, stages, |run| lane.pass(run, Pass::Rows(score)).unwrap());
@@ -20,7 +21,7 @@ fn keys(lane: &mut dyn Lane, family: &Family, ranked: Ranked, stages: &[(Prune, 
     scores.chunks(family.len).map(|scores| scores.iter().map(key).collect()).collect()
 }
 
-fn same(a: &mut dyn Lane, b: &mut dyn Lane, family: &Family, ranked: Ranked, stages: &[(Prune, StageState)]) {
+fn same(a: &mut dyn Lane, b: &mut dyn Lane, family: &Family, ranked: Ranked<'_>, stages: &[(Prune, StageState)]) {
     let (models, n) = (family.models(), family.len as u64);
     let keys = keys(a, family, ranked, stages);
     for lowest in [false, true] {
@@ -74,5 +75,33 @@ pub fn cuts_of_many_models_behind_stages(a: &mut dyn Lane, b: &mut dyn Lane) {
         let all = stages(Geometry::of(&[257]), models, family.wide(), 4);
         same(a, b, &family, Ranked::Magnitude, &all[2..4]);
         same(a, b, &family, Ranked::Score(Score::Agreement), &all[..1]);
+    }
+}
+
+pub fn cuts_over_all_models_and_by_rows(a: &mut dyn Lane, b: &mut dyn Lane) {
+    for (mix, models, len) in [
+        (vec![Dtype::BF16], 3, 5000),
+        (vec![Dtype::F64], 2, 257),
+        (vec![Dtype::F8_E4M3], 2, 1000),
+        (vec![Dtype::F32], 1, 33),
+        (vec![Dtype::F16, Dtype::F32], 64, 100),
+    ] {
+        let (family, n) = (Family::new(len as u64, &mix, models, len), len as u64);
+        let find = |lane: &mut dyn Lane, ranked: Ranked<'_>, searches: &[Option<Search>], shape: &[u64]| {
+            family.run(Geometry::of(shape), &[], |run| lane.cuts(run, ranked, searches).unwrap())[0]
+        };
+        for share in [0.0005, 0.1, 0.5, 0.999] {
+            let new = if family.wide() { Search::of_nonzero::<f64> } else { Search::of_nonzero::<f32> };
+            let searches = [Some(new(n, share))];
+            let [left, right] = [&mut *a, &mut *b].map(|lane| find(lane, Ranked::Spread, &searches, &[n]));
+            assert!(left.is_some() && left == right, "{models} models, {len} elements, {share}: {left:?}, {right:?}");
+            // Where models are equal, or one, nothing differs.
+            assert!(models > 1 || left.is_some_and(|cut| cut.kept == 0), "{left:?}");
+        }
+        let weights: Vec<f64> = (0..n).map(|row| row as f64 * 0.1).collect();
+        let new = if family.wide() { Search::new::<f64> } else { Search::new::<f32> };
+        let searches: Vec<_> = (0..models).map(|t| (t == 0).then(|| new(n, n / 2 + 1, true))).collect();
+        let [left, right] = [&mut *a, &mut *b].map(|lane| find(lane, Ranked::Importance(&weights), &searches, &[n, 1]));
+        assert!(left.is_some() && left == right, "{models} models, {len} elements: {left:?}, {right:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 use merganser::backend::contract::Lane;
 use merganser::dtype::{Dtype, DtypeExt};
-use merganser::ops::{Geometry, Mask, Measured, Real, Sparsify, philox};
+use merganser::ops::{Geometry, Mask, Measured, Real, Restore, Sparsify, philox};
 
 use super::cases::{measured, mixes, rules, stages, takes_pruned};
 use super::{DTYPES, Family, LENGTHS, assert_same, widen};
@@ -79,12 +79,12 @@ pub fn cuts_and_random_words(a: &mut dyn Lane, b: &mut dyn Lane) {
             let density = [0.3, 1.0, 0.0];
             let random = Sparsify::Random {
                 density: density[..models].to_vec(),
-                rescale: true,
+                restore: Restore::Inverse,
                 keys: (0..models).map(|t| philox::element_key(7, "w", t)).collect(),
             };
             let (shares, gamma) = (density[..models].to_vec(), vec![0.1; models]);
-            let band = Sparsify::Band { density: shares, gamma, rescale: true };
-            let top = Sparsify::TopK { density: density[..models].to_vec(), rescale: true };
+            let band = Sparsify::Band { density: shares, gamma, restore: Restore::L1 };
+            let top = Sparsify::TopK { density: density[..models].to_vec(), restore: Restore::L1, whole_model: false };
             for rule in rules(models).into_iter().filter(takes_pruned) {
                 let mut m = measured(Geometry::of(&[1 << 40]), random.clone(), rule, models);
                 same(a, b, &m, &family, mix[0]);
@@ -120,7 +120,7 @@ pub fn stages_prune(a: &mut dyn Lane, b: &mut dyn Lane) {
                 m.stages[0].1.masks[2] = Mask::None;
                 m.sparsify = Sparsify::Random {
                     density: vec![0.6; models],
-                    rescale: false,
+                    restore: Restore::None,
                     keys: (0..models).map(|t| philox::element_key(1, "x", t)).collect(),
                 };
                 same(a, b, &m, &family, mix[0]);
@@ -155,4 +155,20 @@ pub fn numbers_that_are_none(a: &mut dyn Lane, b: &mut dyn Lane) {
             same(a, b, &m, &family, out);
         }
     }
+}
+
+/// What was chosen element by element, on the device.
+fn chosen_on(gpu: &Gpu, m: &Measured, family: &Family) -> ops::ChosenAt {
+    let elems = family.start + family.len as u64;
+    let scales = matches!(m.chosen.first(), Some(Chosen::Scales(_)));
+    let stride = ops::ranks::stride(elems, scales);
+    let mut bytes = vec![0u8; (stride * m.chosen.len() as u64) as usize];
+    for (to, chosen) in bytes.chunks_mut(stride.max(1) as usize).zip(m.chosen.iter()) {
+        let from: Vec<u8> = match chosen {
+            Chosen::Bits(bits) => bits.clone(),
+            Chosen::Scales(scales) => scales.iter().flat_map(|scale| scale.to_le_bytes()).collect(),
+        };
+        to[..from.len()].copy_from_slice(&from);
+    }
+    if bytes.is_empty() { ops::ChosenAt::default() } else { ops::ChosenAt { ptr: gpu.put(&bytes), stride } }
 }

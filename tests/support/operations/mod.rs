@@ -6,11 +6,11 @@ mod cuts;
 mod merges;
 mod passes;
 
-pub use cuts::{cuts_are_the_kth_key, cuts_of_many_models_behind_stages};
+pub use cuts::{cuts_are_the_kth_key, cuts_of_many_models_behind_stages, cuts_over_all_models_and_by_rows};
 pub use merges::{
     cuts_and_random_words, every_length, every_rule_and_type, numbers_that_are_none, sixty_four_models, stages_prune,
 };
-pub use passes::{norms_and_products, scores_of_rows_and_columns};
+pub use passes::{divergence_of_rows, norms_and_products, ranks_within_rows, scores_of_rows_and_columns};
 
 use merganser::backend::contract::{Lane, Run};
 use merganser::backend::cpu::prune::Sources;
@@ -33,7 +33,10 @@ pub const ALL: [(&str, Body); 10] = [
     ("NaN and infinities", numbers_that_are_none),
     ("the kth key", cuts_are_the_kth_key),
     ("cuts of many models", cuts_of_many_models_behind_stages),
+    ("cuts over all models and by rows", cuts_over_all_models_and_by_rows),
     ("norms and products", norms_and_products),
+    ("ranks within rows", ranks_within_rows),
+    ("divergence of rows", divergence_of_rows),
     ("scores of rows and columns", scores_of_rows_and_columns),
 ];
 

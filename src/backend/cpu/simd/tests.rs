@@ -11,7 +11,8 @@ use super::*;
 use crate::dtype::Dtype;
 use crate::ops::rules::{self, RuleId};
 use crate::ops::{
-    Combine, Geometry, Granularity, Mask, Measured, Prune, Real, Rescale, RunFacts, Score, Sparsify, StageState,
+    Combine, Geometry, Granularity, Mask, Measured, Prune, Real, Rescale, Restore, RunFacts, Score, Sparsify,
+    StageState,
 };
 
 /// Numbers that are not random (xorshift).
@@ -87,6 +88,8 @@ fn measured(sparsify: Sparsify, combine: Combine, models: usize) -> Measured {
         // One of ordinary size, one that keeps all, one that keeps nothing.
         cuts: (0..models).map(|t| [0.02_f32.key(), 0, u64::MAX][t % 3]).collect(),
         tops: (0..models).map(|t| [0.05_f32.key(), 0.03_f32.key(), u64::MAX][t % 3]).filter(|_| bands).collect(),
+        chosen: Default::default(),
+        rows: Default::default(),
         factors: (0..models).map(|t| if trims && t % 2 == 1 { 1.7 } else { 1.0 }).collect(),
         combine,
     }
@@ -117,11 +120,11 @@ fn check(m: &Measured, family: &Family, to: Dtype, what: &str) {
 
 fn methods(models: usize) -> Vec<(&'static str, Sparsify, Combine)> {
     let weights: Vec<f64> = (0..models).map(|t| [1.0, 0.3, -0.5][t % 3]).collect();
-    let top = || Sparsify::TopK { density: vec![0.2; models], rescale: true };
-    let band = || Sparsify::Band { density: vec![0.2; models], gamma: vec![0.1; models], rescale: true };
-    let random = |rescale| Sparsify::Random {
+    let top = || Sparsify::TopK { density: vec![0.2; models], restore: Restore::L1, whole_model: false };
+    let band = || Sparsify::Band { density: vec![0.2; models], gamma: vec![0.1; models], restore: Restore::L1 };
+    let random = |rescales| Sparsify::Random {
         density: (0..models).map(|t| [0.2, 1.0, 0.0][t % 3]).collect(),
-        rescale,
+        restore: if rescales { Restore::Inverse } else { Restore::None },
         keys: (0..models).map(|t| [t as u32, 7]).collect(),
     };
     let sum = |divisor| Combine::sum(weights.clone(), divisor, 0.7);

@@ -8,10 +8,11 @@ use cudarc::driver::CudaStream;
 use super::super::module::{Kernels, arg};
 use super::params::{DeviceSources, Kind, Load, MAX_MODELS, Place, code, spread};
 use super::shape::{VECTOR, by_vectors, slots};
+use super::sparse::{ChosenAt, Sparse};
 use super::stages::Stages;
 use crate::error::{Error, Result};
 use crate::ops::rules::RuleId;
-use crate::ops::{Measured, Sparsify, philox};
+use crate::ops::{Measured, Sparsify};
 
 /// `Blend` of blend.cuh.
 #[repr(C)]
@@ -19,10 +20,8 @@ use crate::ops::{Measured, Sparsify, philox};
 struct Params {
     load: Load,
     weights: [f64; MAX_MODELS],
-    limits: [u64; MAX_MODELS],
-    tops: [u64; MAX_MODELS],
     factors: [f64; MAX_MODELS],
-    keys: [[u32; 2]; MAX_MODELS],
+    sparse: Sparse,
     divisor: f64,
     lambda: f64,
     base: f64,
@@ -32,10 +31,10 @@ struct Params {
     out: u64,
     facts: u64,
     out_dtype: u32,
-    sparsify: u32,
+    pad1: u32,
 }
 
-const _: () = assert!(size_of::<Params>() == 3280);
+const _: () = assert!(size_of::<Params>() == 3320);
 
 /// Bytes of the facts of a merge: NaN or infinite results, those of them with finite sources, and by model the elements
 /// that [`Sparsify::Random`] kept, each a u64.
@@ -54,6 +53,7 @@ pub fn blend(
     m: &Measured,
     wide: bool,
     stages: Stages,
+    chosen: ChosenAt,
     sources: &DeviceSources<'_>,
     out: Place,
     facts: u64,
@@ -63,7 +63,7 @@ pub fn blend(
     }
     let mut params = Params {
         load: Load::new(sources, m.geometry, stages)?,
-        factors: [1.0; MAX_MODELS],
+        sparse: Sparse::of(m, chosen),
         divisor: 1.0,
         out: out.ptr,
         facts,
@@ -73,22 +73,7 @@ pub fn blend(
     if m.combine.reads_base() && sources.base.is_none() {
         return Err(Error::internal("a merge of task vectors needs the base"));
     }
-    match &m.sparsify {
-        Sparsify::None => {}
-        Sparsify::TopK { .. } | Sparsify::Band { .. } => {
-            params.sparsify = 1;
-            params.limits = spread(m.cuts.iter().copied(), 0);
-            params.tops = spread(m.tops.iter().copied(), u64::MAX);
-            params.factors = spread(m.factors.iter().copied(), 1.0);
-        }
-        Sparsify::Random { density, rescale, keys } => {
-            params.sparsify = 2;
-            params.limits = spread(density.iter().map(|d| philox::threshold(*d)), 0);
-            let is_restored = |d: f64| *rescale && d > 0.0 && d < 1.0;
-            params.factors = spread(density.iter().map(|d| if is_restored(*d) { 1.0 / d } else { 1.0 }), 1.0);
-            params.keys = spread(keys.iter().copied(), [0; 2]);
-        }
-    }
+    params.factors = spread((0..sources.models.len()).map(|t| m.factor(t)), 1.0);
     let numbers = m.combine.numbers;
     params.weights = spread(m.combine.weights.iter().copied(), 1.0);
     (params.divisor, params.lambda, params.base) = (numbers.divisor, numbers.lambda, numbers.base);
@@ -96,7 +81,9 @@ pub fn blend(
     params.normalize = u32::from(numbers.normalize);
     let is_plain = stages.count == 0 && m.sparsify == Sparsify::None;
     let kind = sources.kind(wide);
-    let (module, kernel) = kernel(m.combine.rule, kind, is_plain, stages)?;
+    // The kernels of the sparse form know cuts and random words.
+    let is_simple = !matches!(m.sparsify, Sparsify::Ranked { .. } | Sparsify::Spread { .. } | Sparsify::Importance);
+    let (module, kernel) = kernel(m.combine.rule, kind, (is_plain, is_simple), stages)?;
     let mut shape = by_vectors(sources.len);
     if module == TILE {
         let (threads, shared_bytes) = slots(kernels, params.load.sources.count, kind.value_bytes(), 0, 0)?;
@@ -112,12 +99,17 @@ include!(concat!(env!("OUT_DIR"), "/entries.rs"));
 const TILE: &str = "blend_tile";
 
 /// Module and kernel of a rule.
-fn kernel(rule: RuleId, kind: Kind, is_plain: bool, stages: Stages) -> Result<(&'static str, &'static str)> {
+fn kernel(
+    rule: RuleId,
+    kind: Kind,
+    (is_plain, is_simple): (bool, bool),
+    stages: Stages,
+) -> Result<(&'static str, &'static str)> {
     // The first form that the rule has, of those that do what is asked for.
     let forms: &[&str] = match stages {
         _ if is_plain => &["plain", "tile"],
         Stages { is_relational: true, .. } => &["tile"],
-        Stages { count: 0, .. } => &["sparse", "staged", "tile"],
+        Stages { count: 0, .. } if is_simple => &["sparse", "staged", "tile"],
         _ => &["staged", "tile"],
     };
     let kinds = [kind.suffix(), "any"];

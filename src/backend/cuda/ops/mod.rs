@@ -15,10 +15,13 @@ pub mod columns;
 pub mod low_rank;
 pub mod overlap;
 mod params;
+pub mod ranks;
 pub mod select;
 mod shape;
+mod sparse;
 mod stages;
 pub mod sums;
 
 pub use params::{DeviceSources, MAX_MODELS, Place};
+pub use sparse::ChosenAt;
 pub use stages::{StageBlob, Stages};

@@ -13,14 +13,18 @@ use super::params::{DeviceSources, Load, of_five, of_two, score_code};
 use super::shape::{THREADS, VECTOR, slots};
 use super::stages::Stages;
 use crate::error::Result;
-use crate::ops::search::{Cut, Ranked};
+use crate::ops::search::{Cut, Levels, Ranked, Search};
 use crate::ops::{Geometry, Score};
 
 /// Counters of a pass and model.
-pub const BINS: usize = 1 << BIN_BITS;
-const BIN_BITS: u32 = 11;
+pub const BINS: usize = Levels::BINS;
+const BIN_BITS: u32 = Levels::BITS;
 /// Bits of a key, in f32 and in f64.
 const KEY_BITS: [u32; 2] = [31, 63];
+/// The number of [`Ranked::Spread`] in the kernels.
+const SPREAD: u32 = 5;
+/// The number of [`Ranked::Importance`] in the kernels.
+const IMPORTANCE: u32 = 6;
 /// Models that a block counts at once.
 const GROUP: u32 = 4;
 /// Blocks that walk over a run; more do not count faster, and each adds its counters to the others'.
@@ -28,7 +32,7 @@ const MOST_BLOCKS: u64 = 2048;
 
 /// `SelectState` of select.cu: the search for one model's cut.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 pub struct SelectState {
     lo: u64,
     rank: u64,
@@ -39,7 +43,9 @@ pub struct SelectState {
     bits: u32,
     lowest: u32,
     status: u32,
-    pad: u64,
+    zeros: u64,
+    share: f64,
+    elems: u64,
 }
 
 /// `Select` of select.cu.
@@ -51,15 +57,32 @@ struct Params {
     bins: u64,
     score: u32,
     group: u32,
+    narrow: u32,
+    pad: u32,
+    rows: u64,
+    row_elems: u64,
 }
 
-const _: () = assert!(size_of::<SelectState>() == 64 && size_of::<Params>() == 680);
+const _: () = assert!(size_of::<SelectState>() == 80 && size_of::<Params>() == 704);
 
 impl SelectState {
     /// A search for the `rank`-th largest key (from 1), or the smallest where `lowest`.
     pub fn new(rank: u64, lowest: bool, wide: bool) -> Self {
         let shift = KEY_BITS[usize::from(wide)] - BIN_BITS;
-        Self { rank, shift, bits: BIN_BITS, lowest: lowest.into(), status: 1, ..Self::zeroed() }
+        Self { rank, shift, bits: BIN_BITS, lowest: lowest.into(), status: 1, share: -1.0, ..Self::zeroed() }
+    }
+
+    /// What a search looks for.
+    pub fn of(search: &Search, wide: bool) -> Self {
+        let (rank, lowest) = search.wanted();
+        let state = Self::new(rank, lowest, wide);
+        search.wanted_share().map_or(state, |(share, elems)| Self { share, elems, ..state })
+    }
+
+    /// A search that knows so much of its key, one of f32.
+    pub fn at(levels: &Levels) -> Self {
+        let Levels { lo, rank, beyond, shift, bits } = *levels;
+        Self { lo, rank, beyond, shift, bits, ..Self::new(rank, false, false) }
     }
 
     /// For a model without a search.
@@ -88,7 +111,8 @@ pub fn states_bytes(models: usize) -> u64 {
     (models * size_of::<SelectState>()) as u64
 }
 
-/// Counts a run for every model with a search.
+/// Counts a run for every model with a search. `narrow`: keys are those of f32, whatever is computed;
+/// `rows`: where what [`Ranked::Importance`] weighs rows by lies.
 ///
 /// # Errors
 /// `Internal` if what is passed cannot be, `Environment` if it cannot be launched.
@@ -96,25 +120,39 @@ pub fn states_bytes(models: usize) -> u64 {
 pub fn count(
     kernels: &Kernels,
     stream: &Arc<CudaStream>,
-    ranked: Ranked,
+    ranked: Ranked<'_>,
     wide: bool,
     geometry: Geometry,
     stages: Stages,
     sources: &DeviceSources<'_>,
     states: u64,
     bins: u64,
+    narrow: bool,
+    rows: u64,
 ) -> Result<()> {
     if sources.len == 0 {
         return Ok(());
     }
     let score = match ranked {
-        Ranked::Magnitude => Score::Magnitude,
-        Ranked::Score(score) => score,
+        Ranked::Magnitude => score_code(Score::Magnitude),
+        Ranked::Score(score) => score_code(score),
+        Ranked::Spread => SPREAD,
+        Ranked::Importance(_) => IMPORTANCE,
     };
-    let mut params =
-        Params { load: Load::new(sources, geometry, stages)?, states, bins, score: score_code(score), group: GROUP };
+    let mut params = Params {
+        load: Load::new(sources, geometry, stages)?,
+        states,
+        bins,
+        score,
+        group: GROUP,
+        rows,
+        row_elems: geometry.last.max(1),
+        narrow: u32::from(narrow),
+        pad: 0,
+    };
     let (models, kind) = (params.load.sources.count, sources.kind(wide));
-    let is_plain = score == Score::Magnitude && stages.count == 0 && sources.base.is_some();
+    let is_plain =
+        (!narrow || !wide) && score == score_code(Score::Magnitude) && stages.count == 0 && sources.base.is_some();
     let (kernel, threads, shared_bytes) = if is_plain {
         let names =
             ["select_plain_bf16", "select_plain_f16", "select_plain_f32", "select_plain_any", "select_plain_f64"];
