@@ -62,6 +62,7 @@ fn blends(criterion: &mut Criterion) {
                 cuts: vec![CUT.key(); MODELS],
                 tops: Vec::new(),
                 factors: vec![1.0; MODELS],
+                lines: None,
                 combine,
             };
             group.bench_function(BenchmarkId::new(name, place), |bench| {

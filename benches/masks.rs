@@ -57,6 +57,7 @@ fn masks(criterion: &mut Criterion) {
             cuts: Vec::new(),
             tops: Vec::new(),
             factors: vec![1.0; MODELS],
+            lines: None,
             combine: Combine::sum(vec![1.0; MODELS], 1.0, 0.5),
         };
         group.bench_function(BenchmarkId::new(name, "in cache"), |bench| {

@@ -5,7 +5,7 @@
 #include "elementwise.cuh"
 
 // What a method drops from each task vector, as the host numbers it.
-[[maybe_unused]] constexpr u32 NOTHING = 0, OUTSIDE_CUTS = 1, AT_RANDOM = 2;
+[[maybe_unused]] constexpr u32 NOTHING = 0, OUTSIDE_CUTS = 1, AT_RANDOM = 2, BY_LINE = 3;
 // The numbers of a rule that are the same for every element. Twin: Numbers in src/ops/rules/mod.rs; mirrored in ops/blend.rs.
 struct Numbers {
   double divisor, lambda, base, threshold;
@@ -27,10 +27,14 @@ struct Blend {
   Numbers numbers;
   u8* out;
   u64* facts;  // NaN or infinite results; those with finite sources; elements kept at random, by model
+  const double* lines;  // what each line of a model's vector is multiplied by, [T][line_count]
+  u64 line_count;
+  u64 line_elems;
+  u64 line_stride;  // 1: lines of consecutive elements; else element i is in line i mod line_stride
   u32 out_dtype;
   u32 sparsify;
 };
-static_assert(sizeof(Blend) == 3280, "as in blend.rs");
+static_assert(sizeof(Blend) == 3312, "as in blend.rs");
 
 // Of results that are NaN or infinite: how many, and how many of them no source accounts for.
 DEV void count_nonfinite(const Sources& s, u64* facts, u64 e, u32 bad) {
@@ -78,6 +82,25 @@ DEV void finish(const Blend& p, u64 e, int n, const C (&base)[V], const typename
   for (int v = 0; v < V; ++v) out[v] = R::finish(p.numbers, out[v], base[v]);
   const u32 bad = store(p.out, (int)p.out_dtype, e, n, out);
   if (bad) count_nonfinite(p.load.sources, p.facts, e, bad);
+}
+
+// Multiplies a vector of elements by the weights of their lines.
+template <typename C> DEV void weigh(const Blend& p, u32 t, u64 e, C (&x)[V]) {
+  const double* weights = p.lines + t * p.line_count;
+  const u64 at = p.load.sources.start + e;
+  const bool is_contiguous = p.line_stride == 1;
+  u64 line = is_contiguous ? at / p.line_elems : at % p.line_stride;
+  u64 within = is_contiguous ? at - line * p.line_elems : 0;
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    // Elements past the end of the tensor are nobody's.
+    x[v] = x[v] * (C)weights[min(line, p.line_count - 1)];
+    if (!is_contiguous) {
+      if (++line == p.line_stride) line = 0;
+    } else if (++within == p.line_elems) {
+      within = 0, ++line;
+    }
+  }
 }
 
 // Drops what the method drops from one task vector; returns how many elements random words kept.

@@ -1,6 +1,6 @@
 // Merges of task vectors in turn that stages, cuts or random words have thinned out: a kernel a rule that has a sparse or staged form.
 //
-// τ_t = prune(θ_t − θ₀), dropped below a cut or at random and rescaled; out = rule(θ₀, τ_1 … τ_T). Stages whose scores look at other tasks, and elections, need all models at once: blend_tile.cu.
+// τ_t = prune(θ_t − θ₀), dropped outside of cuts or at random and rescaled; out = rule(θ₀, τ_1 … τ_T). Stages whose scores look at other tasks, and elections, need all models at once: blend_tile.cu.
 //
 // Shapes   T ≤ 64 models and θ₀ of `len` elements each; out: `len` elements. One thread takes 8.
 // Types    as in blend_plain.cu; `staged` kernels ask each source.

@@ -1,6 +1,6 @@
 // Merges that need all task vectors of an element at once: elections of a sign, and stages whose scores look at other tasks.
 //
-// τ_t = prune(θ_t − θ₀), dropped below a cut or at random and rescaled. elect: a sign s = sign(Σ w_t τ_t), then θ₀ + λ·(the sum, or the
+// τ_t = prune(θ_t − θ₀), dropped outside of cuts or at random and rescaled, or weighed line by line (θ_t itself where no base is given). elect: a sign s = sign(Σ w_t τ_t), then θ₀ + λ·(the sum, or the
 // weighted mean, of the w_t τ_t that have it). sum, magmax: as in blend_plain.cu.
 //
 // Shapes   T ≤ 64 models and θ₀ of `len` elements each; out: `len` elements. One thread takes 8.
@@ -32,7 +32,12 @@ template <typename R, int D, typename C> DEV void blend_tile(const Blend& p, u32
       C x[V];
 #pragma unroll
       for (int v = 0; v < V; ++v) x[v] = tau(t, v);
-      const u32 count = sparsify(p, t, e, n, x);
+      u32 count = 0;
+      if (p.sparsify == BY_LINE) {
+        weigh(p, t, e, x);
+      } else {
+        count = sparsify(p, t, e, n, x);
+      }
       if (p.sparsify == AT_RANDOM) add_of_warp(&kept[t], count);
 #pragma unroll
       for (int v = 0; v < V; ++v) tau(t, v) = x[v];

@@ -8,7 +8,7 @@ use super::cpu::prune::Sources;
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::ops::search::{Cut, Ranked, Search};
-use crate::ops::{Geometry, Measured, Program, Prune, RunFacts, Score, StageState, Vectors};
+use crate::ops::{Geometry, Lines, Measured, Program, Prune, RunFacts, Score, StageState, Vectors};
 
 /// What a tensor asks of a device.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +68,8 @@ pub enum Pass<'a> {
     TrimNorms([&'a [u64]; 2]),
     /// By segment: the products of every two vectors.
     Gram(Vectors),
+    /// By line of a whole tensor: the products of every two vectors.
+    Lines(Vectors, Lines),
     /// By model: how many τ above this threshold no other model's is above, and how many others'.
     Changes(f64),
     /// By model and row: the mean score.

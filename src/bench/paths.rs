@@ -111,6 +111,7 @@ impl Path {
             cuts: Vec::new(),
             tops: Vec::new(),
             factors: vec![1.0; MODELS],
+            lines: None,
             combine: self.combine.clone(),
         };
         let mut seconds = 0.0;

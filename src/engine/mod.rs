@@ -13,6 +13,7 @@ mod factors;
 mod groups;
 #[cfg(feature = "cuda")]
 mod lanes;
+mod lines;
 mod measure;
 mod merge;
 mod parted;

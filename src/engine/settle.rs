@@ -22,6 +22,7 @@ pub(super) fn settle(engine: &Engine<'_>, step: &Step, tensor: &TensorPlan) -> R
         }
         Kind::TrimNorms => run.settle_trim_norms(tensor),
         Kind::Gram => run.settle_fit(tensor),
+        Kind::Lines => run.settle_lines(tensor),
         Kind::Overlap => run.settle_overlap(tensor),
         Kind::Rank(stage) => rank(engine, stage),
         Kind::Restore { stage, layer } => restore(engine, stage, layer),

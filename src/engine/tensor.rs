@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Map, Value, json};
 
 use super::choose;
+use super::lines::Weights;
 use super::writer::Written;
 use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Error, Result};
 use crate::ops::search::{Cut, Search, Totals};
 use crate::ops::{
-    Changes, Combine, Geometry, Gram, LowRankFacts, Mask, Measured, Program, Prune, RunFacts, Sparsify, StageState,
-    Sums,
+    Changes, Combine, Geometry, Gram, LineWeights, LowRankFacts, Mask, Measured, Program, Prune, RunFacts, Sparsify,
+    StageState, Sums,
 };
 use crate::output::source_digest::to_hex;
 use crate::output::{BlockDigests, JournalEntry, Nonfinite, PieceDigests, SourceTensorDigest};
@@ -58,6 +59,8 @@ enum Tally {
     Pairs(Vec<Vec<[f64; 2]>>),
     /// By segment, products in the order of [`Gram::pairs`].
     Products(Vec<Vec<f64>>),
+    /// By model and line.
+    Lines(Vec<Vec<f64>>),
     /// By model.
     Changes(Vec<Changes>),
     /// What a device's search found, by model.
@@ -92,6 +95,7 @@ impl TensorRun {
             cuts: Vec::new(),
             tops: Vec::new(),
             factors: vec![1.0; models],
+            lines: None,
             combine,
         };
         Self(Mutex::new(State {
@@ -209,6 +213,18 @@ impl TensorRun {
         }
     }
 
+    /// Notes the weights of lines from the `first` on.
+    pub fn set_lines(&self, tensor: &TensorPlan, first: usize, found: Weights) {
+        let mut state = self.lock();
+        if !matches!(state.tally, Tally::Lines(_)) {
+            state.tally = Tally::Lines(vec![vec![0.0; tensor.lines().count as usize]; found.by_model.len()]);
+        }
+        state.remark = state.remark.or(found.remark);
+        if let Tally::Lines(all) = &mut state.tally {
+            all.iter_mut().zip(&found.by_model).for_each(|(all, w)| all[first..first + w.len()].copy_from_slice(w));
+        }
+    }
+
     /// Ends one pass of a search. Whether the masks or cuts are known; if not, the step must run again.
     pub fn settle_select(&self, tensor: &TensorPlan, stage: Option<Prune>) -> bool {
         let mut state = self.lock();
@@ -301,6 +317,20 @@ impl TensorRun {
         }
     }
 
+    /// Weighs each line by itself; the rule then takes what is weighed already.
+    pub fn settle_lines(&self, tensor: &TensorPlan) {
+        let mut state = self.lock();
+        let models = tensor.models.len();
+        let weights = match std::mem::replace(&mut state.tally, Tally::None) {
+            Tally::Lines(weights) => weights,
+            // A tensor without elements.
+            _ => vec![Vec::new(); models],
+        };
+        let measured = Arc::make_mut(&mut state.measured);
+        measured.lines = Some(LineWeights { lines: tensor.lines(), weights });
+        measured.combine.weights = vec![1.0; models];
+    }
+
     /// Sets the weights that follow from what the task vectors change.
     pub fn settle_overlap(&self, tensor: &TensorPlan) {
         let mut state = self.lock();
@@ -387,7 +417,7 @@ impl TensorRun {
         let mut state = self.lock();
         state.output(plan, tensor)?.left -= 1;
         // The masks have served.
-        state.measured = Arc::new(Measured { stages: Vec::new(), ..(*state.measured).clone() });
+        state.measured = Arc::new(Measured { stages: Vec::new(), lines: None, ..(*state.measured).clone() });
         state.entry(plan, tensor)
     }
 

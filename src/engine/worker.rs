@@ -12,7 +12,7 @@ use super::settle::{self, stage_of};
 use super::sink::Sink;
 use super::sources::{for_segments, in_part, nonfinite_source, sample_of, segments_of, stored_bytes, with_sources};
 use super::writer::Written;
-use super::{Engine, factors, scores};
+use super::{Engine, factors, lines, scores};
 use crate::backend::cpu::blend::blend;
 use crate::backend::cpu::low_rank;
 use crate::backend::cpu::overlap;
@@ -26,7 +26,7 @@ use crate::ops::{Changes, LowRank, Program, Rescale, RunFacts, SEGMENT};
 use crate::output::nonfinite;
 use crate::output::source_digest::{BLOCK_ELEMS, block};
 use crate::plan::TensorPlan;
-use crate::plan::graph::{Kind, Step, StepId, unit_columns, unit_rows};
+use crate::plan::graph::{Kind, Step, StepId, unit_columns, unit_lines, unit_rows};
 
 // A segment is a digest block, so that what a unit reads can be hashed while it is in cache.
 const _: () = assert!(SEGMENT as u64 == BLOCK_ELEMS);
@@ -214,6 +214,16 @@ impl<'a, 'p> Worker<'a, 'p> {
                 })?;
                 run.set_products(segments, segment, products);
                 self.note_read(tensor, end - start, is_first);
+                Ok(())
+            }
+            Kind::Lines => {
+                let (measured, of) = (run.measured(), tensor.lines());
+                let per_unit = unit_lines(of, chunk);
+                let range = unit * per_unit..((unit + 1) * per_unit).min(of.count);
+                let (scratch, raw, _) = self.parts();
+                let weights = lines::weights((plan, tensor), &measured, range.clone(), raw, scratch)?;
+                run.set_lines(tensor, range.start as usize, weights);
+                self.note_read(tensor, (range.end - range.start) * of.len, is_first);
                 Ok(())
             }
             Kind::Overlap => {

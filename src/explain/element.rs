@@ -65,7 +65,7 @@ fn names_of_stages(plan: &Plan, tensor: &TensorPlan) -> Vec<String> {
 }
 
 fn blended<C: Widen>(plan: &Plan, tensor: usize, index: &Index) -> Result<OfElement> {
-    let (at, measured) = (&plan.tensors[tensor], measure(plan, tensor)?);
+    let (at, measured) = (&plan.tensors[tensor], measure(plan, tensor)?.of_element(index.flat));
     let traced = with_element(plan, at, index.flat, |sources| trace::trace::<C>(&measured, sources, at.dtype))?;
     let mut steps = Vec::new();
     if let Some(task_vectors) = &traced.task_vectors {

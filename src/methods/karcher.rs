@@ -5,7 +5,7 @@
 use crate::error::Result;
 use crate::ops::rules::{Numbers, RuleId};
 use crate::ops::spec::*;
-use crate::ops::{Blend, Combine, Fit, Gram, Program, Sparsify, TensorContext, Vectors};
+use crate::ops::{Along, Blend, Combine, Fit, Gram, Program, Sparsify, TensorContext, Vectors};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "karcher",
@@ -43,7 +43,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
 
 fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
     let parameters = vec![tensor.int("max_iter")? as f64, tensor.float("tol")?];
-    let fit = |of| Fit { name: "karcher", of, parameters, settle };
+    let fit = |of| Fit { name: "karcher", of, along: Along::Whole, parameters, settle };
     let weights = vec![1.0; tensor.models];
     let combine = if tensor.has_base {
         Combine::weighted(RuleId::Affine, weights, Numbers::default()).fitted(fit(Vectors::BaseAndTaskVectors))

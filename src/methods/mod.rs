@@ -1,7 +1,5 @@
 //! Merging methods and task-vector stages: one file each, and the registry that everything else iterates.
 
-use crate::error::{Error, Result};
-use crate::ops::TensorContext;
 use crate::ops::spec::*;
 
 mod breadcrumbs;
@@ -55,17 +53,6 @@ pub static REGISTRY: &[&MethodSpec] = &[
 /// The method or stage of this name.
 pub fn find(name: &str) -> Option<&'static MethodSpec> {
     REGISTRY.iter().copied().find(|spec| spec.name == name)
-}
-
-/// Refuses a value of a parameter whose meaning is known and that merganser does not compute yet.
-///
-/// # Errors
-/// Input, where the parameter has that value.
-pub(crate) fn refuse(tensor: &TensorContext<'_>, method: &str, parameter: &str, value: bool) -> Result<()> {
-    if tensor.bool(parameter)? != value {
-        return Ok(());
-    }
-    Err(Error::input(format!("`{parameter}: {value}` of `{method}` is not built yet (asked for `{}`)", tensor.tensor)))
 }
 
 /// The weight of a model, shared by most methods.

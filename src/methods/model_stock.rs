@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::ops::spec::*;
-use crate::ops::{Blend, Combine, Fit, Gram, Program, Sparsify, TensorContext, Vectors};
+use crate::ops::{Along, Blend, Combine, Fit, Gram, Program, Sparsify, TensorContext, Vectors};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "model_stock",
@@ -19,7 +19,7 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
             kind: ParamKind::Bool,
             scope: Scope::Global,
             default: ParamDefault::Bool(false),
-            help: "a cosine for each row instead of one for the tensor: `true` is refused, not built yet",
+            help: "a cosine and a t for each vector along the last dimension (the rows of a matrix) instead of one for the tensor",
         },
         ParamSpec {
             name: "clamp",
@@ -32,16 +32,17 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     exclusive: &[],
     rule: Rule::Method(rule),
     tolerance: 1e-5,
-    notes: "Per tensor. c is the mean over all pairs of models. As in mergekit it is taken as it is where it is negative: the result \
+    notes: "Per tensor, or with `filter_wise` for each vector along its last dimension. c is the mean over all pairs of models. As in mergekit it is taken as it is where it is negative: the result \
             then lies beyond the base, the further the nearer c is to −1/(N − 1); such tensors are counted in a warning, and \
             `clamp: true` gives the base there. Norms whose product is below 1e-6 count as 1e-6, which depends on the scale of the \
             weights. Where 1 + (N − 1) c is 0, the base is given; where a source holds a NaN or an infinity, the mean.",
 };
 
 fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
-    super::refuse(tensor, "model_stock", "filter_wise", true)?;
     let clamp = f64::from(u8::from(tensor.bool("clamp")?));
-    let fit = Fit { name: "model stock", of: Vectors::TaskVectors, parameters: vec![clamp], settle };
+    let (name, along) =
+        if tensor.bool("filter_wise")? { ("model stock by row", Along::Last) } else { ("model stock", Along::Whole) };
+    let fit = Fit { name, of: Vectors::TaskVectors, along, parameters: vec![clamp], settle };
     let combine = Combine::sum(vec![1.0; tensor.models], 1.0, 1.0).fitted(fit);
     Ok(Program::Blend(Blend { stages: tensor.stages.clone(), sparsify: Sparsify::None, combine }))
 }

@@ -5,7 +5,7 @@
 
 use crate::error::Result;
 use crate::ops::spec::*;
-use crate::ops::{Blend, Combine, Fit, Gram, Program, Sparsify, TensorContext, Vectors};
+use crate::ops::{Along, Blend, Combine, Fit, Gram, Program, Sparsify, TensorContext, Vectors};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "multislerp",
@@ -52,7 +52,7 @@ fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
         weights = vec![1.0];
     }
     let parameters = [vec![tensor.float("eps")?], weights.clone()].concat();
-    let fit = |of| Fit { name: "multislerp", of, parameters, settle };
+    let fit = |of| Fit { name: "multislerp", of, along: Along::Whole, parameters, settle };
     let is_alone = weights.len() == 1;
     let (combine, of) = if tensor.has_base {
         (Combine::sum(weights, 1.0, 1.0), Vectors::TaskVectors)

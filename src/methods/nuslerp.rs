@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::ops::spec::*;
-use crate::ops::{Blend, Combine, Fit, Gram, Program, Sparsify, TensorContext, Vectors};
+use crate::ops::{Along, Blend, Combine, Fit, Gram, Program, Sparsify, TensorContext, Vectors};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "nuslerp",
@@ -20,14 +20,14 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
             kind: ParamKind::Bool,
             scope: Scope::Global,
             default: ParamDefault::Bool(false),
-            help: "which vectors of a tensor that is not flattened: without effect on one that is",
+            help: "of a tensor that is not flattened, its vectors along the first dimension (columns) instead of the last (rows), as in mergekit",
         },
         ParamSpec {
             name: "nuslerp_flatten",
             kind: ParamKind::Bool,
             scope: Scope::Global,
             default: ParamDefault::Bool(true),
-            help: "one angle for the tensor: `false`, one for each of its vectors, is refused, not built yet",
+            help: "one angle for the tensor; `false`: one for each of its vectors",
         },
     ],
     exclusive: &[],
@@ -36,17 +36,23 @@ pub(super) static SPEC: MethodSpec = MethodSpec {
     notes: "t = w₂ / (w₁ + w₂), and ½ where the weights sum to 0. As in mergekit the vectors themselves are combined, by the sines \
             of the angle between them; so the length is not interpolated where theirs differ, and a vector of zeros counts as one \
             across. Linear where the sine is below 1e-6, in float64 (mergekit's float32 takes nearly opposite vectors for noise), \
-            and where a source holds a NaN or an infinity.",
+            and where a source holds a NaN or an infinity. With `nuslerp_flatten: false` all of this holds of each vector along the last \
+            dimension, with `nuslerp_row_wise: true` beside it along the first, which is the other way round than the name says, as in \
+            mergekit.",
 };
 
 fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
     /// Below this the weights sum to nothing.
     const TINY: f64 = 1e-6;
-    super::refuse(tensor, "nuslerp", "nuslerp_flatten", false)?;
     let weights = tensor.each_float("weight")?;
     let sum: f64 = weights.iter().sum();
     let t = if sum.abs() < TINY { 0.5 } else { weights[1] / sum };
-    let fit = |of| Fit { name: "nuslerp", of, parameters: vec![t], settle };
+    let (name, along) = match (tensor.bool("nuslerp_flatten")?, tensor.bool("nuslerp_row_wise")?) {
+        (true, _) => ("nuslerp", Along::Whole),
+        (false, false) => ("nuslerp by row", Along::Last),
+        (false, true) => ("nuslerp by column", Along::First),
+    };
+    let fit = |of| Fit { name, of, along, parameters: vec![t], settle };
     let weights = vec![1.0 - t, t];
     let combine = if tensor.has_base {
         Combine::sum(weights, 1.0, 1.0).fitted(fit(Vectors::TaskVectors))

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::ops::rules::{Numbers, RuleId};
 use crate::ops::spec::*;
-use crate::ops::{Blend, Combine, Fit, Gram, Program, Sparsify, TensorContext, Vectors};
+use crate::ops::{Along, Blend, Combine, Fit, Gram, Program, Sparsify, TensorContext, Vectors};
 
 pub(super) static SPEC: MethodSpec = MethodSpec {
     name: "slerp",
@@ -33,7 +33,7 @@ fn rule(tensor: &TensorContext<'_>) -> Result<Program> {
 
 /// θ₀ and the other model, by coefficients that the angle between them gives.
 pub(crate) fn combine(t: f64) -> Combine {
-    let fit = Fit { name: "slerp", of: Vectors::Parameters, parameters: vec![t], settle };
+    let fit = Fit { name: "slerp", of: Vectors::Parameters, along: Along::Whole, parameters: vec![t], settle };
     Combine::weighted(RuleId::Mix, vec![0.0], Numbers::default()).fitted(fit)
 }
 

@@ -1,6 +1,6 @@
 //! Numbers of a rule that follow from the lengths of the vectors that are combined, and from the angles between them.
 
-use super::Combine;
+use super::{Along, Combine};
 
 /// How to find a rule's numbers from the products of a tensor's vectors.
 #[derive(Debug, Clone)]
@@ -9,6 +9,8 @@ pub struct Fit {
     pub name: &'static str,
     /// The vectors.
     pub of: Vectors,
+    /// Whether they are whole tensors, or each vector along a dimension has numbers of its own; these are weights alone.
+    pub along: Along,
     /// What the recipe says of it: its parameters, in an order of its own.
     pub parameters: Vec<f64>,
     /// Sets the numbers. Products are finite unless a source holds a NaN or an infinity, or a sum overflows. What the user
@@ -18,11 +20,11 @@ pub struct Fit {
 
 impl PartialEq for Fit {
     fn eq(&self, other: &Self) -> bool {
-        (self.name, self.of, &self.parameters) == (other.name, other.of, &other.parameters)
+        (self.name, self.of, self.along, &self.parameters) == (other.name, other.of, other.along, &other.parameters)
     }
 }
 
-/// Vectors whose products are taken, each a tensor flattened.
+/// Vectors whose products are taken, each a tensor flattened, or a line of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Vectors {
     /// θ₀ where the rule reads it, then every θ_t.

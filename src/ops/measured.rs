@@ -1,6 +1,6 @@
 //! What has been measured of a tensor before its merge, and what the merge found.
 
-use super::{Combine, Geometry, Prune, Sparsify};
+use super::{Combine, Geometry, LineWeights, Prune, Sparsify};
 
 /// What a stage keeps of one model's task vector in one tensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,8 +47,22 @@ pub struct Measured {
     pub tops: Vec<u64>,
     /// Factors that restore the L1 norm after [`Sparsify::TopK`] and [`Sparsify::Band`], by model.
     pub factors: Vec<f64>,
+    /// Weights by line of each model's vector, where [`super::Fit::along`] asks for them; else none.
+    pub lines: Option<LineWeights>,
     /// How the models are combined, with the numbers that have been measured.
     pub combine: Combine,
+}
+
+impl Measured {
+    /// The same for one element of the tensor: the weights of its line are the models'.
+    pub fn of_element(&self, element: u64) -> Self {
+        let mut of = self.clone();
+        if let Some(by) = of.lines.take() {
+            let line = by.lines.line_of(element) as usize;
+            of.combine.weights = by.weights.iter().map(|weights| weights[line]).collect();
+        }
+        of
+    }
 }
 
 /// What a merge of a run found.

@@ -6,6 +6,7 @@
 
 mod fit;
 mod geometry;
+mod lines;
 mod matrix;
 mod measured;
 mod overlap;
@@ -24,6 +25,7 @@ mod values;
 
 pub use fit::{Fit, Gram, Vectors};
 pub use geometry::Geometry;
+pub use lines::{Along, LineWeights, Lines};
 pub use matrix::{Centre, LowRank, LowRankFacts, MatrixRule, Rank};
 pub use measured::{Mask, Measured, RunFacts, StageState};
 pub use overlap::{Changes, Overlap};

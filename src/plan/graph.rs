@@ -5,7 +5,7 @@
 
 use crate::checkpoint::LayerMap;
 use crate::ops::search::Totals;
-use crate::ops::{Changes, Geometry, Granularity, Program, Prune, Rescale, SEGMENT};
+use crate::ops::{Changes, Geometry, Granularity, Lines, Program, Prune, Rescale, SEGMENT};
 
 use super::TensorPlan;
 
@@ -40,6 +40,8 @@ pub enum Kind {
     TrimNorms,
     /// Products of the vectors that are combined ([`crate::ops::Fit`]).
     Gram,
+    /// The same for each vector along a dimension ([`crate::ops::Along`]), and the weights that follow.
+    Lines,
     /// Elements that task vectors change alone and together ([`crate::ops::Overlap`]).
     Overlap,
     /// The merge itself.
@@ -53,7 +55,7 @@ impl Kind {
             Self::Select { stage } => stage,
             Self::Rows(stage) | Self::Columns(stage) | Self::Norms(stage) | Self::Rank(stage) => Some(stage),
             Self::Restore { stage, .. } => Some(stage),
-            Self::TrimNorms | Self::Gram | Self::Overlap | Self::Merge => None,
+            Self::TrimNorms | Self::Gram | Self::Lines | Self::Overlap | Self::Merge => None,
         }
     }
 
@@ -69,6 +71,7 @@ impl Kind {
             Self::Restore { .. } => "factors that restore a layer's norms",
             Self::TrimNorms => "norms before and after the trim",
             Self::Gram => "products of the vectors",
+            Self::Lines => "products of the vectors, line by line",
             Self::Overlap => "changes alone and together",
             Self::Merge => "merge",
         }
@@ -239,7 +242,10 @@ impl Builder {
                         self.norms(Kind::TrimNorms, tensor, t, &mut wait);
                     }
                 }
-                if blend.combine.fit.is_some() {
+                if tensor.weighs_lines() {
+                    let units = tensor.lines().count.div_ceil(unit_lines(tensor.lines(), self.chunk_elems));
+                    self.pass(Kind::Lines, t, units, line_bytes(tensor), &mut wait);
+                } else if blend.combine.fit.is_some() {
                     self.pass(Kind::Gram, t, self.chunks(tensor.elems), gram_bytes(tensor), &mut wait);
                 }
                 if blend.combine.overlap.is_some() {
@@ -319,6 +325,25 @@ pub(super) fn norms_bytes(elems: u64, models: u64) -> u64 {
 pub(super) fn gram_bytes(tensor: &TensorPlan) -> u64 {
     let products = crate::ops::Gram::len(tensor.fitted_vectors()) as u64;
     tensor.elems.div_ceil(SEGMENT as u64) * (size_of::<Vec<f64>>() as u64 + 8 * products)
+}
+
+/// Lines whose products a thread holds at once.
+pub const LINES_AT_ONCE: u64 = 1024;
+
+/// Lines that one unit of [`Kind::Lines`] finds weights for.
+pub fn unit_lines(lines: Lines, chunk_elems: u64) -> u64 {
+    if lines.is_contiguous() { (chunk_elems / lines.len.max(1)).max(1) } else { LINES_AT_ONCE }
+}
+
+/// Weights of lines, by model.
+pub(super) fn line_bytes(tensor: &TensorPlan) -> u64 {
+    if tensor.weighs_lines() { tensor.models.len() as u64 * tensor.lines().count * 8 } else { 0 }
+}
+
+/// Products of lines that a thread works on.
+pub(super) fn line_products_bytes(tensor: &TensorPlan) -> u64 {
+    let products = crate::ops::Gram::len(tensor.fitted_vectors()) as u64;
+    if tensor.weighs_lines() { tensor.lines().count.min(LINES_AT_ONCE) * products * 8 } else { 0 }
 }
 
 /// Rows that one unit of [`Kind::Rows`] scores.

@@ -1,6 +1,6 @@
 //! The memory that a merge allocates: bounded by the plan, whatever the size of the models.
 
-use super::graph::{gram_bytes, norms_bytes, searches, select_bytes};
+use super::graph::{gram_bytes, line_bytes, line_products_bytes, norms_bytes, searches, select_bytes};
 use super::{Options, TensorPlan};
 use crate::backend::cpu::low_rank;
 use crate::backend::cpu::prune::Scratch;
@@ -105,8 +105,14 @@ impl Memory {
         let runs = sources * longest_run * if tensors.iter().any(|t| t.wide) { 8 } else { 4 };
         let low_rank = tensors.iter().filter(|t| matches!(t.program, Program::LowRank(_))).map(TensorPlan::matrix);
         let packing = low_rank.map(|(m, n)| low_rank::packing_bytes(m, n)).max().unwrap_or_default();
-        let per_thread =
-            Scratch::<f32>::bytes(models) + 2 * Scratch::<f64>::bytes(models) + counts + runs + packing + THREAD_BYTES;
+        let lines = tensors.iter().map(line_products_bytes).max().unwrap_or_default();
+        let per_thread = lines
+            + Scratch::<f32>::bytes(models)
+            + 2 * Scratch::<f64>::bytes(models)
+            + counts
+            + runs
+            + packing
+            + THREAD_BYTES;
         let masks = tensors.iter().map(mask_bytes).max().unwrap_or_default();
         let held_masks: u64 =
             if tensors.iter().any(|t| t.stages().iter().any(|p| p.rescale != crate::ops::Rescale::None)) {
@@ -146,7 +152,7 @@ impl Memory {
     }
 }
 
-/// Bytes of the masks of rows and columns of all models.
+/// Bytes of the masks of rows and columns, and of the weights of lines, of all models.
 fn mask_bytes(tensor: &TensorPlan) -> u64 {
     let geometry = Geometry::of(&tensor.shape);
     let of = |granularity| match granularity {
@@ -154,7 +160,7 @@ fn mask_bytes(tensor: &TensorPlan) -> u64 {
         Granularity::Column => geometry.columns,
         _ => 0,
     };
-    tensor.models.len() as u64 * tensor.stages().iter().map(|p| of(p.granularity)).sum::<u64>()
+    tensor.models.len() as u64 * tensor.stages().iter().map(|p| of(p.granularity)).sum::<u64>() + line_bytes(tensor)
 }
 
 /// The most that a step of this tensor needs beside threads and buffers.
@@ -178,7 +184,9 @@ fn stage_bytes(tensor: &TensorPlan) -> u64 {
         if blend.sparsify.restores_norm() {
             most = most.max(norms_bytes(tensor.elems, models));
         }
-        if blend.combine.fit.is_some() {
+        if tensor.weighs_lines() {
+            most = most.max(line_bytes(tensor));
+        } else if blend.combine.fit.is_some() {
             most = most.max(gram_bytes(tensor));
         }
         if blend.combine.overlap.is_some() {

@@ -29,7 +29,8 @@ use crate::dtype::{Dtype, DtypeExt};
 use crate::error::{Cause, Error, Result};
 use crate::instructions::Instructions;
 use crate::ops::{
-    Blend, Combine, Fit, ParamKind, Program, Prune, Rule, Sparsify, StageContext, TensorContext, Value, Vectors,
+    Along, Blend, Combine, Fit, Lines, ParamKind, Program, Prune, Rule, Sparsify, StageContext, TensorContext, Value,
+    Vectors,
 };
 use crate::output::{Layout, Share, TensorSpec};
 use crate::recipe::{Recipe, compile_names};
@@ -135,14 +136,27 @@ impl TensorPlan {
     /// # Errors
     /// Internal, where they are not measured.
     pub fn fit(&self) -> Result<&Fit> {
-        let fit = if let Program::Blend(blend) = &self.program { blend.combine.fit.as_ref() } else { None };
-        fit.ok_or_else(|| Error::internal(format!("nothing is fitted to `{}`", self.name)))
+        self.fitted().ok_or_else(|| Error::internal(format!("nothing is fitted to `{}`", self.name)))
+    }
+
+    fn fitted(&self) -> Option<&Fit> {
+        if let Program::Blend(blend) = &self.program { blend.combine.fit.as_ref() } else { None }
     }
 
     /// Vectors whose products [`TensorPlan::fit`] takes; none where it takes none.
     pub fn fitted_vectors(&self) -> usize {
         let has_base = |fit: &Fit| fit.of != Vectors::TaskVectors && self.base.is_some();
-        self.fit().map_or(0, |fit| self.models.len() + usize::from(has_base(fit)))
+        self.fitted().map_or(0, |fit| self.models.len() + usize::from(has_base(fit)))
+    }
+
+    /// The lines of which each has numbers of its own in [`TensorPlan::fit`]; one where none has.
+    pub fn lines(&self) -> Lines {
+        Lines::of(&self.shape, self.fitted().map_or(Along::Whole, |fit| fit.along))
+    }
+
+    /// Whether [`TensorPlan::fit`] has numbers for each line.
+    pub fn weighs_lines(&self) -> bool {
+        self.fitted().is_some_and(|fit| fit.along != Along::Whole)
     }
 
     /// Rows and columns of a matrix; (elements, 1) else.

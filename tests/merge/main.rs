@@ -11,6 +11,7 @@ mod factors;
 mod goldens;
 mod identities;
 mod interrupted;
+mod lines;
 mod operations;
 mod output;
 mod parts;

@@ -4,7 +4,7 @@ use super::portable::Block;
 use super::prune::{self, Scratch, Sources};
 use super::simd::{self, Level};
 use super::stored::{Stored, Widen};
-use super::{BLOCK, in_registers, vector};
+use super::{BLOCK, in_registers, lines, vector};
 use crate::dtype::Dtype;
 use crate::ops::{Combine, Geometry, Measured, Prune, Real, RunFacts, Sparsify, StageState, philox};
 
@@ -54,12 +54,18 @@ fn merge_block<C: Widen>(
 ) {
     if !m.combine.rule.takes_task_vectors() {
         prune::load_parameters(sources, at, n, scratch);
+        if let Some(by) = &m.lines {
+            lines::weigh(by, sources.start + at as u64, n, scratch);
+        }
         combine(m, sources.models.len(), n, scratch);
         return;
     }
     let first = sources.start + at as u64;
     load_pruned(m.geometry, &m.stages, sources, at, n, scratch);
     sparsify(m, first, n, scratch, kept);
+    if let Some(by) = &m.lines {
+        lines::weigh(by, first, n, scratch);
+    }
     combine(m, sources.models.len(), n, scratch);
 }
 

@@ -1,6 +1,7 @@
 //! The CPU as a device, on one of its instruction sets.
 
 use super::blend::blend_with;
+use super::lines::add_products;
 use super::prune::{Scratch, Sources};
 use super::simd::{self, Level};
 use super::stored::{Stored, Widen};
@@ -10,7 +11,7 @@ use crate::dtype::{Dtype, DtypeExt};
 use crate::error::Result;
 use crate::instructions::Instructions;
 use crate::ops::search::{COUNTERS, Cut, Ranked, Search, Totals};
-use crate::ops::{Changes, Combine, Measured, Program, RunFacts, Sparsify, Sums};
+use crate::ops::{Changes, Combine, Gram, Measured, Program, RunFacts, Sparsify, Sums, Vectors};
 
 /// The CPU, on an instruction set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,9 +121,23 @@ impl CpuLane {
                     cuts: cuts.to_vec(),
                     tops: tops.to_vec(),
                     factors: Vec::new(),
+                    lines: None,
                     combine: Combine::average(Vec::new(), 1.0),
                 };
                 stats::trim_norms(&m, sources, &mut scratch).into_iter().flatten().flatten().collect()
+            }
+            Pass::Lines(of, lines) => {
+                let has_base = of != Vectors::TaskVectors && sources.base.is_some();
+                let pairs = Gram::len(sources.models.len() + usize::from(has_base));
+                let mut totals = vec![0.0; lines.count as usize * pairs];
+                // Whole where lines follow each other, else row by row.
+                let row = if lines.is_contiguous() { sources.len as u64 } else { lines.stride };
+                for first in (0..sources.len as u64).step_by(row.max(1) as usize) {
+                    with_part(sources, first, row, |part| {
+                        add_products(of, lines, 0, geometry, stages, part, &mut totals, &mut scratch);
+                    });
+                }
+                totals
             }
             Pass::Gram(of) => stats::gram(of, geometry, stages, sources, &mut scratch).concat(),
             Pass::Rows(score) => stats::row_scores(score, geometry, stages, sources, &mut scratch).concat(),
@@ -131,23 +146,25 @@ impl CpuLane {
                 // Row by row, as the engine goes.
                 let row = geometry.columns * geometry.inner;
                 for first in (0..sources.len as u64).step_by(row.max(1) as usize) {
-                    let cut = |stored: &Stored<'_>| {
-                        let size = stored.dtype.size_bytes().unwrap_or(1);
-                        (first * size) as usize..((first + row) * size) as usize
-                    };
-                    let models: Vec<Stored<'_>> = sources
-                        .models
-                        .iter()
-                        .map(|stored| Stored { dtype: stored.dtype, bytes: &stored.bytes[cut(stored)] })
-                        .collect();
-                    let base = sources.base.as_ref().map(|s| Stored { dtype: s.dtype, bytes: &s.bytes[cut(s)] });
-                    let part = Sources { base, models: &models, start: sources.start + first, len: row as usize };
-                    let (level, totals) = (self.level, &mut totals);
-                    stats::add_column_scores_with(level, score, geometry, stages, &part, 0, totals, &mut scratch);
+                    with_part(sources, first, row, |part| {
+                        let (level, totals) = (self.level, &mut totals);
+                        stats::add_column_scores_with(level, score, geometry, stages, part, 0, totals, &mut scratch);
+                    });
                 }
                 let elems = geometry.column_elems() as f64;
                 totals.concat().into_iter().map(|total| total / elems).collect()
             }
         }
     }
+}
+
+/// Calls `take` with `len` elements of a run from its `first` on.
+fn with_part(sources: &Sources<'_>, first: u64, len: u64, take: impl FnOnce(&Sources<'_>)) {
+    fn part<'a>(stored: &Stored<'a>, first: u64, len: u64) -> Stored<'a> {
+        let size = stored.dtype.size_bytes().unwrap_or(1);
+        Stored { dtype: stored.dtype, bytes: &stored.bytes[(first * size) as usize..((first + len) * size) as usize] }
+    }
+    let models: Vec<Stored<'_>> = sources.models.iter().map(|stored| part(stored, first, len)).collect();
+    let base = sources.base.as_ref().map(|stored| part(stored, first, len));
+    take(&Sources { base, models: &models, start: sources.start + first, len: len as usize });
 }

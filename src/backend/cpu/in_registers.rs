@@ -22,7 +22,7 @@ pub(super) fn blend<C: Widen>(
     facts: &mut RunFacts,
 ) -> usize {
     let n = sources.len / STEP * STEP;
-    let merged = if C::KEY_BITS != f32::KEY_BITS || !simd::takes(sources.models.len(), dtype) {
+    let merged = if C::KEY_BITS != f32::KEY_BITS || !simd::takes(sources.models.len(), dtype) || m.lines.is_some() {
         None
     } else if let (Sparsify::Random { .. }, []) = (&m.sparsify, m.stages.as_slice())
         && sources.start.is_multiple_of(4)

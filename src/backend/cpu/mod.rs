@@ -8,6 +8,7 @@ pub mod blend;
 pub mod device;
 pub mod features;
 mod in_registers;
+pub mod lines;
 pub mod low_rank;
 pub mod overlap;
 pub mod pairs;

@@ -131,6 +131,7 @@ impl Tensor<'_> {
             cuts: Vec::new(),
             tops: Vec::new(),
             factors: vec![1.0; MODELS],
+            lines: None,
             combine: path.method.combine.clone(),
         };
         if let Some(prune) = path.stage {
@@ -219,7 +220,7 @@ impl Tensor<'_> {
         let out =
             Place { dtype: Dtype::BF16, ptr: place(self.gpu, out, 0, (run.1 * crate::bench::ELEM_BYTES) as u64)? };
         self.with(path, run, |sources| {
-            ops::blend::blend(self.gpu.kernels(), lane.stream(), measured, false, stages, sources, out, facts)
+            ops::blend::blend(self.gpu.kernels(), lane.stream(), measured, false, stages, 0, sources, out, facts)
         })
     }
 

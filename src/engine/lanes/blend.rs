@@ -6,7 +6,7 @@ use super::LaneWorker;
 use super::output::Pieces;
 use super::sources::Stage;
 use super::stats::runs;
-use crate::backend::cuda::lane::place;
+use crate::backend::cuda::lane::{TURNS, place};
 use crate::backend::cuda::ops::{self, Place, StageBlob};
 use crate::error::Result;
 use crate::ops::RunFacts;
@@ -20,10 +20,14 @@ impl LaneWorker<'_, '_> {
         let blob = StageBlob::new(&measured.stages, models);
         let Some((mut loaded, chunk)) = self.load(stage, index, Kind::Merge, &blob)? else { return Ok(()) };
         let (stages_at, facts_at) = (loaded.lease.work[0], loaded.lease.work[1]);
-        let outs: Vec<_> = loaded.lease.work[2..].to_vec();
+        let (outs, lines_at) = (loaded.lease.work[2..2 + TURNS].to_vec(), loaded.lease.work[2 + TURNS]);
         let (gpu, lane) = (self.gpu, &mut self.lane);
         lane.put(gpu, stages_at, 0, &blob.bytes)?;
         lane.clear(gpu, facts_at)?;
+        for (t, weights) in measured.lines.iter().flat_map(|by| &by.weights).enumerate() {
+            lane.put(gpu, lines_at, (t * weights.len() * 8) as u64, bytemuck::cast_slice(weights))?;
+        }
+        let lines = if measured.lines.is_some() { place(gpu, lines_at, 0, 0)? } else { 0 };
         let mut pieces = Pieces::new(self.engine, index, &self.to_writers);
         let mut under_way = VecDeque::new();
         loaded.each_run(stage, lane, &mut self.raw, runs(Kind::Merge, tensor, chunk), &mut |lane, sources, turn| {
@@ -33,7 +37,17 @@ impl LaneWorker<'_, '_> {
             lane.compute_after_fetch(turn)?;
             let out = Place { dtype: tensor.dtype, ptr: place(gpu, outs[turn], 0, sources.len * tensor.elem_bytes)? };
             let (stages, facts) = (blob.at(place(gpu, stages_at, 0, 0)?), place(gpu, facts_at, 0, 0)?);
-            ops::blend::blend(gpu.kernels(), lane.stream(), &measured, tensor.wide, stages, sources, out, facts)?;
+            ops::blend::blend(
+                gpu.kernels(),
+                lane.stream(),
+                &measured,
+                tensor.wide,
+                stages,
+                lines,
+                sources,
+                out,
+                facts,
+            )?;
             under_way.push_back(lane.fetch(gpu, outs[turn], 0, (sources.len * tensor.elem_bytes) as usize, turn)?);
             Ok(())
         })?;

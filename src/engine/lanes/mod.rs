@@ -24,7 +24,7 @@ use crate::backend::cuda::lane::Lane;
 use crate::backend::cuda::ops::StageBlob;
 use crate::backend::cuda::{error, pool};
 use crate::error::{Error, Result};
-use crate::ops::{Geometry, MatrixRule, Program, SEGMENT};
+use crate::ops::{MatrixRule, Program, SEGMENT};
 use crate::plan::graph::{Kind, Step, StepId};
 use crate::plan::{Plan, TensorPlan};
 
@@ -109,6 +109,7 @@ impl<'a, 'p> LaneWorker<'a, 'p> {
             Kind::Norms(of) => self.norms(&stage, index, step.kind, stage_of(tensor, of)?),
             Kind::TrimNorms => self.trim_norms(&stage, index, step.kind),
             Kind::Gram => self.gram(&stage, index, step.kind),
+            Kind::Lines => self.lines(&stage, index, step.kind),
             Kind::Overlap => self.overlap(&stage, index, step.kind),
             Kind::Rows(of) | Kind::Columns(of) => self.scores(&stage, index, step.kind, stage_of(tensor, of)?),
             Kind::Merge => match &tensor.program {
@@ -143,10 +144,9 @@ impl<'a, 'p> LaneWorker<'a, 'p> {
         blob: &StageBlob,
     ) -> Result<Option<(Loaded, u64)>> {
         let (plan, tensor, pool) = (self.engine.plan, stage.tensor, self.gpu.pool());
-        let geometry = Geometry::of(&tensor.shape);
         let bytes = blob.bytes.len() as u64;
         let work = |chunk| stats::work(kind, tensor, bytes, chunk);
-        let run = |chunk| stats::run_of(kind, geometry, chunk);
+        let run = |chunk| stats::run_of(kind, tensor, chunk);
         let Some(needs) = Needs::fit(plan, tensor, pool.bytes(), self.chunk_elems(tensor), &work, &run) else {
             let chunk = run(SEGMENT as u64);
             let sources = needs::source_bytes(plan, tensor, chunk);

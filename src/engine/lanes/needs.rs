@@ -92,7 +92,7 @@ pub(super) fn range(plan: &Plan, index: usize, kinds: &[Kind]) -> [u64; 2] {
             continue;
         }
         let work = |chunk| super::stats::work(*kind, tensor, blob, chunk);
-        let run = super::stats::run_of(*kind, geometry, least_chunk);
+        let run = super::stats::run_of(*kind, tensor, least_chunk);
         let chunked = source_bytes(plan, tensor, run).into_iter().cycle().take(TURNS * whole.len());
         let with_all = |chunk| Pool::taken_by(whole.iter().copied().chain(work(chunk)));
         most = most.max(with_all(most_chunk));

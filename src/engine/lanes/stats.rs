@@ -5,10 +5,12 @@ use std::ops::Range;
 use super::LaneWorker;
 use super::sources::Stage;
 use crate::backend::cuda::lane::{TURNS, place};
+use crate::backend::cuda::ops::columns::products_bytes;
 use crate::backend::cuda::ops::overlap::counts_bytes;
 use crate::backend::cuda::ops::select::{SelectState, bins_bytes};
-use crate::backend::cuda::ops::sums::{Stat, scratch_bytes};
+use crate::backend::cuda::ops::sums::{Stat, line_bytes, scratch_bytes};
 use crate::backend::cuda::ops::{self, StageBlob};
+use crate::engine::lines::Weights;
 use crate::error::Result;
 use crate::ops::search::{Ranked, Search};
 use crate::ops::{Changes, Geometry, Gram, Prune, Rescale, SEGMENT, Score, Sums};
@@ -26,7 +28,7 @@ fn segments(elems: u64) -> u64 {
 pub(super) fn work(kind: Kind, tensor: &TensorPlan, blob: u64, chunk: u64) -> Vec<u64> {
     let (models, geometry) = (tensor.models.len(), Geometry::of(&tensor.shape));
     let m = models as u64;
-    let scratch = |stat| scratch_bytes(stat, geometry, run_of(kind, geometry, chunk), models);
+    let scratch = |stat| scratch_bytes(stat, geometry, run_of(kind, tensor, chunk), models);
     match kind {
         Kind::Select { .. } => vec![blob, m * size_of::<SelectState>() as u64, bins_bytes(models)],
         Kind::Norms(_) => {
@@ -37,12 +39,24 @@ pub(super) fn work(kind: Kind, tensor: &TensorPlan, blob: u64, chunk: u64) -> Ve
         Kind::Gram => {
             vec![blob, scratch(Stat::Gram), segments(tensor.elems) * Gram::len(tensor.fitted_vectors()) as u64 * F64]
         }
+        Kind::Lines => {
+            let (lines, vectors) = (tensor.lines(), tensor.fitted_vectors());
+            let run = run_of(kind, tensor, chunk);
+            let [scratch, out] = if lines.is_contiguous() {
+                line_bytes(lines.len, run, vectors)
+            } else {
+                [0, products_bytes(lines.count, vectors)]
+            };
+            vec![blob, scratch, out]
+        }
         Kind::Overlap => vec![blob, counts_bytes(models)],
         Kind::Rows(_) => vec![blob, scratch(Stat::Rows), m * geometry.rows * F64],
         Kind::Columns(_) => vec![blob, m * geometry.columns * F64],
         Kind::Merge => {
             let mut work = vec![blob, (2 + m) * 8];
             work.extend([chunk * tensor.elem_bytes; TURNS]);
+            // Weights of lines.
+            work.push(if tensor.weighs_lines() { m * tensor.lines().count * F64 } else { 0 });
             work
         }
         Kind::Rank(_) | Kind::Restore { .. } => Vec::new(),
@@ -50,28 +64,29 @@ pub(super) fn work(kind: Kind, tensor: &TensorPlan, blob: u64, chunk: u64) -> Ve
 }
 
 /// Elements of a run that a chunk of so many elements holds: whole rows, where a step scores rows or columns.
-pub(super) fn run_of(kind: Kind, geometry: Geometry, chunk: u64) -> u64 {
+pub(super) fn run_of(kind: Kind, tensor: &TensorPlan, chunk: u64) -> u64 {
+    let row = row_of(kind, tensor);
     match kind {
-        Kind::Rows(_) | Kind::Columns(_) => row_run(kind, geometry, chunk) * row_of(kind, geometry),
+        Kind::Rows(_) | Kind::Columns(_) | Kind::Lines => (chunk / row).max(1) * row,
         _ => chunk,
     }
 }
 
 /// Elements that a run of this kind may not cut.
-fn row_of(kind: Kind, geometry: Geometry) -> u64 {
-    match kind {
-        Kind::Columns(_) => (geometry.columns * geometry.inner).max(1),
-        _ => geometry.row_elems.max(1),
-    }
-}
-
-fn row_run(kind: Kind, geometry: Geometry, chunk: u64) -> u64 {
-    (chunk / row_of(kind, geometry)).max(1)
+fn row_of(kind: Kind, tensor: &TensorPlan) -> u64 {
+    let (geometry, lines) = (Geometry::of(&tensor.shape), tensor.lines());
+    let elems = match kind {
+        Kind::Columns(_) => geometry.columns * geometry.inner,
+        Kind::Lines if lines.is_contiguous() => lines.len,
+        Kind::Lines => lines.stride,
+        _ => geometry.row_elems,
+    };
+    elems.max(1)
 }
 
 /// The runs of a step over a whole tensor.
 pub(super) fn runs(kind: Kind, tensor: &TensorPlan, chunk: u64) -> impl Iterator<Item = Range<u64>> + use<> {
-    let (run, elems) = (run_of(kind, Geometry::of(&tensor.shape), chunk), tensor.elems);
+    let (run, elems) = (run_of(kind, tensor, chunk), tensor.elems);
     (0..elems).step_by(run as usize).map(move |start| start..(start + run).min(elems))
 }
 
@@ -221,6 +236,46 @@ impl LaneWorker<'_, '_> {
         lane.get(gpu, out, 0, bytemuck::cast_slice_mut(&mut values))?;
         loaded.finish(stage, lane, index, true)?;
         run.set_products(segments(tensor.elems) as usize, 0, values.chunks(len).map(<[_]>::to_vec).collect());
+        Ok(())
+    }
+
+    /// Weights of the tensor's lines, from their products.
+    pub(super) fn lines(&mut self, stage: &Stage<'_, '_>, index: usize, kind: Kind) -> Result<()> {
+        let (run, tensor) = (&self.engine.tensors[index], stage.tensor);
+        let (measured, fit, of) = (run.measured(), tensor.fit()?, tensor.lines());
+        let blob = StageBlob::new(&measured.stages, tensor.models.len());
+        let Some((mut loaded, chunk)) = self.load(stage, index, kind, &blob)? else { return Ok(()) };
+        let [stages_at, scratch, out] = [0, 1, 2].map(|i| loaded.lease.work[i]);
+        let (gpu, lane, vectors) = (self.gpu, &mut self.lane, tensor.fitted_vectors());
+        lane.put(gpu, stages_at, 0, &blob.bytes)?;
+        let (stages, geometry) = (blob.at(place(gpu, stages_at, 0, 0)?), measured.geometry);
+        let mut found = Weights::new(tensor.models.len());
+        let (kernels, wide) = (gpu.kernels(), tensor.wide);
+        let mut products = Vec::new();
+        if !of.is_contiguous() {
+            // Sums of strided lines are added to.
+            lane.clear(gpu, out)?;
+        }
+        loaded.each_run(stage, lane, &mut self.raw, runs(kind, tensor, chunk), &mut |lane, sources, _| {
+            let to = place(gpu, out, 0, 0)?;
+            if !of.is_contiguous() {
+                return ops::columns::add_products(kernels, lane.stream(), wide, fit.of, geometry, stages, sources, to);
+            }
+            let by = place(gpu, scratch, 0, 0)?;
+            ops::sums::line_products(kernels, lane.stream(), wide, fit.of, of.len, geometry, stages, sources, by, to)?;
+            // As many as there are elements for; a device's results are settled run by run, so that they take no more memory.
+            products.resize((sources.len / of.len.max(1)) as usize * Gram::len(vectors), 0.0);
+            lane.get(gpu, out, 0, bytemuck::cast_slice_mut(&mut products))?;
+            found.settle(fit, &measured.combine, vectors, &products);
+            Ok(())
+        })?;
+        if !of.is_contiguous() {
+            products.resize(of.count as usize * Gram::len(vectors), 0.0);
+            lane.get(gpu, out, 0, bytemuck::cast_slice_mut(&mut products))?;
+            found.settle(fit, &measured.combine, vectors, &products);
+        }
+        loaded.finish(stage, lane, index, true)?;
+        run.set_lines(tensor, 0, found);
         Ok(())
     }
 

@@ -201,7 +201,7 @@ macro_rules! rules {
 
 rules! {
     /// Σ w θ / divisor, over all models.
-    average: Average { plain: Each }
+    average: Average { plain: Each, tile: Any }
     /// θ₀ + λ (Σ w τ) / divisor.
     sum: Sum { plain: Each, sparse: Each, staged: Any, tile: Any }
     /// θ₀ + λ · (the τ of largest magnitude; on a tie the later).

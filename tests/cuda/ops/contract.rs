@@ -64,3 +64,9 @@ fn norms_and_products_have_the_cpus_bits() {
 fn mean_scores_of_rows_and_columns_have_the_cpus_bits() {
     agree(operations::scores_of_rows_and_columns, &[0]);
 }
+
+#[test]
+fn lines_have_the_cpus_products_and_are_weighed_as_there() {
+    agree(operations::products_of_lines, &[0, 1]);
+    agree(operations::weights_of_lines, &[0, 1]);
+}

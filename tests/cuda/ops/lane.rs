@@ -80,6 +80,20 @@ impl Lane for GpuLane<'_> {
                     ops::sums::trim_norms(k, s, wide, geometry, stages, cuts, sources, scratch, out)?;
                     out
                 }
+                Pass::Lines(of, lines) => {
+                    let vectors =
+                        models + usize::from(of != merganser::ops::Vectors::TaskVectors && sources.base.is_some());
+                    if lines.is_contiguous() {
+                        let [scratch, out] = ops::sums::line_bytes(lines.len, len, vectors)
+                            .map(|bytes| gpu.put(&vec![f64::NAN; bytes as usize / 8]));
+                        ops::sums::line_products(k, s, wide, of, lines.len, geometry, stages, sources, scratch, out)?;
+                        out
+                    } else {
+                        let totals = gpu.zeros(ops::columns::products_bytes(lines.count, vectors));
+                        ops::columns::add_products(k, s, wide, of, geometry, stages, sources, totals)?;
+                        totals
+                    }
+                }
                 Pass::Gram(of) => {
                     let (scratch, out) = room(Stat::Gram);
                     ops::sums::gram(k, s, wide, of, geometry, stages, sources, scratch, out)?;
@@ -130,9 +144,11 @@ impl Lane for GpuLane<'_> {
         let counted = gpu.zeros(ops::blend::facts_bytes(models));
         let blob = StageBlob::new(&m.stages, models);
         let stages = blob.at(gpu.put(&blob.bytes));
+        let weights: Vec<f64> = m.lines.iter().flat_map(|by| by.weights.concat()).collect();
+        let lines = if m.lines.is_some() { gpu.put(&weights) } else { 0 };
         self.on_device(sources, |sources| {
             let place = Place { dtype, ptr: to };
-            ops::blend::blend(&gpu.kernels, &gpu.stream, m, wide, stages, sources, place, counted)
+            ops::blend::blend(&gpu.kernels, &gpu.stream, m, wide, stages, lines, sources, place, counted)
         })?;
         out.copy_from_slice(&gpu.get::<u8>(to));
         let counted: Vec<u64> = gpu.get(counted);

@@ -19,6 +19,7 @@ pub fn measured(geometry: Geometry, sparsify: Sparsify, combine: Combine, models
         cuts: Vec::new(),
         tops: Vec::new(),
         factors: vec![1.0; models],
+        lines: None,
         combine,
     }
 }

@@ -1,8 +1,9 @@
 //! Merges: every rule, with and without stages, cuts and random words.
 
 use merganser::backend::contract::Lane;
+use merganser::backend::cpu::prune::Sources;
 use merganser::dtype::{Dtype, DtypeExt};
-use merganser::ops::{Geometry, Mask, Measured, Real, Sparsify, philox};
+use merganser::ops::{Along, Combine, Geometry, LineWeights, Lines, Mask, Measured, Real, Sparsify, philox};
 
 use super::cases::{measured, mixes, rules, stages, takes_pruned};
 use super::{DTYPES, Family, LENGTHS, assert_same, widen};
@@ -22,7 +23,12 @@ fn same(a: &mut dyn Lane, b: &mut dyn Lane, m: &Measured, family: &Family, out: 
     let size = out.size_bytes().unwrap() as usize;
     let run = |lane: &mut dyn Lane| {
         let mut bytes = vec![0xEE; family.len * size];
-        let facts = family.sources(|sources| lane.merge(m, sources, family.wide(), out, &mut bytes).unwrap());
+        let facts = family.sources(|sources| {
+            // A plan gives no base to what does not read it, and lines are weighed of what is measured from it.
+            let without = Sources { base: None, ..*sources };
+            let sources = if m.lines.is_some() && !m.combine.reads_base() { &without } else { sources };
+            lane.merge(m, sources, family.wide(), out, &mut bytes).unwrap()
+        });
         (bytes, facts)
     };
     let ((expected, facts), (found, other)) = (run(a), run(b));
@@ -153,6 +159,30 @@ pub fn numbers_that_are_none(a: &mut dyn Lane, b: &mut dyn Lane) {
         for rule in rules(models) {
             let m = measured(Geometry::of(&[3000]), Sparsify::None, rule, models);
             same(a, b, &m, &family, out);
+        }
+    }
+}
+
+pub fn weights_of_lines(a: &mut dyn Lane, b: &mut dyn Lane) {
+    for shape in [vec![7, 300], vec![300, 7], vec![5, 3, 11], vec![1, 77], vec![77, 1], vec![3, 2100]] {
+        let (geometry, len) = (Geometry::of(&shape), shape.iter().product::<u64>() as usize);
+        for mix in [vec![Dtype::BF16], vec![Dtype::F32, Dtype::F16], vec![Dtype::F64]] {
+            let family = Family::new(len as u64 + 3, &mix, 2, len);
+            let sums = [Combine::sum(vec![1.0; 2], 1.0, 1.0), Combine::average(vec![1.0; 2], 1.0)];
+            for (along, rule) in
+                [Along::Last, Along::First].into_iter().flat_map(|along| sums.clone().map(|r| (along, r)))
+            {
+                let lines = Lines::of(&shape, along);
+                let weights =
+                    (0..2).map(|t| (0..lines.count).map(|i| 0.7 + 0.1 * t as f64 - 0.01 * i as f64).collect());
+                let mut m = measured(geometry, Sparsify::None, rule, 2);
+                m.lines = Some(LineWeights { lines, weights: weights.collect() });
+                same(a, b, &m, &family, mix[0]);
+                if m.combine.rule.takes_task_vectors() {
+                    m.stages = stages(geometry, 2, family.wide(), 5)[..2].to_vec();
+                    same(a, b, &m, &family, mix[0]);
+                }
+            }
         }
     }
 }

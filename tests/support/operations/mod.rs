@@ -9,8 +9,9 @@ mod passes;
 pub use cuts::{cuts_are_the_kth_key, cuts_of_many_models_behind_stages};
 pub use merges::{
     cuts_and_random_words, every_length, every_rule_and_type, numbers_that_are_none, sixty_four_models, stages_prune,
+    weights_of_lines,
 };
-pub use passes::{norms_and_products, scores_of_rows_and_columns};
+pub use passes::{norms_and_products, products_of_lines, scores_of_rows_and_columns};
 
 use merganser::backend::contract::{Lane, Run};
 use merganser::backend::cpu::prune::Sources;
@@ -24,7 +25,7 @@ use crate::support::family::Rng;
 pub type Body = fn(&mut dyn Lane, &mut dyn Lane);
 
 /// All of them, by name.
-pub const ALL: [(&str, Body); 10] = [
+pub const ALL: [(&str, Body); 12] = [
     ("every rule and type", every_rule_and_type),
     ("every length", every_length),
     ("64 models", sixty_four_models),
@@ -35,6 +36,8 @@ pub const ALL: [(&str, Body); 10] = [
     ("cuts of many models", cuts_of_many_models_behind_stages),
     ("norms and products", norms_and_products),
     ("scores of rows and columns", scores_of_rows_and_columns),
+    ("weights of lines", weights_of_lines),
+    ("products of lines", products_of_lines),
 ];
 
 /// Every type that is merged.

@@ -2,7 +2,7 @@
 
 use merganser::backend::contract::{Lane, Pass};
 use merganser::dtype::Dtype;
-use merganser::ops::{Geometry, Prune, Real, StageState, Vectors};
+use merganser::ops::{Along, Geometry, Lines, Prune, Real, StageState, Vectors};
 
 use super::cases::{SCORES, mixes, stages};
 use super::{Family, assert_same};
@@ -73,6 +73,21 @@ pub fn scores_of_rows_and_columns(a: &mut dyn Lane, b: &mut dyn Lane) {
             for (score, stages) in scores.skip((i + j) % 2).step_by(2) {
                 same(a, b, &family, geometry, stages, Pass::Rows(score));
                 same(a, b, &family, geometry, stages, Pass::Columns(score));
+            }
+        }
+    }
+}
+
+pub fn products_of_lines(a: &mut dyn Lane, b: &mut dyn Lane) {
+    for shape in [vec![7, 300], vec![300, 7], vec![5, 3, 11], vec![1, 5000], vec![77, 1], vec![3, 2100]] {
+        let (geometry, len) = (Geometry::of(&shape), shape.iter().product::<u64>() as usize);
+        for mix in [vec![Dtype::BF16], vec![Dtype::F32, Dtype::F16], vec![Dtype::F64]] {
+            let family = Family::new(len as u64 + 11, &mix, 3, len);
+            let stages = stages(geometry, 3, family.wide(), 5)[..2].to_vec();
+            for along in [Along::Last, Along::First] {
+                for of in [Vectors::TaskVectors, Vectors::Parameters] {
+                    same(a, b, &family, geometry, &stages, Pass::Lines(of, Lines::of(&shape, along)));
+                }
             }
         }
     }

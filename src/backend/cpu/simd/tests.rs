@@ -88,6 +88,7 @@ fn measured(sparsify: Sparsify, combine: Combine, models: usize) -> Measured {
         cuts: (0..models).map(|t| [0.02_f32.key(), 0, u64::MAX][t % 3]).collect(),
         tops: (0..models).map(|t| [0.05_f32.key(), 0.03_f32.key(), u64::MAX][t % 3]).filter(|_| bands).collect(),
         factors: (0..models).map(|t| if trims && t % 2 == 1 { 1.7 } else { 1.0 }).collect(),
+        lines: None,
         combine,
     }
 }

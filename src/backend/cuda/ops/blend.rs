@@ -31,11 +31,15 @@ struct Params {
     pad: u32,
     out: u64,
     facts: u64,
+    lines: u64,
+    line_count: u64,
+    line_elems: u64,
+    line_stride: u64,
     out_dtype: u32,
     sparsify: u32,
 }
 
-const _: () = assert!(size_of::<Params>() == 3280);
+const _: () = assert!(size_of::<Params>() == 3312);
 
 /// Bytes of the facts of a merge: NaN or infinite results, those of them with finite sources, and by model the elements
 /// that [`Sparsify::Random`] kept, each a u64.
@@ -43,7 +47,7 @@ pub fn facts_bytes(models: usize) -> u64 {
     8 * (2 + models as u64)
 }
 
-/// Merges a run into `out`, and adds what was found to the facts at `facts` ([`facts_bytes`], zeroed before the first run).
+/// Merges a run into `out`; `lines`: where the weights of lines lie, `f64[models][lines]`, or 0, and adds what was found to the facts at `facts` ([`facts_bytes`], zeroed before the first run).
 ///
 /// # Errors
 /// `Internal` if what is passed cannot be, `Environment` if it cannot be launched.
@@ -54,6 +58,7 @@ pub fn blend(
     m: &Measured,
     wide: bool,
     stages: Stages,
+    lines: u64,
     sources: &DeviceSources<'_>,
     out: Place,
     facts: u64,
@@ -89,6 +94,13 @@ pub fn blend(
             params.keys = spread(keys.iter().copied(), [0; 2]);
         }
     }
+    if let Some(by) = &m.lines {
+        if lines == 0 || m.sparsify != Sparsify::None {
+            return Err(Error::internal("weights of lines lie nowhere, or what they weigh is sparse"));
+        }
+        (params.sparsify, params.lines, params.line_count) = (3, lines, by.lines.count.max(1));
+        (params.line_elems, params.line_stride) = (by.lines.len.max(1), by.lines.stride);
+    }
     let numbers = m.combine.numbers;
     params.weights = spread(m.combine.weights.iter().copied(), 1.0);
     (params.divisor, params.lambda, params.base) = (numbers.divisor, numbers.lambda, numbers.base);
@@ -96,7 +108,7 @@ pub fn blend(
     params.normalize = u32::from(numbers.normalize);
     let is_plain = stages.count == 0 && m.sparsify == Sparsify::None;
     let kind = sources.kind(wide);
-    let (module, kernel) = kernel(m.combine.rule, kind, is_plain, stages)?;
+    let (module, kernel) = kernel(m.combine.rule, kind, is_plain, m.lines.is_some(), stages)?;
     let mut shape = by_vectors(sources.len);
     if module == TILE {
         let (threads, shared_bytes) = slots(kernels, params.load.sources.count, kind.value_bytes(), 0, 0)?;
@@ -112,9 +124,17 @@ include!(concat!(env!("OUT_DIR"), "/entries.rs"));
 const TILE: &str = "blend_tile";
 
 /// Module and kernel of a rule.
-fn kernel(rule: RuleId, kind: Kind, is_plain: bool, stages: Stages) -> Result<(&'static str, &'static str)> {
+fn kernel(
+    rule: RuleId,
+    kind: Kind,
+    is_plain: bool,
+    by_line: bool,
+    stages: Stages,
+) -> Result<(&'static str, &'static str)> {
     // The first form that the rule has, of those that do what is asked for.
     let forms: &[&str] = match stages {
+        // Elsewhere there are no registers left for it.
+        _ if by_line => &["tile"],
         _ if is_plain => &["plain", "tile"],
         Stages { is_relational: true, .. } => &["tile"],
         Stages { count: 0, .. } => &["sparse", "staged", "tile"],

@@ -6,11 +6,11 @@ use bytemuck::{Pod, Zeroable};
 use cudarc::driver::CudaStream;
 
 use super::super::module::{Kernels, Shape, arg};
-use super::params::{DeviceSources, Load, of_two, score_code};
-use super::shape::{by_threads, slots};
+use super::params::{DeviceSources, Load, Place, of_two, score_code};
+use super::shape::{VECTOR, by_threads, slots};
 use super::stages::Stages;
-use crate::error::Result;
-use crate::ops::{Geometry, Score};
+use crate::error::{Error, Result};
+use crate::ops::{Geometry, Gram, Score, Vectors};
 
 /// `Columns` of columns.cu.
 #[repr(C)]
@@ -61,6 +61,54 @@ pub fn add_column_scores(
     };
     let shape = Shape { grid: (blocks, 1), threads, shared_bytes };
     kernels.launch(stream, "columns", of_two(kind, names), shape, &[arg(&params)])
+}
+
+/// Bytes of the totals of [`add_products`], of so many lines.
+pub fn products_bytes(lines: u64, vectors: usize) -> u64 {
+    lines * Gram::len(vectors) as u64 * 8
+}
+
+/// Adds the products of every two vectors, in the order of [`Gram::pairs`], of a run of whole rows to the totals of its lines along the
+/// first dimension, `f64[elements of a row][pairs]`, zeroed before the first run. Runs of one tensor follow each other in order. Twin:
+/// [`crate::backend::cpu::lines::add_products`].
+///
+/// # Errors
+/// `Internal` if what is passed cannot be, `Environment` if it cannot be launched.
+#[allow(clippy::too_many_arguments)]
+pub fn add_products(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    wide: bool,
+    of: Vectors,
+    geometry: Geometry,
+    stages: Stages,
+    sources: &DeviceSources<'_>,
+    totals: u64,
+) -> Result<()> {
+    if sources.len == 0 {
+        return Ok(());
+    }
+    let all: Vec<Place> = sources.base.iter().chain(sources.models).copied().collect();
+    let (stages, taken) = match of {
+        Vectors::TaskVectors => (stages, *sources),
+        // Parameters, measured from nothing.
+        Vectors::Parameters => (Stages::default(), DeviceSources { base: None, models: &all, ..*sources }),
+        Vectors::BaseAndTaskVectors => {
+            return Err(Error::internal("no products of the base are summed along the first dimension"));
+        }
+    };
+    let params = Params { load: Load::new(&taken, geometry, stages)?, totals, score: 0, pad: 0 };
+    let (models, kind) = (params.load.sources.count, taken.kind(wide));
+    let (threads, shared_bytes) = slots(kernels, models, kind.value_bytes(), 0, 0)?;
+    let blocks = geometry.row_elems.div_ceil(VECTOR * u64::from(threads));
+    let shape = Shape { grid: (blocks, 1), threads, shared_bytes };
+    kernels.launch(
+        stream,
+        "columns",
+        of_two(kind, ["columns_products_any", "columns_products_f64"]),
+        shape,
+        &[arg(&params)],
+    )
 }
 
 /// Turns totals of all rows into means.

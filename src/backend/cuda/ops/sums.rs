@@ -79,7 +79,11 @@ struct Blocks {
 
 impl Blocks {
     fn of(stat: Stat, geometry: Geometry, len: u64) -> Self {
-        let run_elems = if stat == Stat::Rows { geometry.row_elems.max(1) } else { len };
+        Self::of_runs(if stat == Stat::Rows { geometry.row_elems.max(1) } else { len }, len)
+    }
+
+    /// Of runs of so many elements.
+    fn of_runs(run_elems: u64, len: u64) -> Self {
         let run_blocks = run_elems.div_ceil(BLOCK as u64);
         Self { run_elems, run_blocks, items: len.checked_div(run_elems).unwrap_or_default() * run_blocks }
     }
@@ -105,6 +109,12 @@ pub fn sums_of(numbers: [f64; 6]) -> Sums {
     Sums { l1, squares, deviation, dot, rest, base }
 }
 
+/// Bytes of scratch and of the result of [`line_products`], of a run of `len` elements of whole lines of `line_elems`.
+pub fn line_bytes(line_elems: u64, len: u64, vectors: usize) -> [u64; 2] {
+    let lines = len.checked_div(line_elems).unwrap_or_default();
+    [line_elems.div_ceil(BLOCK as u64), 1].map(|each| lines * each * Gram::len(vectors) as u64 * 8)
+}
+
 /// What [`make`] is to do beside [`Stat`].
 struct Job<'a> {
     stat: Stat,
@@ -116,6 +126,8 @@ struct Job<'a> {
     score: Option<Score>,
     /// Whether θ₀ is one of the vectors whose products are taken.
     with_base: bool,
+    /// Elements of a line, where lines are summed apart.
+    line: Option<u64>,
 }
 
 /// Norms of a run that starts at a segment: `f64[segments][models][6]`, for [`sums_of`]. Twin:
@@ -134,7 +146,8 @@ pub fn sums(
     scratch: u64,
     out: u64,
 ) -> Result<()> {
-    let job = Job { stat: Stat::Norms, wide, geometry, stages, cuts: [&[]; 2], score: None, with_base: false };
+    let job =
+        Job { stat: Stat::Norms, wide, geometry, stages, cuts: [&[]; 2], score: None, with_base: false, line: None };
     make(kernels, stream, &job, sources, scratch, out)
 }
 
@@ -155,7 +168,7 @@ pub fn trim_norms(
     scratch: u64,
     out: u64,
 ) -> Result<()> {
-    let job = Job { stat: Stat::TrimNorms, wide, geometry, stages, cuts, score: None, with_base: false };
+    let job = Job { stat: Stat::TrimNorms, wide, geometry, stages, cuts, score: None, with_base: false, line: None };
     make(kernels, stream, &job, sources, scratch, out)
 }
 
@@ -176,7 +189,44 @@ pub fn gram(
     scratch: u64,
     out: u64,
 ) -> Result<()> {
-    let job = Job { stat: Stat::Gram, wide, geometry, stages, cuts: [&[]; 2], score: None, with_base: false };
+    products(kernels, stream, wide, of, None, geometry, stages, sources, scratch, out)
+}
+
+/// The same of every line of `line_elems` elements of a run of whole lines: `f64[lines][Gram::len(vectors)]`; see [`line_bytes`].
+/// Twin: [`crate::backend::cpu::lines::add_products`].
+///
+/// # Errors
+/// `Internal` if what is passed cannot be, `Environment` if it cannot be launched.
+#[allow(clippy::too_many_arguments)]
+pub fn line_products(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    wide: bool,
+    of: Vectors,
+    line_elems: u64,
+    geometry: Geometry,
+    stages: Stages,
+    sources: &DeviceSources<'_>,
+    scratch: u64,
+    out: u64,
+) -> Result<()> {
+    products(kernels, stream, wide, of, Some(line_elems.max(1)), geometry, stages, sources, scratch, out)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn products(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    wide: bool,
+    of: Vectors,
+    line: Option<u64>,
+    geometry: Geometry,
+    stages: Stages,
+    sources: &DeviceSources<'_>,
+    scratch: u64,
+    out: u64,
+) -> Result<()> {
+    let job = Job { stat: Stat::Gram, wide, geometry, stages, cuts: [&[]; 2], score: None, with_base: false, line };
     if of != Vectors::Parameters {
         let job = Job { with_base: of == Vectors::BaseAndTaskVectors, ..job };
         return make(kernels, stream, &job, sources, scratch, out);
@@ -204,7 +254,16 @@ pub fn row_scores(
     scratch: u64,
     out: u64,
 ) -> Result<()> {
-    let job = Job { stat: Stat::Rows, wide, geometry, stages, cuts: [&[]; 2], score: Some(score), with_base: false };
+    let job = Job {
+        stat: Stat::Rows,
+        wide,
+        geometry,
+        stages,
+        cuts: [&[]; 2],
+        score: Some(score),
+        with_base: false,
+        line: None,
+    };
     make(kernels, stream, &job, sources, scratch, out)
 }
 
@@ -216,7 +275,11 @@ fn make(
     scratch: u64,
     out: u64,
 ) -> Result<()> {
-    let Blocks { run_elems, run_blocks, items } = Blocks::of(job.stat, job.geometry, sources.len);
+    let blocks = match job.line {
+        Some(line_elems) => Blocks::of_runs(line_elems, sources.len),
+        None => Blocks::of(job.stat, job.geometry, sources.len),
+    };
+    let Blocks { run_elems, run_blocks, items } = blocks;
     if items == 0 {
         return Ok(());
     }
@@ -249,6 +312,7 @@ fn make(
     let width = u64::from(width) * job.stat.numbers();
     let (each, divisor, apart) = match job.stat {
         Stat::Rows => (run_blocks, run_elems as f64, 1_u32),
+        _ if job.line.is_some() => (run_blocks, 1.0, 0),
         _ => (BLOCKS_OF_A_SEGMENT, 1.0, 0),
     };
     let shape = by_threads(items.div_ceil(each) * width);
